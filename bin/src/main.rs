@@ -1,0 +1,2 @@
+//! dlog
+fn main() {}

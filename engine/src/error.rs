@@ -1,0 +1,154 @@
+//! What can go wrong with a request, grouped by who must act. Operating faults are values; broken invariants are assertions.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use crate::{
+    name::{LogName, NameError},
+    types::{Offset, PartitionId, PartitionIndex},
+};
+
+/// Who must act on an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ErrorClass {
+    /// The caller: the request is wrong, and will be as wrong next time. Nothing was stored.
+    Refused,
+    /// Nobody: the same request may succeed later. Nothing was stored.
+    Retriable,
+    /// The operator: a partition or a drive stopped after a fault. Nothing was stored.
+    Fenced,
+    /// The operator: stored bytes are damaged.
+    Corrupt,
+    /// The caller, by asking again: whether the write was stored is not known.
+    Unknown,
+}
+
+/// Why a request was not carried out.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum RequestError {
+    /// No log has this name.
+    #[error("there is no log `{name}`")]
+    UnknownLog {
+        /// The name asked for.
+        name: String,
+    },
+    /// No partition has this number, or its log was deleted.
+    #[error("there is no partition {partition} (log number/partition); the log may have been deleted")]
+    UnknownPartition {
+        /// The partition asked for.
+        partition: PartitionId,
+    },
+    /// The log has fewer partitions.
+    #[error("log `{log}` has partitions 0 to {last}, not {partition}", last = partitions - 1)]
+    PartitionOutOfRange {
+        /// The log.
+        log: LogName,
+        /// The partition asked for.
+        partition: PartitionIndex,
+        /// How many the log has, at least 1.
+        partitions: u32,
+    },
+    /// The offset is before the first record or after the last.
+    #[error("offset {offset} is out of range: this partition has offsets {start} to {end} (the next to be written)")]
+    OffsetOutOfRange {
+        /// The offset asked for.
+        offset: Offset,
+        /// The first offset.
+        start: Offset,
+        /// The high watermark: the offset after the last visible record.
+        end: Offset,
+    },
+    /// The batch breaks the format or a limit.
+    #[error("the batch was refused: {reason}")]
+    BatchRefused {
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// The text is no log name.
+    #[error(transparent)]
+    NameRefused(#[from] NameError),
+    /// A log of this name exists.
+    #[error("log `{name}` exists already")]
+    LogExists {
+        /// The name.
+        name: LogName,
+    },
+    /// The log's settings break a limit.
+    #[error("{reason}")]
+    SettingsRefused {
+        /// What is wrong, and what is allowed.
+        reason: String,
+    },
+    /// The core's memory is used up.
+    #[error("the server's memory budget is used up; try again later")]
+    Overloaded,
+    /// The server is stopping.
+    #[error("the server is shutting down; try again later")]
+    ShuttingDown,
+    /// The drive is full.
+    #[error("the drive of {path} is full; writes are refused until there is room")]
+    DiskFull {
+        /// The directory that could not grow.
+        path: PathBuf,
+    },
+    /// The partition stopped accepting writes after a fault, until restart. What is stored stays readable.
+    #[error("partition {partition} accepts no writes until the server is restarted: {reason}")]
+    ReadOnly {
+        /// The partition.
+        partition: PartitionId,
+        /// The fault.
+        reason: String,
+    },
+    /// Stored bytes are damaged. They are never served.
+    #[error("{file} is damaged at byte {position}: {reason}")]
+    Corrupt {
+        /// The segment file.
+        file: PathBuf,
+        /// Where in it.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+    /// Reading failed.
+    #[error("reading {file} failed: {reason}")]
+    ReadFailed {
+        /// The segment file.
+        file: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// A write was accepted but its fate is not known: the disk or the server failed before it could be acknowledged.
+    #[error("whether the write was stored is not known: {reason}")]
+    OutcomeUnknown {
+        /// What happened.
+        reason: String,
+    },
+    /// The catalogue of logs could not be written.
+    #[error("the catalogue of logs could not be written: {reason}")]
+    CatalogFailed {
+        /// The operating system's words.
+        reason: String,
+    },
+}
+
+impl RequestError {
+    /// Who must act.
+    pub fn class(&self) -> ErrorClass {
+        use RequestError as E;
+        match self {
+            E::UnknownLog { .. } | E::UnknownPartition { .. } | E::PartitionOutOfRange { .. } => ErrorClass::Refused,
+            E::OffsetOutOfRange { .. } | E::BatchRefused { .. } | E::NameRefused(_) => ErrorClass::Refused,
+            E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
+            E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
+            E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,
+            E::Corrupt { .. } | E::ReadFailed { .. } => ErrorClass::Corrupt,
+            E::OutcomeUnknown { .. } => ErrorClass::Unknown,
+        }
+    }
+
+    /// Whether the same request may succeed later without anybody doing anything.
+    pub fn is_retriable(&self) -> bool {
+        self.class() == ErrorClass::Retriable
+    }
+}

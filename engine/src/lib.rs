@@ -1,0 +1,10 @@
+//! Partitions, storage and shards of Pyralog. Knows nothing of networks.
+
+pub mod catalog;
+pub mod error;
+pub mod limits;
+pub mod metrics;
+pub mod name;
+pub mod runtime;
+pub mod shard;
+pub mod types;

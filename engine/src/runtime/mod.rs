@@ -1,0 +1,162 @@
+//! The only door to the world: disk, clock, tasks, chance and the rings between cores.
+//!
+//! Everything in this crate that waits or touches a file does it through [`Runtime`], a static generic. [`glommio`] is the
+//! real one: one pinned io_uring executor per core. [`sim`] is a seeded simulation of all cores in one thread, with virtual
+//! time and a disk that forgets, tears and lies as real ones do. One contract suite (`tests/runtime_contract.rs`) runs against
+//! both, so that what the simulation proves holds for the real thing. If glommio ever has to go, one file is rewritten.
+
+use std::{future::Future, io, path::Path, path::PathBuf, rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use send_wrapper::SendWrapper;
+
+pub mod glommio;
+pub mod sim;
+
+/// One core's view of the world. Cheap to clone; never leaves its core.
+pub trait Runtime: Clone + 'static {
+    /// An open file.
+    type File: File<Buffer = Self::Buffer>;
+    /// Memory that may be written to a file.
+    type Buffer: Buffer;
+    /// The sending end of a ring to another core.
+    type Sender<T: Send + 'static>: RingSender<T>;
+    /// The receiving end of a ring from another core.
+    type Receiver<T: Send + 'static>: RingReceiver<T>;
+
+    /// Time since some moment in the past; never goes back.
+    fn monotonic(&self) -> Duration;
+
+    /// The wall clock, in milliseconds since 1970. May jump both ways.
+    fn unix_millis(&self) -> i64;
+
+    /// A random number; from the operating system, or from the seed of the simulation.
+    fn random_u64(&self) -> u64;
+
+    /// Runs `task` on this core, beside its caller. It ends with the core; a panic in it stops the process.
+    fn spawn(&self, task: impl Future<Output = ()> + 'static);
+
+    /// Waits for `duration`.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
+
+    /// Lets other tasks of this core run.
+    fn yield_now(&self) -> impl Future<Output = ()> + 'static;
+
+    /// Zeroed memory of `len` bytes, aligned for any device. `len` is a multiple of [`limits::DEVICE_BLOCK_BYTES_MAX`].
+    ///
+    /// [`limits::DEVICE_BLOCK_BYTES_MAX`]: crate::limits::DEVICE_BLOCK_BYTES_MAX
+    fn allocate(&self, len: usize) -> Self::Buffer;
+
+    /// Opens a file for direct reading and writing. See [`OpenMode`].
+    fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
+
+    /// Gives a file another name in the same directory, replacing what had it. Durable only after [`Runtime::sync_dir`].
+    fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Removes a file. Durable only after [`Runtime::sync_dir`].
+    fn remove_file(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// Creates a directory and its missing parents, and syncs the parent of each directory it created.
+    fn create_dir_all(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// The names in a directory, sorted. `NotFound` if it does not exist.
+    fn list_dir(&self, path: &Path) -> impl Future<Output = io::Result<Vec<DirEntry>>>;
+
+    /// Makes the names in a directory durable.
+    fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+}
+
+/// How [`Runtime::open`] treats a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OpenMode {
+    /// The file must exist; read and write.
+    Existing,
+    /// The file must not exist: `AlreadyExists` otherwise.
+    CreateNew,
+    /// Created if missing, emptied if not.
+    CreateTruncate,
+}
+
+/// A name in a directory.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct DirEntry {
+    /// The path, starting with the directory's own.
+    pub path: PathBuf,
+    /// Whether it is a directory.
+    pub is_dir: bool,
+}
+
+/// An open file, read and written with O_DIRECT. Dropping it closes it.
+///
+/// Positions and lengths are multiples of [`File::alignment`], except that a read may run past the end of the file.
+pub trait File: 'static {
+    /// See [`Runtime::Buffer`].
+    type Buffer: Buffer;
+
+    /// What positions and lengths must be multiples of: the device's logical block, a power of two from 512 to 4096.
+    fn alignment(&self) -> u64;
+
+    /// Reads `len` bytes at `position`; fewer at the end of the file, none beyond it.
+    fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
+
+    /// Writes the first `len` bytes of `buffer` at `position`, all or an error. Written is not durable.
+    fn write_at(&self, position: u64, buffer: Rc<Self::Buffer>, len: usize) -> impl Future<Output = io::Result<()>>;
+
+    /// Makes every completed write, and the length, durable. An error means that what was written since the last success may
+    /// be lost, and that a second attempt may wrongly succeed: never retry.
+    fn fdatasync(&self) -> impl Future<Output = io::Result<()>>;
+
+    /// The length in bytes.
+    fn size(&self) -> impl Future<Output = io::Result<u64>>;
+
+    /// Cuts off or extends (with zeros) to `len` bytes, of any alignment.
+    fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+}
+
+/// Memory that a device can read. The length is fixed.
+pub trait Buffer: 'static {
+    /// The bytes.
+    fn bytes(&self) -> &[u8];
+    /// The bytes, to be filled.
+    fn bytes_mut(&mut self) -> &mut [u8];
+}
+
+/// The sending end of a bounded single-producer, single-consumer ring.
+pub trait RingSender<T>: 'static {
+    /// Sends if there is room, else gives the item back.
+    fn try_send(&self, item: T) -> Result<(), T>;
+    /// Waits for room. The item comes back if the receiver is gone.
+    fn send(&self, item: T) -> impl Future<Output = Result<(), T>>;
+}
+
+/// The receiving end of a ring.
+pub trait RingReceiver<T>: 'static {
+    /// The next item; `None` when the sender is gone and the ring is empty.
+    fn recv(&self) -> impl Future<Output = Option<T>>;
+}
+
+/// One core's ends of the rings to and from every other core. The places for the core itself are `None`.
+pub struct Mesh<R: Runtime, T: Send + 'static> {
+    /// By the core sent to.
+    pub senders: Vec<Option<R::Sender<T>>>,
+    /// By the core received from.
+    pub receivers: Vec<Option<R::Receiver<T>>>,
+}
+
+/// Shares a filled buffer as [`Bytes`] without copying it.
+///
+/// The result may be cloned and sliced freely but must stay on this core: the last owner frees a buffer that belongs to the
+/// core's ring, and `SendWrapper` stops the process if that happens elsewhere. What crosses cores is copied (see
+/// `shard/mailbox.rs`).
+pub fn share<B: Buffer>(buffer: &Rc<B>) -> Bytes {
+    struct Shared<B: Buffer>(SendWrapper<Rc<B>>);
+    impl<B: Buffer> AsRef<[u8]> for Shared<B> {
+        fn as_ref(&self) -> &[u8] {
+            self.0.bytes()
+        }
+    }
+    Bytes::from_owner(Shared(SendWrapper::new(Rc::clone(buffer))))
+}

@@ -1,0 +1,84 @@
+//! How answers come back: a queue per asker, so that a burst of acks wakes it once and is written as one.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    future::poll_fn,
+    rc::Rc,
+    task::{Poll, Waker},
+};
+
+use super::request::Outcome;
+use crate::error::RequestError;
+
+/// Collects the outcomes of many requests for one asker, who gives each a token of its own choosing.
+#[derive(Default)]
+pub struct CompletionQueue {
+    outcomes: RefCell<VecDeque<(u64, Outcome)>>,
+    waiting: Cell<Option<Waker>>,
+}
+
+impl CompletionQueue {
+    /// An empty queue.
+    pub fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    /// The way back for the request that the asker calls `token`.
+    pub fn reply_to(self: &Rc<Self>, token: u64) -> ReplyTo {
+        ReplyTo { queue: Some(Rc::clone(self)), token }
+    }
+
+    /// Waits until at least one outcome is there. One task at a time may wait.
+    pub async fn ready(&self) {
+        poll_fn(|context| {
+            if !self.outcomes.borrow().is_empty() {
+                return Poll::Ready(());
+            }
+            self.waiting.set(Some(context.waker().clone()));
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Takes the oldest outcome, if there is one.
+    pub fn pop(&self) -> Option<(u64, Outcome)> {
+        self.outcomes.borrow_mut().pop_front()
+    }
+
+    /// Whether no outcome waits to be taken.
+    pub fn is_empty(&self) -> bool {
+        self.outcomes.borrow().is_empty()
+    }
+
+    fn push(&self, token: u64, outcome: Outcome) {
+        self.outcomes.borrow_mut().push_back((token, outcome));
+        if let Some(waker) = self.waiting.take() {
+            waker.wake();
+        }
+    }
+}
+
+/// The way back for one request's outcome. Dropped unused, it reports that the outcome is unknown: no asker waits for ever.
+pub struct ReplyTo {
+    queue: Option<Rc<CompletionQueue>>,
+    token: u64,
+}
+
+impl ReplyTo {
+    /// Delivers the outcome.
+    pub fn send(mut self, outcome: Outcome) {
+        if let Some(queue) = self.queue.take() {
+            queue.push(self.token, outcome);
+        }
+    }
+}
+
+impl Drop for ReplyTo {
+    fn drop(&mut self) {
+        if let Some(queue) = self.queue.take() {
+            let reason = "the core stopped before it could answer".to_owned();
+            queue.push(self.token, Err(RequestError::OutcomeUnknown { reason }));
+        }
+    }
+}

@@ -1,0 +1,68 @@
+//! How the control thread, which is no shard, asks a shard how it is.
+
+use serde::Serialize;
+
+use crate::types::{CoreId, Offset, PartitionIndex};
+
+/// A partition as its owner sees it now.
+#[derive(Clone, Debug, Serialize)]
+pub struct PartitionStatus {
+    /// The log's full name.
+    pub log: String,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// Its owner.
+    pub core: CoreId,
+    /// The first offset.
+    pub start_offset: Offset,
+    /// The offset after the last visible record.
+    pub high_watermark: Offset,
+    /// The offset after the last record.
+    pub log_end_offset: Offset,
+    /// The offset after the last synced record.
+    pub durable_end_offset: Offset,
+    /// Bytes of its segment files.
+    pub size_bytes: u64,
+    /// The fault that stopped its writes, if one did.
+    pub read_only: Option<String>,
+}
+
+/// Asks one shard; may be used from any thread.
+#[derive(Clone)]
+pub struct ControlHandle {
+    requests: async_channel::Sender<ControlRequest>,
+}
+
+/// The shard's end of a [`ControlHandle`].
+pub struct ControlInbox {
+    pub(crate) requests: async_channel::Receiver<ControlRequest>,
+}
+
+pub(crate) enum ControlRequest {
+    Partitions(async_channel::Sender<Vec<PartitionStatus>>),
+    Shutdown(async_channel::Sender<()>),
+}
+
+/// A handle and the inbox it writes to.
+pub fn control_channel() -> (ControlHandle, ControlInbox) {
+    // A handful of scrapers at once; more of them wait their turn.
+    let (sender, receiver) = async_channel::bounded(16);
+    (ControlHandle { requests: sender }, ControlInbox { requests: receiver })
+}
+
+impl ControlHandle {
+    /// The shard's partitions; `None` if the shard is gone.
+    pub async fn partitions(&self) -> Option<Vec<PartitionStatus>> {
+        let (sender, receiver) = async_channel::bounded(1);
+        self.requests.send(ControlRequest::Partitions(sender)).await.ok()?;
+        receiver.recv().await.ok()
+    }
+
+    /// Makes the shard refuse new work, flush what it accepted and close its logs; returns when that is done.
+    pub async fn shut_down(&self) {
+        let (sender, receiver) = async_channel::bounded(1);
+        if self.requests.send(ControlRequest::Shutdown(sender)).await.is_ok() {
+            let _ = receiver.recv().await;
+        }
+    }
+}

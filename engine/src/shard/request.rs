@@ -1,0 +1,137 @@
+//! What one may ask of a shard, and what it answers. All of it may cross cores.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
+use crate::{
+    catalog::LogEntry,
+    error::RequestError,
+    name::LogName,
+    types::{AckLevel, Offset, PartitionId},
+};
+
+/// A request; any shard takes any request and passes it on to the core that owns what it concerns.
+#[derive(Clone, Debug)]
+pub enum Request {
+    /// Append a batch.
+    Append(Append),
+    /// Read batches, or wait for some.
+    Fetch(Fetch),
+    /// Find an offset.
+    FindOffset(FindOffset),
+    /// Create a log.
+    CreateLog(CreateLog),
+    /// Delete a log and its records. The name may be used again, the log's number never is.
+    DeleteLog(LogName),
+}
+
+/// Append one batch to one partition.
+#[derive(Clone, Debug)]
+pub struct Append {
+    /// Where to.
+    pub partition: PartitionId,
+    /// The bytes of exactly one batch, as the client built it.
+    pub batch: Bytes,
+    /// When to reply; `None` for the log's own level, else the server's.
+    pub ack: Option<AckLevel>,
+}
+
+/// Read from one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct Fetch {
+    /// Where from.
+    pub partition: PartitionId,
+    /// The first record wanted; the answer begins with the batch that holds it.
+    pub offset: Offset,
+    /// The answer ends before the batch that would exceed this, but has at least one batch. Capped by `FETCH_BYTES_MAX`.
+    pub max_bytes: u32,
+    /// How long to wait when `offset` is the high watermark; then the answer has no batch. Capped by `FETCH_WAIT_MS_MAX`.
+    pub max_wait: Duration,
+}
+
+/// Find an offset in one partition.
+#[derive(Clone, Copy, Debug)]
+pub struct FindOffset {
+    /// Where.
+    pub partition: PartitionId,
+    /// Which.
+    pub at: OffsetAt,
+}
+
+/// A way to name an offset.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OffsetAt {
+    /// The first record's.
+    Earliest,
+    /// The one after the last visible record's: the high watermark.
+    Latest,
+    /// That of the first batch whose newest record is not older than this, in milliseconds since 1970; else the high watermark.
+    Timestamp(i64),
+}
+
+/// Create a log.
+#[derive(Clone, Debug)]
+pub struct CreateLog {
+    /// Its name.
+    pub name: LogName,
+    /// How many partitions; 1 to `PARTITIONS_PER_LOG_MAX`.
+    pub partitions: u32,
+    /// The ack level of writes that name none; `None` for the server's.
+    pub ack: Option<AckLevel>,
+}
+
+/// The answer to a [`Request`].
+pub type Outcome = Result<Reply, RequestError>;
+
+/// The answer to a request that was carried out.
+#[derive(Clone, Debug)]
+pub enum Reply {
+    /// To [`Request::Append`].
+    Appended(Appended),
+    /// To [`Request::Fetch`].
+    Fetched(Fetched),
+    /// To [`Request::FindOffset`].
+    Found(Found),
+    /// To [`Request::CreateLog`].
+    LogCreated(Arc<LogEntry>),
+    /// To [`Request::DeleteLog`].
+    LogDeleted,
+}
+
+/// A batch was stored.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Appended {
+    /// The offset of its first record; the others follow without gaps.
+    pub base_offset: Offset,
+    /// How many records it has.
+    pub count: u32,
+    /// How safe it was when this was said: the level asked for, or a higher one.
+    pub level: AckLevel,
+}
+
+/// Batches were read.
+#[derive(Clone, Debug)]
+pub struct Fetched {
+    /// The partition's first offset.
+    pub start_offset: Offset,
+    /// The offset after the last visible record.
+    pub high_watermark: Offset,
+    /// The offset after the last record, visible or not.
+    pub log_end_offset: Offset,
+    /// Stored batches end to end when concatenated; a batch may span pieces. Empty if nothing came before the wait was over.
+    pub batches: Vec<Bytes>,
+}
+
+/// An offset was found, and the range it lies in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Found {
+    /// The offset.
+    pub offset: Offset,
+    /// The partition's first offset.
+    pub start_offset: Offset,
+    /// The offset after the last visible record.
+    pub high_watermark: Offset,
+    /// The offset after the last record, visible or not.
+    pub log_end_offset: Offset,
+}
