@@ -34,7 +34,7 @@ mod tests {
     #[test]
     fn partitions_spread_evenly() {
         for cores in [1, 2, 3, 8] {
-            let mut owned = vec![0; cores];
+            let mut owned = vec![0usize; cores];
             all().for_each(|p| owned[usize::from(owner(p, cores).0)] += 1);
             let fair = 4000 / cores;
             assert!(owned.iter().all(|n| n.abs_diff(fair) < fair / 5 + 1), "{owned:?}");
