@@ -72,7 +72,7 @@ impl LatencyHistogram {
         }
         // The doubling that holds it, then one comparison for the half step; no search.
         let doublings = ((nanos - 1) / 10_000).ilog2() as usize;
-        let lower_half = 2 * doublings + 1;
+        let lower_half = (2 * doublings + 1).min(LATENCY_BUCKETS - 1);
         let beyond = Self::upper_bound_nanos(lower_half).is_some_and(|bound| nanos > bound);
         (lower_half + usize::from(beyond)).min(LATENCY_BUCKETS - 1)
     }
