@@ -1,4 +1,5 @@
-//! What can go wrong with a request, grouped by who must act. Operating faults are values; broken invariants are assertions.
+//! What can go wrong with a request, grouped by who must act. Operating faults are values; broken invariants are
+//! assertions.
 
 use std::path::PathBuf;
 

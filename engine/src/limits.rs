@@ -3,17 +3,20 @@
 /// Bytes of a batch header; see `docs/FORMAT.md`.
 pub const BATCH_HEADER_BYTES: usize = 80;
 
-/// Bytes of a batch, header included. Bounds what one request can pin in memory, and lets a frame's length be checked before
-/// anything is allocated. Eight times the record limit, so that a batch of large records still amortises its header.
+/// Bytes of a batch, header included. Bounds what one request can pin in memory, and lets a frame's length be checked
+/// before anything is allocated. Eight times the record limit, so that a batch of large records still amortises its
+/// header.
 pub const BATCH_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes of a record: key, value and headers together. The same order as the defaults of Kafka, NATS and Redpanda (1 MiB).
+/// Bytes of a record: key, value and headers together. The same order as the defaults of Kafka, NATS and Redpanda (1
+/// MiB).
 pub const RECORD_BYTES_MAX: usize = 1 << 20;
 
 /// Bytes of a batch's records after decompression: what a reader may be made to allocate by 1 KiB of zstd.
 pub const DECOMPRESSED_BYTES_MAX: usize = 32 << 20;
 
-/// Records of a batch. A record takes at least 7 bytes, so this is reached before [`BATCH_BYTES_MAX`] only by empty records.
+/// Records of a batch. A record takes at least 7 bytes, so this is reached before [`BATCH_BYTES_MAX`] only by empty
+/// records.
 pub const BATCH_RECORDS_MAX: u32 = 1 << 20;
 
 /// Headers of one record.
@@ -31,7 +34,8 @@ pub const LOGS_MAX: usize = 10_000;
 /// Cores of one server: the connection ID's steering byte counts to 256.
 pub const CORES_MAX: usize = 256;
 
-/// Bytes of the header block at the start of a segment file: one page, so that the first batch is aligned for any device.
+/// Bytes of the header block at the start of a segment file: one page, so that the first batch is aligned for any
+/// device.
 pub const SEGMENT_HEADER_BYTES: u64 = 4096;
 
 /// The smallest segment that may be configured: room for the header block and one batch of the largest size.
@@ -40,11 +44,12 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
 /// The largest alignment of O_DIRECT that we accept from a device.
 pub const DEVICE_BLOCK_BYTES_MAX: u64 = 4096;
 
-/// Bytes that one flush group takes at most. Large enough for full device bandwidth (2.5 GB/s is reached from 1 MiB on), small
-/// enough that a group commit is not felt as a stall. At least one batch of the largest size must fit.
+/// Bytes that one flush group takes at most. Large enough for full device bandwidth (2.5 GB/s is reached from 1 MiB
+/// on), small enough that a group commit is not felt as a stall. At least one batch of the largest size must fit.
 pub const FLUSH_GROUP_BYTES_MAX: usize = 8 << 20;
 
-/// Bytes between two entries of the sparse offset index: a lookup scans at most this much, some 80 single-record batches.
+/// Bytes between two entries of the sparse offset index: a lookup scans at most this much, some 80 single-record
+/// batches.
 pub const INDEX_INTERVAL_BYTES: u64 = 16 << 10;
 
 /// Bytes of one fetch's answer, whatever the client asked for, unless a single batch is larger.

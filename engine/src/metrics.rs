@@ -1,7 +1,7 @@
 //! What one core counts. One core writes, any thread reads: plain loads and stores, no read-modify-write, no lock.
 //!
-//! The `metrics` macros cost 50 to 150 ns a call, too much for the hot path; these cost one store. The control thread sums the
-//! cores when it is asked (`dlog`'s `/metrics`).
+//! The `metrics` macros cost 50 to 150 ns a call, too much for the hot path; these cost one store. The control thread
+//! sums the cores when it is asked (`dlog`'s `/metrics`).
 
 use std::{
     sync::atomic::{AtomicU64, Ordering::Relaxed},

@@ -10,8 +10,8 @@ use crate::limits::NAME_BYTES_MAX;
 /// The namespace of a bare name.
 pub const DEFAULT_NAMESPACE: &str = "default";
 
-/// A log's name, `namespace/name`. Each part has 1 to [`NAME_BYTES_MAX`] of `A-Z a-z 0-9 . _ -` and begins with a letter, a digit
-/// or `_`, which rules out `.`, `..` and hidden files.
+/// A log's name, `namespace/name`. Each part has 1 to [`NAME_BYTES_MAX`] of `A-Z a-z 0-9 . _ -` and begins with a
+/// letter, a digit or `_`, which rules out `.`, `..` and hidden files.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct LogName {
@@ -22,8 +22,8 @@ pub struct LogName {
 /// Why a text is no log name.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 #[error(
-    "`{}` is no log name: {reason}; a name is NAME or NAMESPACE/NAME, each part 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 . _ - \
-     and beginning with a letter, a digit or _",
+    "`{}` is no log name: {reason}; a name is NAME or NAMESPACE/NAME, each part 1 to {NAME_BYTES_MAX} of A-Z a-z 0-9 \
+     . _ - and beginning with a letter, a digit or _",
     text.escape_debug()
 )]
 pub struct NameError {

@@ -28,7 +28,8 @@ newtype! {
     BytePosition(u64)
 }
 newtype! {
-    /// Counts the reigns over a partition: it grows at every opening that follows a crash and, later, at every change of leader.
+    /// Counts the reigns over a partition: it grows at every opening that follows a crash and, later, at every change
+    /// of leader.
     LeaderEpoch(u32)
 }
 newtype! {
@@ -52,7 +53,8 @@ newtype! {
     PartitionIndex(u32)
 }
 newtype! {
-    /// The number of a log, unique for the life of a data directory, also after the log's name was deleted and used again.
+    /// The number of a log, unique for the life of a data directory, also after the log's name was deleted and used
+    /// again.
     LogUid(u64)
 }
 
@@ -100,7 +102,8 @@ impl AckLevel {
         self as u8
     }
 
-    /// The level with number `code`; `None` if there is none. 0 is not a level: on the wire it asks for the log's default.
+    /// The level with number `code`; `None` if there is none. 0 is not a level: on the wire it asks for the log's
+    /// default.
     pub fn from_code(code: u8) -> Option<Self> {
         match code {
             1 => Some(AckLevel::Received),

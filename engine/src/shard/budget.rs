@@ -1,5 +1,5 @@
-//! The memory that requests in flight on one core may use. When it is used up, readers of streams wait here, and QUIC's flow
-//! control carries the back-pressure to the clients: nothing grows with load.
+//! The memory that requests in flight on one core may use. When it is used up, readers of streams wait here, and QUIC's
+//! flow control carries the back-pressure to the clients: nothing grows with load.
 
 use std::{
     cell::{Cell, RefCell},
@@ -49,8 +49,8 @@ impl Budget {
         self.used_bytes.get()
     }
 
-    /// Takes `bytes`, if so much is free and nobody waits. More than the whole budget is given when nothing else is taken, so
-    /// that a small budget slows a large request down but never blocks it for ever.
+    /// Takes `bytes`, if so much is free and nobody waits. More than the whole budget is given when nothing else is
+    /// taken, so that a small budget slows a large request down but never blocks it for ever.
     pub fn try_reserve(self: &Rc<Self>, bytes: usize) -> Option<Reservation> {
         if self.waiting.borrow().is_empty() { self.take(bytes) } else { None }
     }

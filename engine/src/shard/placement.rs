@@ -1,11 +1,12 @@
-//! Which core owns which partition: rendezvous hashing, so that every core and every client computes the same answer, and a
-//! change of the core count moves as few partitions as possible. Nothing on disk depends on it.
+//! Which core owns which partition: rendezvous hashing, so that every core and every client computes the same answer,
+//! and a change of the core count moves as few partitions as possible. Nothing on disk depends on it.
 
 use crate::types::{CoreId, PartitionId};
 
 /// The core, of `cores`, that owns `partition`: the one with the highest weight.
 ///
-/// Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the hash.
+/// Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the
+/// hash.
 pub fn owner(partition: PartitionId, cores: usize) -> CoreId {
     assert!(cores > 0, "a server has at least one core");
     let key = mix(partition.log.0 ^ mix(u64::from(partition.index.0)));

@@ -44,9 +44,11 @@ pub struct Fetch {
     pub partition: PartitionId,
     /// The first record wanted; the answer begins with the batch that holds it.
     pub offset: Offset,
-    /// The answer ends before the batch that would exceed this, but has at least one batch. Capped by `FETCH_BYTES_MAX`.
+    /// The answer ends before the batch that would exceed this, but has at least one batch. Capped by
+    /// `FETCH_BYTES_MAX`.
     pub max_bytes: u32,
-    /// How long to wait when `offset` is the high watermark; then the answer has no batch. Capped by `FETCH_WAIT_MS_MAX`.
+    /// How long to wait when `offset` is the high watermark; then the answer has no batch. Capped by
+    /// `FETCH_WAIT_MS_MAX`.
     pub max_wait: Duration,
 }
 
@@ -66,7 +68,8 @@ pub enum OffsetAt {
     Earliest,
     /// The one after the last visible record's: the high watermark.
     Latest,
-    /// That of the first batch whose newest record is not older than this, in milliseconds since 1970; else the high watermark.
+    /// That of the first batch whose newest record is not older than this, in milliseconds since 1970; else the high
+    /// watermark.
     Timestamp(i64),
 }
 
@@ -119,7 +122,8 @@ pub struct Fetched {
     pub high_watermark: Offset,
     /// The offset after the last record, visible or not.
     pub log_end_offset: Offset,
-    /// Stored batches end to end when concatenated; a batch may span pieces. Empty if nothing came before the wait was over.
+    /// Stored batches end to end when concatenated; a batch may span pieces. Empty if nothing came before the wait was
+    /// over.
     pub batches: Vec<Bytes>,
 }
 
