@@ -1,1 +1,3 @@
-//! Placeholder.
+//! Pyralog's wire protocol, QUIC front end and client.
+
+pub mod wire;

@@ -1,0 +1,88 @@
+//! The protocol `dlog/1` as values: bytes in, frames and requests out, and back. No I/O, no clock, and every length is checked
+//! before anything is allocated for it. `docs/PROTOCOL.md` is the same in words; golden bytes in the tests hold the two together.
+//!
+//! The room's doors: [`frame::FrameDecoder`] cuts a stream into frames, [`request::Request::decode`] reads what a client wants,
+//! [`reply`] reads and writes answers, [`code`] is the one mapping between errors and their numbers.
+
+pub mod code;
+pub mod frame;
+pub mod reply;
+pub mod request;
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"dlog/1";
+
+/// The version that every frame carries.
+pub const VERSION: u8 = 1;
+
+/// What a frame is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Api {
+    /// Which logs there are and which core owns what.
+    Metadata = 1,
+    /// Create a log.
+    CreateLog = 2,
+    /// Delete a log.
+    DeleteLog = 3,
+    /// Append a batch.
+    Produce = 4,
+    /// Read batches.
+    Fetch = 5,
+    /// Find an offset.
+    FindOffset = 6,
+    /// Be sent batches as they come.
+    Subscribe = 7,
+    /// What the server is and how it is configured.
+    DescribeServer = 8,
+}
+
+impl Api {
+    /// The api with this number.
+    pub fn from_number(number: u8) -> Option<Self> {
+        Some(match number {
+            1 => Api::Metadata,
+            2 => Api::CreateLog,
+            3 => Api::DeleteLog,
+            4 => Api::Produce,
+            5 => Api::Fetch,
+            6 => Api::FindOffset,
+            7 => Api::Subscribe,
+            8 => Api::DescribeServer,
+            _ => return None,
+        })
+    }
+
+    /// The api's number on the wire.
+    pub fn number(self) -> u8 {
+        self as u8
+    }
+
+    /// The api's name in messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Api::Metadata => "metadata",
+            Api::CreateLog => "create log",
+            Api::DeleteLog => "delete log",
+            Api::Produce => "produce",
+            Api::Fetch => "fetch",
+            Api::FindOffset => "find offset",
+            Api::Subscribe => "subscribe",
+            Api::DescribeServer => "describe server",
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_api_is_found_by_its_number() {
+        let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
+        assert_eq!(all.len(), 8);
+        for api in all {
+            assert_eq!(Api::from_number(api.number()), Some(api));
+        }
+    }
+}
