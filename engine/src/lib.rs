@@ -5,6 +5,7 @@ pub mod error;
 pub mod limits;
 pub mod metrics;
 pub mod name;
+pub mod record;
 pub mod runtime;
 pub mod shard;
 pub mod types;
