@@ -15,8 +15,8 @@ pub const RECORD_BYTES_MAX: usize = 1 << 20;
 /// Bytes of a batch's records after decompression: what a reader may be made to allocate by 1 KiB of zstd.
 pub const DECOMPRESSED_BYTES_MAX: usize = 32 << 20;
 
-/// Records of a batch. A record takes at least 7 bytes, so this is reached before [`BATCH_BYTES_MAX`] only by empty
-/// records.
+/// Records of a batch. A record takes at least 5 bytes, so this is reached before [`BATCH_BYTES_MAX`] only by records
+/// with two bytes of key and value or fewer.
 pub const BATCH_RECORDS_MAX: u32 = 1 << 20;
 
 /// Headers of one record.

@@ -1,8 +1,8 @@
 //! Building batches: the client's hot path.
 //!
-//! Records are encoded straight behind room left for the header, so a batch is written once, checksummed in one pass, and
-//! handed on without a copy. A builder that makes one batch of one record allocates once, exactly what the batch takes; a
-//! builder that is used again starts with the size of its last batch.
+//! Records are encoded straight behind room left for the header, so a batch is written once, checksummed in one pass,
+//! and handed on without a copy. A builder that makes one batch of one record allocates once, exactly what the batch
+//! takes; a builder that is used again starts with the size of its last batch.
 
 use bytes::Bytes;
 
@@ -18,7 +18,8 @@ use crate::{
     types::{ProducerId, Sequence},
 };
 
-/// Bytes that the lengths of a record take at most: its own, the timestamp, key, value and header count, and two for each header.
+/// Bytes that the lengths of a record take at most: its own, the timestamp, key, value and header count, and two for
+/// each header.
 const RECORD_OVERHEAD_MAX: usize = VARINT_BYTES_MAX * (5 + 2 * RECORD_HEADERS_MAX);
 
 const _: () = assert!(
@@ -67,10 +68,11 @@ impl BatchBuilder {
         self
     }
 
-    /// Adds a record. `timestamp_ms` counts milliseconds since 1970; records need not be in the order of their timestamps.
+    /// Adds a record. `timestamp_ms` counts milliseconds since 1970; records need not be in the order of their
+    /// timestamps.
     ///
-    /// On an error nothing was added. Errors: `BatchFull`, after which the record fits into the next batch; `RecordTooLarge`
-    /// and `TooManyHeaders`, which the record will meet in any batch.
+    /// On an error nothing was added. Errors: `BatchFull`, after which the record fits into the next batch;
+    /// `RecordTooLarge` and `TooManyHeaders`, which the record will meet in any batch.
     pub fn push(
         &mut self,
         key: Option<&[u8]>,
@@ -165,8 +167,8 @@ impl BatchBuilder {
         Ok(Bytes::from(batch))
     }
 
-    /// Leaves room for the header. A first batch of one record gets exactly the memory it takes, so that it becomes `Bytes`
-    /// without a second allocation.
+    /// Leaves room for the header. A first batch of one record gets exactly the memory it takes, so that it becomes
+    /// `Bytes` without a second allocation.
     fn begin_batch(&mut self, first_record_len: usize) {
         assert!(self.buffer.is_empty(), "a batch begins with {} bytes of another", self.buffer.len());
         if self.buffer.capacity() == 0 {

@@ -1,7 +1,7 @@
 //! The codecs of a batch's body.
 //!
-//! A compressed body is the length of the records as a little-endian u32, then one LZ4 block or one Zstandard frame. The length
-//! stands in front so that a reader refuses a bomb before it allocates, and then allocates once.
+//! A compressed body is the length of the records as a little-endian u32, then one LZ4 block or one Zstandard frame.
+//! The length stands in front so that a reader refuses a bomb before it allocates, and then allocates once.
 
 use std::{cell::RefCell, fmt, str::FromStr};
 
@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use super::error::BatchError;
 use crate::limits::{BATCH_BYTES_MAX, DECOMPRESSED_BYTES_MAX};
 
-/// Zstandard's own default: below it the ratio falls to LZ4's, above it a core compresses less than 200 MB/s.
+/// Zstandard's own default, a middle way between speed and size.
 const ZSTD_LEVEL: i32 = 3;
 
 /// Bytes of the length in front of compressed records.

@@ -1,8 +1,9 @@
-//! What can be wrong with a batch. Every variant says what was found and what is allowed, because its text reaches the user.
+//! What can be wrong with a batch. Every variant says what was found and what is allowed, because its text reaches the
+//! user.
 
 use thiserror::Error;
 
-use super::{codec::Codec, header::MAGIC};
+use super::{RECORD_BYTES_MIN, codec::Codec, header::MAGIC};
 use crate::limits::{
     BATCH_BYTES_MAX, BATCH_HEADER_BYTES, BATCH_RECORDS_MAX, DECOMPRESSED_BYTES_MAX, RECORD_BYTES_MAX,
     RECORD_HEADERS_MAX,
@@ -57,7 +58,7 @@ pub enum BatchError {
         bytes: u64,
     },
     /// The body cannot hold the records declared.
-    #[error("{count} records cannot fit into {bytes} bytes: each takes at least {each}", each = super::RECORD_BYTES_MIN)]
+    #[error("{count} records cannot fit into {bytes} bytes: each takes at least {RECORD_BYTES_MIN}")]
     BodyTooSmall {
         /// The number of records declared.
         count: u32,
@@ -96,12 +97,13 @@ pub enum BatchError {
         /// The checksum of the bytes.
         computed: u32,
     },
-    /// The server's part was changed after the server stamped it, or belongs to another batch, or was never stamped.
-    #[error("the checksum of the server's fields is {stored:#010x}, but they give {computed:#010x}")]
+    /// The header was changed after the server stamped it, or its parts are of different batches, or it was never
+    /// stamped.
+    #[error("the checksum of the stored header is {stored:#010x}, but its bytes give {computed:#010x}")]
     ServerChecksumMismatch {
         /// The checksum in the header.
         stored: u32,
-        /// The checksum of the fields.
+        /// The checksum of the bytes.
         computed: u32,
     },
     /// The record is over the limit.
@@ -116,7 +118,8 @@ pub enum BatchError {
         /// How many it has.
         count: usize,
     },
-    /// The batch has no room for this record, which would fit into an empty one: finish this batch and push the record again.
+    /// The batch has no room for this record, which would fit into an empty one: finish this batch and push the record
+    /// again.
     #[error("the batch is full")]
     BatchFull,
     /// A record of the batch breaks the format, though the checksums are right: the client that built it is broken.

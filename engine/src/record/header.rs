@@ -1,8 +1,10 @@
 //! The fixed header of a batch: its layout, its limits and its two checksums.
 //!
-//! The header has two authors. The client writes what it knows before sending, and seals it together with the records under
-//! `crc`. The server adds what only it knows, the offset above all, under `server_crc`, which covers `crc` too: so the server
-//! can stamp a batch without touching the records again, and yet the stamp cannot be taken for another batch's.
+//! The header has two authors. The client writes what it knows before sending, and seals it together with the records
+//! under `crc`. The server adds what only it knows, the offset above all, and seals the whole header, `crc` included,
+//! under `server_crc`: so it stamps a batch without touching the records again, the stamp cannot be taken for another
+//! batch's, and a walk from header to header trusts every field it sees, the length that leads to the next one above
+//! all.
 
 use std::mem::offset_of;
 
@@ -45,9 +47,9 @@ pub(super) struct RawHeader {
     pub(super) base_sequence: U32,
 }
 
-/// Where the bytes begin that `server_crc` covers: after itself.
+/// Where the bytes begin that `server_crc` covers, up to the end of the header: after itself.
 const SERVER_CRC_FROM: usize = offset_of!(RawHeader, base_offset);
-/// Where the bytes begin that `crc` covers, up to the end of the batch; those of `server_crc` end here.
+/// Where the bytes begin that `crc` covers, up to the end of the batch.
 const CRC_FROM: usize = offset_of!(RawHeader, body_len);
 /// Where `crc` lies.
 const CRC_AT: usize = offset_of!(RawHeader, crc);
@@ -55,17 +57,19 @@ const CRC_AT: usize = offset_of!(RawHeader, crc);
 const _: () = assert!(size_of::<RawHeader>() == BATCH_HEADER_BYTES, "the layout and the limit disagree");
 const _: () = assert!(offset_of!(RawHeader, server_crc) == 4);
 const _: () = assert!(SERVER_CRC_FROM == 8 && CRC_AT == 32 && CRC_FROM == 36);
-const _: () = assert!(CRC_AT + 4 == CRC_FROM, "the server's checksum must cover the client's");
+const _: () =
+    assert!(SERVER_CRC_FROM < CRC_AT && CRC_AT + 4 == CRC_FROM, "the server's checksum must cover the client's");
 const _: () = assert!(offset_of!(RawHeader, first_timestamp) == 48 && offset_of!(RawHeader, base_sequence) == 76);
 
 /// The decoded header of a batch. Numbers are within the limits, but true only once the checksums were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BatchHeader {
-    /// CRC-32C of the server's fields and of `crc`; 0 before stamping.
+    /// CRC-32C of all of the header that follows it; 0 before stamping.
     pub server_crc: u32,
     /// The offset of the first record; 0 before stamping.
     pub base_offset: Offset,
-    /// The durable end of the partition known when the batch was stamped; 0 before. Damage below it is corruption, not a torn tail.
+    /// The durable end of the partition known when the batch was stamped; 0 before. Damage below it is corruption, not
+    /// a torn tail.
     pub durable_hint: Offset,
     /// The reign in which the batch was appended; 0 before stamping.
     pub leader_epoch: LeaderEpoch,
@@ -122,7 +126,8 @@ pub(super) struct ProducerFields {
     pub(super) base_sequence: Sequence,
 }
 
-/// Writes the client's header, with the server's fields zero and the client's checksum, before the body that lies in `batch`.
+/// Writes the client's header, with the server's fields zero and the client's checksum, before the body that lies in
+/// `batch`.
 ///
 /// Panics if the batch breaks a limit: the builder keeps them.
 pub(super) fn seal(batch: &mut [u8], fields: ClientFields) {
@@ -170,23 +175,22 @@ pub fn check_produced(batch: &[u8]) -> Result<BatchHeader, BatchError> {
 /// Panics if `batch` does not begin with a batch header: only a batch that was checked is stamped.
 pub fn stamp(batch: &mut [u8], fields: ServerFields) {
     assert!(batch.len() >= BATCH_HEADER_BYTES, "a batch of {} bytes cannot be stamped", batch.len());
-    let (raw, _) = RawHeader::mut_from_prefix(batch).expect("a header fits"); // why: the length was asserted; no alignment
+    let (raw, _) = RawHeader::mut_from_prefix(batch).expect("a header fits"); // why: the length was asserted
     assert!(raw.magic == MAGIC, "stamping {:02x?}, which is no batch", raw.magic);
     raw.base_offset = fields.base_offset.0.into();
     raw.durable_hint = fields.durable_hint.0.into();
     raw.leader_epoch = fields.leader_epoch.0.into();
     raw.incarnation = fields.incarnation.0.into();
-    raw.server_crc = crc32c::crc32c(&raw.as_bytes()[SERVER_CRC_FROM..CRC_FROM]).into();
+    raw.server_crc = crc32c::crc32c(&raw.as_bytes()[SERVER_CRC_FROM..BATCH_HEADER_BYTES]).into();
 }
 
-/// Checks the header of a stored batch, as far as its 80 bytes tell: limits and the server's checksum. Used to walk over batches.
-///
-/// The client's part of the header, the length above all, is only as true as [`check_stored`] finds it.
+/// Checks the header of a stored batch, for which its 80 bytes suffice: limits, and every bit of it. Used to walk over
+/// batches: the length is right even if the body is damaged, so the next batch is found.
 ///
 /// Errors: those of [`BatchHeader::decode`], `ServerChecksumMismatch`.
 pub fn check_stored_header(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     let header = BatchHeader::decode(bytes)?;
-    let computed = crc32c::crc32c(&bytes[SERVER_CRC_FROM..CRC_FROM]);
+    let computed = crc32c::crc32c(&bytes[SERVER_CRC_FROM..BATCH_HEADER_BYTES]);
     if computed != header.server_crc {
         return Err(BatchError::ServerChecksumMismatch { stored: header.server_crc, computed });
     }

@@ -1,11 +1,11 @@
 //! The batch of records: one contiguous byte string from the client's builder to the disk to the consumer.
 //!
-//! The client builds, compresses and checksums it; the server checks the header and the checksum, stamps its own fields in
-//! place and never looks at a record; consumers get the stored bytes and decode them. This module owns that format
+//! The client builds, compresses and checksums it; the server checks the header and the checksum, stamps its own fields
+//! in place and never looks at a record; consumers get the stored bytes and decode them. This module owns that format
 //! (`docs/FORMAT.md`) and is used by client and server alike. It is pure: no file, no clock, no `async`.
 //!
-//! It promises that bytes from anywhere give a batch or a [`BatchError`], never a panic, and never an allocation larger than
-//! the limits of [`crate::limits`].
+//! It promises that bytes from anywhere give a batch or a [`BatchError`], never a panic, and never an allocation larger
+//! than the limits of [`crate::limits`].
 
 mod builder;
 mod codec;

@@ -24,7 +24,8 @@ fn unzigzag(value: u64) -> i64 {
     (value >> 1) as i64 ^ -((value & 1) as i64)
 }
 
-/// Up to `N` bytes of varints on the stack, so that a row of them is appended to a buffer with one check of its capacity.
+/// Up to `N` bytes of varints on the stack, so that a row of them is appended to a buffer with one check of its
+/// capacity.
 pub(super) struct VarintRow<const N: usize> {
     bytes: [u8; N],
     len: usize,
@@ -59,8 +60,8 @@ impl<const N: usize> VarintRow<N> {
     }
 }
 
-/// Reads varints and byte strings from the front of a slice. `None` means that the bytes end too early, or that a varint
-/// has more than 64 bits; the position is then of no use any more.
+/// Reads varints and byte strings from the front of a slice. `None` means that the bytes end too early, or that a
+/// varint has more than 64 bits; the position is then of no use any more.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Reader<'a> {
     rest: &'a [u8],

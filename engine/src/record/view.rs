@@ -1,8 +1,8 @@
 //! Reading batches: from stored bytes to records that share those bytes.
 //!
-//! A view exists only of a batch whose checksums were right, so a record that does not parse was built wrong, not damaged.
-//! Two ways to read: [`Records`] gives records that own their share of the batch's memory (a reference count for each key and
-//! value), [`Records::borrowed`] gives them borrowed, at a third of the cost or less.
+//! A view exists only of a batch whose checksums were right, so a record that does not parse was built wrong, not
+//! damaged. Two ways to read: [`Records`] gives records that own their share of the batch's memory (a reference count
+//! for each key and value), [`Records::borrowed`] gives them borrowed, at a third of the cost or less.
 
 use bytes::Bytes;
 
