@@ -1,0 +1,216 @@
+//! The configuration's shape. The words of `docs/CONFIG.md` are the doc comments here: the first paragraph says what a
+//! key is, the one that begins with `Trades:` what is won and lost by it. Ranges are in [`crate::keys`].
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
+};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    profile::Profile,
+    promise::Ack,
+    units::{ByteSize, Millis},
+};
+
+/// All keys. A `Config` on its own is unchecked; [`crate::Settings::load`] gives a checked one.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// The named set of values that this configuration starts from.
+    pub profile: Profile,
+    /// Where the server lives.
+    pub server: Server,
+    /// How many clients may be there, and what each may hold.
+    pub network: Network,
+    /// What the server may keep in memory.
+    pub memory: Memory,
+    /// What holds for a log whose creator did not say.
+    pub log: LogDefaults,
+    /// How records reach the drive.
+    pub storage: Storage,
+    /// How many copies there are.
+    pub replication: Replication,
+}
+
+/// Where the server lives.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Server {
+    /// The directory of all data; created if missing. A relative path starts at the working directory. It must lie on a
+    /// file system that supports direct I/O (ext4, xfs; not tmpfs).
+    pub data_dir: PathBuf,
+    /// The UDP address for clients (QUIC). Port 0 takes any free port and prints it.
+    ///
+    /// Trades: any other address than loopback lets other machines in, and there is no authentication yet.
+    pub listen: SocketAddr,
+    /// The TCP address of `/health`, `/status` and `/metrics`. Port 0 takes any free port and prints it.
+    pub http: SocketAddr,
+    /// The CPUs to use, one shard pinned to each: `all` that the process may use, a range `0-3`, a list `0,2,4`, or
+    /// both `0-3,8`.
+    ///
+    /// Trades: each core adds throughput and takes its share of the memory; leave one out for other work on a busy
+    /// host.
+    pub cores: String,
+    /// How long a stopping server may take to flush and to close its clients' connections before it gives up.
+    pub drain_time_ms: Millis,
+}
+
+/// How many clients may be there, and what each may hold.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Network {
+    /// Connections open at once on one core. A client has one connection to every core whose partitions it uses.
+    ///
+    /// Trades: each may pin its windows and 64 KiB, so more connections need more memory. Without an explicit value the
+    /// server takes as many as fit into its memory, this number at most.
+    pub connections_per_core: u64,
+    /// Connections open at once on one core from one IP address.
+    ///
+    /// Trades: a low number keeps a single host from taking every place; a high one suits many clients behind one NAT.
+    pub connections_per_ip: u64,
+}
+
+/// What the server may keep in memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Memory {
+    /// Memory for requests in flight and for records on their way to the drive, shared out evenly over the cores. When
+    /// a core's share is used up it stops reading from its clients, and QUIC's flow control slows them down.
+    ///
+    /// Trades: more rides out bursts; less bounds the memory of a server under overload.
+    pub requests: ByteSize,
+    /// Memory for records that were read or written recently, shared out evenly over the cores.
+    ///
+    /// Trades: more serves consumers that lag behind without touching the drive.
+    pub read_cache: ByteSize,
+}
+
+/// What holds for a log whose creator did not say.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct LogDefaults {
+    /// When a write is acknowledged if neither the request nor its log says so. Without a value it follows from
+    /// `storage.segment_config.sync_on_write` and `storage.cache_config.enabled`.
+    ///
+    /// Trades: `received` answers soonest and survives nothing, `written` survives a crash of the process, `durable` a
+    /// loss of power.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Ack>,
+}
+
+/// How records reach the drive.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Storage {
+    /// Segment files.
+    pub segment_config: SegmentConfig,
+    /// The write cache.
+    pub cache_config: CacheConfig,
+}
+
+/// Segment files.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct SegmentConfig {
+    /// The size at which a partition begins a new segment file.
+    ///
+    /// Trades: large segments mean fewer files and rolls; small ones are zero-filled ahead of use in less time, are
+    /// recovered faster, and let retention free space in smaller steps.
+    pub max_size: ByteSize,
+    /// Whether sealed segments are read through a memory mapping. The active segment never is.
+    ///
+    /// Trades: repeated and random reads of old records come from the page cache, which then takes memory beside our
+    /// own cache.
+    pub use_mmap: bool,
+    /// Whether a write is acknowledged only after it is synced to stable storage.
+    ///
+    /// Trades: with it nothing acknowledged is lost; without it a write is answered some hundred microseconds sooner.
+    pub sync_on_write: bool,
+}
+
+/// The write cache.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct CacheConfig {
+    /// How many bytes of a partition may be acknowledged but not yet flushed.
+    ///
+    /// Trades: a large cache gathers larger flushes; it is also the most that a crash can take of what was
+    /// acknowledged.
+    pub max_size: ByteSize,
+    /// How long an acknowledged record may wait for its flush.
+    ///
+    /// Trades: a long time gathers larger flushes; it is also the window of loss.
+    pub max_buffer_time_ms: Millis,
+    /// Whether a write may be acknowledged from memory. Has no effect on acknowledgements while `sync_on_write` is
+    /// true.
+    ///
+    /// Trades: lower latency against the window of loss that the two keys above set.
+    pub enabled: bool,
+}
+
+/// How many copies there are.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Replication {
+    /// Copies and majorities.
+    pub quorum: Quorum,
+}
+
+/// Copies and majorities.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Quorum {
+    /// Copies of each partition. This version keeps one: a profile that asks for more is lowered with a warning, an
+    /// explicit value above 1 is refused.
+    pub replication_factor: u64,
+    /// Copies that must be durable before a write is acknowledged; at most `replication_factor`.
+    pub write_quorum: u64,
+    /// Copies that must agree before a record is shown; at most `replication_factor`.
+    pub read_quorum: u64,
+}
+
+impl Default for Server {
+    fn default() -> Self {
+        Server {
+            data_dir: PathBuf::from("./dlog-data"),
+            listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9092)),
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, 9644)),
+            cores: "all".to_owned(),
+            // systemd kills a service after 90 s; this leaves it time to see that we gave up, and to read why.
+            drain_time_ms: Millis(30_000),
+        }
+    }
+}
+
+impl Default for Network {
+    fn default() -> Self {
+        Network { connections_per_core: 1024, connections_per_ip: 256 }
+    }
+}
+
+impl Default for Memory {
+    fn default() -> Self {
+        Memory { requests: ByteSize(256 << 20), read_cache: ByteSize(256 << 20) }
+    }
+}
+
+impl Default for SegmentConfig {
+    fn default() -> Self {
+        SegmentConfig { max_size: ByteSize(256 << 20), use_mmap: false, sync_on_write: true }
+    }
+}
+
+impl Default for CacheConfig {
+    fn default() -> Self {
+        CacheConfig { max_size: ByteSize(16 << 20), max_buffer_time_ms: Millis(10), enabled: true }
+    }
+}
+
+impl Default for Quorum {
+    fn default() -> Self {
+        Quorum { replication_factor: 1, write_quorum: 1, read_quorum: 1 }
+    }
+}

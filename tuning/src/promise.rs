@@ -1,0 +1,148 @@
+//! What an acknowledgement is worth under a configuration, as a level and as a sentence. Pure.
+
+use std::{fmt, str::FromStr};
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::{Config, units::about};
+
+/// When a write is acknowledged, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Ack {
+    /// In the memory of the owning core.
+    Received,
+    /// Handed to the device.
+    Written,
+    /// Synced to stable storage.
+    Durable,
+    /// Durable on a quorum of copies.
+    Quorum,
+}
+
+impl Ack {
+    /// Its word.
+    pub fn word(self) -> &'static str {
+        match self {
+            Ack::Received => "received",
+            Ack::Written => "written",
+            Ack::Durable => "durable",
+            Ack::Quorum => "quorum",
+        }
+    }
+}
+
+impl fmt::Display for Ack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.word())
+    }
+}
+
+impl FromStr for Ack {
+    type Err = ();
+
+    fn from_str(word: &str) -> Result<Self, ()> {
+        [Ack::Received, Ack::Written, Ack::Durable, Ack::Quorum].into_iter().find(|ack| ack.word() == word).ok_or(())
+    }
+}
+
+/// What the server promises to whom names no ack level.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Promise {
+    /// The level of a write whose request and log name none.
+    pub ack: Ack,
+    /// The promise in one sentence, with the window of loss.
+    pub guarantee: String,
+}
+
+impl Promise {
+    /// The promise of `config`.
+    pub fn of(config: &Config) -> Promise {
+        let ack = config.log.ack.unwrap_or_else(|| implied_ack(config));
+        Promise { ack, guarantee: guarantee(ack, config) }
+    }
+}
+
+/// The level that the storage keys imply, in the words of the design: `sync_on_write` means durable; the write cache
+/// means an answer from memory; neither means an answer once the device has taken the write.
+fn implied_ack(config: &Config) -> Ack {
+    if config.storage.segment_config.sync_on_write {
+        if config.replication.quorum.write_quorum > 1 { Ack::Quorum } else { Ack::Durable }
+    } else if config.storage.cache_config.enabled {
+        Ack::Received
+    } else {
+        Ack::Written
+    }
+}
+
+fn guarantee(ack: Ack, config: &Config) -> String {
+    let cache = &config.storage.cache_config;
+    match ack {
+        Ack::Received if cache.enabled => format!(
+            "an acknowledged record is in memory only and is flushed within {} or once {} wait in its partition; \
+             a crash or a power loss can lose what was acknowledged in that window",
+            cache.max_buffer_time_ms,
+            about(cache.max_size.0),
+        ),
+        Ack::Received => "an acknowledged record is in memory only, on its way to the drive; \
+                          a crash or a power loss can lose the few milliseconds that were not there yet"
+            .to_owned(),
+        Ack::Written => "an acknowledged record was handed to the drive and survives a crash of the server; \
+                         a power loss can lose what the drive had not yet made permanent"
+            .to_owned(),
+        Ack::Durable => "an acknowledged record is synced to stable storage and survives a crash of the server \
+                         and a power loss; nothing acknowledged is lost"
+            .to_owned(),
+        Ack::Quorum => format!(
+            "an acknowledged record is synced to stable storage on {} of {} copies; \
+             nothing acknowledged is lost while one of these remains",
+            config.replication.quorum.write_quorum, config.replication.quorum.replication_factor,
+        ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::{ByteSize, Millis};
+
+    fn config(sync: bool, cache: bool) -> Config {
+        let mut config = Config::default();
+        config.storage.segment_config.sync_on_write = sync;
+        config.storage.cache_config.enabled = cache;
+        config.storage.cache_config.max_size = ByteSize(8 << 20);
+        config.storage.cache_config.max_buffer_time_ms = Millis(1);
+        config
+    }
+
+    #[test]
+    fn the_storage_keys_imply_the_level() {
+        for (sync, cache, ack) in [
+            (true, true, Ack::Durable),
+            (true, false, Ack::Durable),
+            (false, true, Ack::Received),
+            (false, false, Ack::Written),
+        ] {
+            assert_eq!(Promise::of(&config(sync, cache)).ack, ack);
+        }
+        let mut copies = config(true, false);
+        copies.replication.quorum.write_quorum = 2;
+        assert_eq!(Promise::of(&copies).ack, Ack::Quorum);
+    }
+
+    #[test]
+    fn an_explicit_level_wins() {
+        let mut config = config(true, false);
+        config.log.ack = Some(Ack::Written);
+        assert_eq!(Promise::of(&config).ack, Ack::Written);
+    }
+
+    #[test]
+    fn the_window_of_loss_is_stated() {
+        let promise = Promise::of(&config(false, true));
+        assert!(promise.guarantee.contains("within 1 ms or once 8 MiB wait"), "{}", promise.guarantee);
+        assert!(promise.guarantee.contains("can lose"));
+        assert!(Promise::of(&config(true, true)).guarantee.ends_with("nothing acknowledged is lost"));
+    }
+}
