@@ -30,8 +30,9 @@ pub enum HostError {
     },
     /// The limit of locked memory leaves no room for the rings.
     #[error(
-        "the limit of locked memory is {limit_bytes} bytes, and {needed_bytes} are needed for {cores} cores; raise it with \
-         `ulimit -l {}`, LimitMEMLOCK= of systemd or --ulimit memlock= of the container", needed_bytes.div_ceil(1024)
+        "the limit of locked memory is {limit_bytes} bytes, and {needed_bytes} are needed for {cores} cores; raise it \
+         with `ulimit -l {}`, LimitMEMLOCK= of systemd or --ulimit memlock= of the container",
+        needed_bytes.div_ceil(1024)
     )]
     MemlockTooLow {
         /// What is allowed.
@@ -207,8 +208,8 @@ impl Volume {
     pub fn check(&self) -> Result<(), HostError> {
         let reason = match self.file_system {
             "tmpfs" | "ramfs" => {
-                "which is memory: direct I/O reaches no drive and nothing would survive a restart; choose a directory on a \
-                 drive (ext4, xfs)"
+                "which is memory: direct I/O reaches no drive and nothing would survive a restart; choose a directory \
+                 on a drive (ext4, xfs)"
             }
             "nfs" | "cifs" | "smb2" | "fuse" | "9p" => {
                 "where a sync promises too little for a log; choose a directory on a local drive (ext4, xfs)"

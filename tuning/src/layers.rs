@@ -246,7 +246,7 @@ mod tests {
     #[test]
     fn comments_and_trailing_commas_are_read_and_lines_remembered() {
         let layer = file(
-            "\u{feff}{ // a comment\n \"server\": { \"cores\": 0, },\n /* two\n lines */\n \"profile\": \"latency\",\n}",
+            "\u{feff}{ // a comment\n \"server\": {\"cores\": 0,},\n /* two\n lines */\n \"profile\": \"latency\"\n}",
         );
         let values = layer.unwrap().values;
         assert_eq!(values["server.cores"].0, "0");

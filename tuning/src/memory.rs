@@ -54,9 +54,9 @@ pub struct Plan {
 pub enum MemoryError {
     /// It does not fit.
     #[error(
-        "the configured limits need {}: {cores} cores x {connections} connections x {} for windows, {} for requests, {} for \
-         the read cache and {} for the cores themselves; there are {} to plan with ({USABLE_PERCENT} % of the memory): \
-         lower network.connections_per_core, memory.requests or memory.read_cache",
+        "the configured limits need {}: {cores} cores x {connections} connections x {} for windows, {} for requests, \
+         {} for the read cache and {} for the cores themselves; there are {} to plan with ({USABLE_PERCENT} % of the \
+         memory): lower network.connections_per_core, memory.requests or memory.read_cache",
         about(*needed_bytes), about(*connection_bytes), about(*requests_bytes), about(*read_cache_bytes),
         about(cores * CORE_OVERHEAD_BYTES), about(*usable_bytes)
     )]

@@ -58,18 +58,19 @@ Generated from the code; `PYRALOG_UPDATE_DOCS=1 cargo test -p dlog --test config
 
 Nothing needs to be configured. What is, is taken from these layers, the first that has a value:
 
-1. flags of `dlog serve`: `--data-dir`, `--listen`, `--http`, `--cores`, `--profile`, and `--set KEY=VALUE` for every key
+1. flags of `dlog serve`: `--data-dir`, `--listen`, `--http`, `--cores`, `--profile`, and `--set KEY=VALUE`
 2. environment variables: `DLOG_` and the key in capitals, levels joined with two underscores, such as
    `DLOG_STORAGE__SEGMENT_CONFIG__MAX_SIZE=512MiB`. Keys of `server` also have a short form: `DLOG_LISTEN`
 3. the file that `--config` or `DLOG_CONFIG` names: JSON; comments and trailing commas are allowed
 4. the profile
 5. the default
 
-`dlog config show` prints what holds and where it came from; `dlog config check FILE` reads a file without starting anything. An
-unknown key, a value of the wrong type and one out of range are errors that name the key, the line, and what is allowed.
+`dlog config show` prints what holds and where it came from; `dlog config check FILE` reads a file without starting
+anything. An unknown key, a value of the wrong type and one out of range are errors that name the key, the line, and what is
+allowed.
 
-Sizes are integers (bytes) or strings with a unit: `\"512MiB\"`, `\"64MB\"`. Durations are integers (milliseconds) or strings:
-`\"10ms\"`, `\"2s\"`. Ranges include both ends.
+Sizes are integers (bytes) or strings with a unit: `\"512MiB\"`, `\"64MB\"`. Durations are integers (milliseconds) or
+strings: `\"10ms\"`, `\"2s\"`. Ranges include both ends.
 ";
 
 /// The profiles side by side, and what they promise.
