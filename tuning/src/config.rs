@@ -64,16 +64,16 @@ pub struct Server {
 pub struct Network {
     /// Connections open at once on one core. A client has one connection to every core whose partitions it uses.
     ///
-    /// Trades: each may pin its windows and 64 KiB, so more connections need more memory. Without an explicit value the
-    /// server takes as many as fit into its memory, this number at most.
+    /// Trades: `memory.network` is shared out over the connections, so the more there are, the smaller their windows.
     pub connections_per_core: u64,
-    /// Connections open at once on one core from one IP address.
+    /// Connections open at once on one core from one IP address. The loopback addresses are exempt: all clients and
+    /// proxies of this machine share them.
     ///
     /// Trades: a low number keeps a single host from taking every place; a high one suits many clients behind one NAT.
     pub connections_per_ip: u64,
 }
 
-/// What the server may keep in memory.
+/// What the server may keep in memory. Without explicit values, a host with little memory gets proportionally less.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Memory {
@@ -86,6 +86,11 @@ pub struct Memory {
     ///
     /// Trades: more serves consumers that lag behind without touching the drive.
     pub read_cache: ByteSize,
+    /// Memory for the windows of the clients' connections, shared out evenly over the cores. Each connection needs 192
+    /// KiB at least: a receive and a send window of 64 KiB, and 64 KiB of state.
+    ///
+    /// Trades: more gives each connection larger windows, which long or fast networks need.
+    pub network: ByteSize,
 }
 
 /// What holds for a log whose creator did not say.
@@ -102,13 +107,18 @@ pub struct LogDefaults {
 }
 
 /// How records reach the drive.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Storage {
     /// Segment files.
     pub segment_config: SegmentConfig,
     /// The write cache.
     pub cache_config: CacheConfig,
+    /// How long records that the drive has taken may stay unsynced when nobody waits for their sync.
+    ///
+    /// Trades: the window that a power loss takes of what was acknowledged as `received` or `written`, against one sync
+    /// of the drive for each partition that is written to.
+    pub sync_interval_ms: Millis,
 }
 
 /// Segment files.
@@ -140,7 +150,7 @@ pub struct CacheConfig {
     /// Trades: a large cache gathers larger flushes; it is also the most that a crash can take of what was
     /// acknowledged.
     pub max_size: ByteSize,
-    /// How long an acknowledged record may wait for its flush.
+    /// How long an acknowledged record may wait before it is handed to the drive.
     ///
     /// Trades: a long time gathers larger flushes; it is also the window of loss.
     pub max_buffer_time_ms: Millis,
@@ -187,13 +197,23 @@ impl Default for Server {
 
 impl Default for Network {
     fn default() -> Self {
-        Network { connections_per_core: 1024, connections_per_ip: 256 }
+        Network { connections_per_core: 512, connections_per_ip: 32 }
     }
 }
 
 impl Default for Memory {
     fn default() -> Self {
-        Memory { requests: ByteSize(256 << 20), read_cache: ByteSize(256 << 20) }
+        Memory { requests: ByteSize(256 << 20), read_cache: ByteSize(256 << 20), network: ByteSize(512 << 20) }
+    }
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Storage {
+            segment_config: SegmentConfig::default(),
+            cache_config: CacheConfig::default(),
+            sync_interval_ms: Millis(100),
+        }
     }
 }
 

@@ -7,14 +7,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use io_uring::{IoUring, Probe, opcode};
 use nix::sys::resource::{Resource, getrlimit};
 use thiserror::Error;
 
-use crate::{cores, units::about};
-
-/// What glommio wants to lock for each executor; it refuses to start with less.
-pub const MEMLOCK_BYTES_PER_CORE: u64 = 512 << 10;
+use crate::cores;
 
 /// Why this machine cannot run a server. The operator must act.
 #[derive(Debug, Error)]
@@ -22,26 +18,6 @@ pub enum HostError {
     /// The CPUs could not be found out.
     #[error(transparent)]
     Cores(#[from] cores::CoresError),
-    /// io_uring is missing or forbidden.
-    #[error("io_uring is not available: {reason}")]
-    NoIoUring {
-        /// What is in the way, and how to move it.
-        reason: String,
-    },
-    /// The limit of locked memory leaves no room for the rings.
-    #[error(
-        "the limit of locked memory is {limit_bytes} bytes, and {needed_bytes} are needed for {cores} cores; raise it \
-         with `ulimit -l {}`, LimitMEMLOCK= of systemd or --ulimit memlock= of the container",
-        needed_bytes.div_ceil(1024)
-    )]
-    MemlockTooLow {
-        /// What is allowed.
-        limit_bytes: u64,
-        /// What is needed.
-        needed_bytes: u64,
-        /// How many cores need it.
-        cores: usize,
-    },
     /// The data directory's file system cannot do what a log needs.
     #[error("the data directory {} is on {file_system}, {reason}", path.display())]
     UnfitFileSystem {
@@ -95,74 +71,6 @@ impl Host {
             kernel: read("/proc/sys/kernel/osrelease").trim().to_owned(),
             memlock_bytes: memlock(),
         })
-    }
-
-    /// Whether the rings of `cores` executors can be made. Gives a warning if only the registration of their memory
-    /// cannot.
-    ///
-    /// Errors: `NoIoUring`, `MemlockTooLow`.
-    pub fn check_rings(&self, cores: usize) -> Result<Option<String>, HostError> {
-        check_memlock(self.memlock_bytes, cores)?;
-        probe_io_uring()?;
-        // An executor registers 10 MiB of I/O memory where it may; without, each operation pins its pages anew.
-        let wanted = cores as u64 * (10 << 20);
-        Ok(self.memlock_bytes.filter(|limit| *limit < wanted).map(|limit| {
-            let (limit, wanted) = (about(limit), about(wanted));
-            format!(
-                "the limit of locked memory is {limit}; above {wanted} the cores' I/O memory would be registered too"
-            )
-        }))
-    }
-}
-
-fn check_memlock(limit: Option<u64>, cores: usize) -> Result<(), HostError> {
-    let needed_bytes = cores as u64 * MEMLOCK_BYTES_PER_CORE;
-    match limit {
-        Some(limit_bytes) if limit_bytes < needed_bytes => {
-            Err(HostError::MemlockTooLow { limit_bytes, needed_bytes, cores })
-        }
-        _ => Ok(()),
-    }
-}
-
-/// Makes a small ring and asks what it can do.
-fn probe_io_uring() -> Result<(), HostError> {
-    let refuse = |reason: String| Err(HostError::NoIoUring { reason });
-    let ring = match IoUring::new(4) {
-        Ok(ring) => ring,
-        Err(error) => return refuse(explain(&error)),
-    };
-    let mut probe = Probe::new();
-    if let Err(error) = ring.submitter().register_probe(&mut probe) {
-        return refuse(format!(
-            "the kernel cannot say what its io_uring can do ({error}); Linux 5.8 or later is needed"
-        ));
-    }
-    let needed = [
-        ("read", opcode::Read::CODE),
-        ("write", opcode::Write::CODE),
-        ("fsync", opcode::Fsync::CODE),
-        ("openat", opcode::OpenAt::CODE),
-        ("poll", opcode::PollAdd::CODE),
-        ("timeout", opcode::Timeout::CODE),
-        ("fallocate", opcode::Fallocate::CODE),
-    ];
-    match needed.iter().find(|(_, code)| !probe.is_supported(*code)) {
-        Some((name, _)) => refuse(format!("this kernel's io_uring lacks `{name}`; Linux 5.8 or later is needed")),
-        None => Ok(()),
-    }
-}
-
-fn explain(error: &io::Error) -> String {
-    match error.kind() {
-        io::ErrorKind::Unsupported => "this kernel was built without it; Linux 5.8 or later is needed".to_owned(),
-        io::ErrorKind::PermissionDenied => {
-            "it is forbidden here, by `sysctl kernel.io_uring_disabled` or by the seccomp \
-             profile of the container (with Docker: --security-opt seccomp=unconfined, or a profile that allows it)"
-                .to_owned()
-        }
-        io::ErrorKind::OutOfMemory => "the limit of locked memory is used up; raise it with `ulimit -l`".to_owned(),
-        _ => error.to_string(),
     }
 }
 
@@ -317,18 +225,6 @@ mod tests {
             let file_system = file_system_name(magic);
             assert_eq!(Volume { file_system, ..volume.clone() }.check().is_ok(), fit, "{file_system}");
         }
-    }
-
-    #[test]
-    fn too_little_lockable_memory_is_refused_with_what_to_do() {
-        let message = check_memlock(Some(65_536), 2).unwrap_err().to_string();
-        assert_eq!(
-            message,
-            "the limit of locked memory is 65536 bytes, and 1048576 are needed for 2 cores; raise it with \
-             `ulimit -l 1024`, LimitMEMLOCK= of systemd or --ulimit memlock= of the container"
-        );
-        assert!(check_memlock(None, 256).is_ok());
-        assert!(check_memlock(Some(MEMLOCK_BYTES_PER_CORE), 1).is_ok());
     }
 
     #[test]

@@ -74,6 +74,7 @@ pub const KEYS: &[Key] = &[
     // 16 MiB is two batches of the largest size; below, a core could never overlap two requests.
     key("memory.requests", Kind::Size(16 * MIB, 16 * TIB)),
     key("memory.read_cache", Kind::Size(0, 16 * TIB)),
+    key("memory.network", Kind::Size(MIB, 16 * TIB)),
     key("log.ack", Kind::Ack),
     // The least holds the header block and a batch of the largest size; the most keeps recovery's scan of one file
     // bearable.
@@ -84,6 +85,7 @@ pub const KEYS: &[Key] = &[
     // A minute of loss is more than anybody can mean by a write cache.
     key("storage.cache_config.max_buffer_time_ms", Kind::Millis(1, 60_000)),
     key("storage.cache_config.enabled", Kind::Switch),
+    key("storage.sync_interval_ms", Kind::Millis(1, 60_000)),
     key("replication.quorum.replication_factor", Kind::Count(1, 255)),
     key("replication.quorum.write_quorum", Kind::Count(1, 255)),
     key("replication.quorum.read_quorum", Kind::Count(1, 255)),

@@ -5,9 +5,6 @@ use thiserror::Error;
 
 use crate::units::about;
 
-/// What a connection holds beside its windows: its state, its streams' heads, TLS.
-pub const CONNECTION_OVERHEAD_BYTES: u64 = 64 << 10;
-
 /// What an executor holds for I/O whatever happens: glommio's own pool of registered memory, and the mailboxes.
 pub const CORE_OVERHEAD_BYTES: u64 = 16 << 20;
 
@@ -19,21 +16,31 @@ pub const USABLE_PERCENT: u64 = 80;
 /// while that one is on its way to the drive.
 pub const REQUESTS_BYTES_PER_CORE_MIN: u64 = 16 << 20;
 
+/// What a connection takes at least: two windows of 64 KiB, and as much for its state, its streams' heads and TLS.
+pub const CONNECTION_BYTES_MIN: u64 = 192 << 10;
+
+/// One part's wish, all cores together.
+#[derive(Clone, Copy, Debug)]
+pub struct Wish {
+    /// Bytes.
+    pub bytes: u64,
+    /// Whether a person chose that number; then it is not lowered.
+    pub is_explicit: bool,
+}
+
 /// What is asked for.
 #[derive(Clone, Copy, Debug)]
 pub struct Demand {
     /// How many cores.
     pub cores: u64,
-    /// Connections on each.
-    pub connections_per_core: u64,
-    /// Whether a person chose that number; then it is not lowered.
-    pub connections_are_explicit: bool,
-    /// The receive window and the send window of a connection together, in bytes.
-    pub windows_bytes: u64,
-    /// For requests in flight, all cores together.
-    pub requests_bytes: u64,
-    /// For the read cache, all cores together.
-    pub read_cache_bytes: u64,
+    /// Connections on each. Lowered with `network` unless a person chose it.
+    pub connections_per_core: Wish,
+    /// For requests in flight.
+    pub requests: Wish,
+    /// For the read cache.
+    pub read_cache: Wish,
+    /// For the windows of connections.
+    pub network: Wish,
 }
 
 /// What each core gets.
@@ -45,6 +52,8 @@ pub struct Plan {
     pub requests_bytes_per_core: u64,
     /// For the read cache, on each core.
     pub read_cache_bytes_per_core: u64,
+    /// For the windows of connections, on each core.
+    pub network_bytes_per_core: u64,
     /// The most that the whole server will hold.
     pub total_bytes: u64,
 }
@@ -54,27 +63,22 @@ pub struct Plan {
 pub enum MemoryError {
     /// It does not fit.
     #[error(
-        "the configured limits need {}: {cores} cores x {connections} connections x {} for windows, {} for requests, \
-         {} for the read cache and {} for the cores themselves; there are {} to plan with ({USABLE_PERCENT} % of the \
-         memory): lower network.connections_per_core, memory.requests or memory.read_cache",
-        about(*needed_bytes), about(*connection_bytes), about(*requests_bytes), about(*read_cache_bytes),
-        about(cores * CORE_OVERHEAD_BYTES), about(*usable_bytes)
+        "memory.requests ({}), memory.read_cache ({}), memory.network ({}) and {} for {cores} cores need {} together; \
+         there are {} to plan with ({USABLE_PERCENT} % of the memory); lower one of them",
+        about(*requests_bytes), about(*read_cache_bytes), about(*network_bytes), about(cores * CORE_OVERHEAD_BYTES),
+        about(requests_bytes + read_cache_bytes + network_bytes + cores * CORE_OVERHEAD_BYTES), about(*usable_bytes)
     )]
     DoesNotFit {
-        /// The sum.
-        needed_bytes: u64,
         /// What there is to plan with.
         usable_bytes: u64,
         /// How many cores.
         cores: u64,
-        /// Connections on each.
-        connections: u64,
-        /// What each connection may hold.
-        connection_bytes: u64,
         /// For requests.
         requests_bytes: u64,
         /// For the read cache.
         read_cache_bytes: u64,
+        /// For connections.
+        network_bytes: u64,
     },
     /// A core's share of the request memory is too small.
     #[error(
@@ -82,50 +86,74 @@ pub enum MemoryError {
         about(*requests_bytes), about(REQUESTS_BYTES_PER_CORE_MIN), about(REQUESTS_BYTES_PER_CORE_MIN * cores)
     )]
     TooLittleForRequests {
-        /// What is configured.
+        /// What there is.
         requests_bytes: u64,
         /// How many cores share it.
         cores: u64,
     },
+    /// The connections do not fit into their memory.
+    #[error(
+        "{cores} cores x {connections} connections x 192 KiB need {}, and memory.network is {}; \
+         raise it or lower network.connections_per_core",
+        about(cores * connections * CONNECTION_BYTES_MIN), about(*network_bytes)
+    )]
+    TooLittleForConnections {
+        /// What there is.
+        network_bytes: u64,
+        /// How many cores share it.
+        cores: u64,
+        /// Connections on each.
+        connections: u64,
+    },
 }
 
 impl Demand {
-    /// Shares out `memory_bytes`, and lowers the number of connections to what fits unless it is explicit.
+    /// Shares out `memory_bytes`. On a host with too little, what nobody chose is lowered in proportion.
     ///
-    /// Errors: `DoesNotFit`, `TooLittleForRequests`.
+    /// Errors: `DoesNotFit`, `TooLittleForRequests`, `TooLittleForConnections`.
     pub fn plan(&self, memory_bytes: u64) -> Result<Plan, MemoryError> {
         assert!(self.cores > 0, "a server has at least one core");
-        if self.requests_bytes / self.cores < REQUESTS_BYTES_PER_CORE_MIN {
-            let (requests_bytes, cores) = (self.requests_bytes, self.cores);
+        let (cores, usable_bytes) = (self.cores, memory_bytes / 100 * USABLE_PERCENT);
+        let [requests_bytes, read_cache_bytes, network_bytes] = self.lowered(usable_bytes);
+        let total_bytes = requests_bytes + read_cache_bytes + network_bytes + cores * CORE_OVERHEAD_BYTES;
+        if requests_bytes / cores < REQUESTS_BYTES_PER_CORE_MIN {
             return Err(MemoryError::TooLittleForRequests { requests_bytes, cores });
         }
-        let usable = memory_bytes / 100 * USABLE_PERCENT;
-        let fixed = self.requests_bytes + self.read_cache_bytes + self.cores * CORE_OVERHEAD_BYTES;
-        let each = self.windows_bytes + CONNECTION_OVERHEAD_BYTES;
-        let fitting = usable.saturating_sub(fixed) / (each * self.cores);
-        let too_many = fitting < self.connections_per_core;
-        if fitting == 0 || (too_many && self.connections_are_explicit) {
-            return Err(self.does_not_fit(usable, fixed, each));
+        if total_bytes > usable_bytes {
+            let error =
+                MemoryError::DoesNotFit { usable_bytes, cores, requests_bytes, read_cache_bytes, network_bytes };
+            return Err(error);
         }
-        let connections = self.connections_per_core.min(fitting);
         Ok(Plan {
-            connections_per_core: connections,
-            requests_bytes_per_core: self.requests_bytes / self.cores,
-            read_cache_bytes_per_core: self.read_cache_bytes / self.cores,
-            total_bytes: fixed + each * self.cores * connections,
+            connections_per_core: self.connections(network_bytes)?,
+            requests_bytes_per_core: requests_bytes / cores,
+            read_cache_bytes_per_core: read_cache_bytes / cores,
+            network_bytes_per_core: network_bytes / cores,
+            total_bytes,
         })
     }
 
-    fn does_not_fit(&self, usable_bytes: u64, fixed: u64, connection_bytes: u64) -> MemoryError {
-        MemoryError::DoesNotFit {
-            needed_bytes: fixed + connection_bytes * self.cores * self.connections_per_core,
-            usable_bytes,
-            cores: self.cores,
-            connections: self.connections_per_core,
-            connection_bytes,
-            requests_bytes: self.requests_bytes,
-            read_cache_bytes: self.read_cache_bytes,
+    /// Requests, read cache and network: as wished if all fit, else the chosen ones as they are and the others scaled
+    /// to the rest.
+    fn lowered(&self, usable_bytes: u64) -> [u64; 3] {
+        let wishes = [self.requests, self.read_cache, self.network];
+        let sum =
+            |explicit| wishes.iter().filter(|w| w.is_explicit == explicit).map(|w| u128::from(w.bytes)).sum::<u128>();
+        let chosen = sum(true) + u128::from(self.cores * CORE_OVERHEAD_BYTES);
+        let (open, rest) = (sum(false), u128::from(usable_bytes).saturating_sub(chosen));
+        wishes.map(|wish| match wish.is_explicit || open <= rest {
+            true => wish.bytes,
+            false => (u128::from(wish.bytes) * rest / open) as u64,
+        })
+    }
+
+    fn connections(&self, network_bytes: u64) -> Result<u64, MemoryError> {
+        let (cores, connections) = (self.cores, self.connections_per_core.bytes);
+        let fitting = network_bytes / cores / CONNECTION_BYTES_MIN;
+        if fitting == 0 || (fitting < connections && self.connections_per_core.is_explicit) {
+            return Err(MemoryError::TooLittleForConnections { network_bytes, cores, connections });
         }
+        Ok(connections.min(fitting))
     }
 }
 
@@ -133,40 +161,70 @@ impl Demand {
 mod tests {
     use super::*;
 
+    const fn open(bytes: u64) -> Wish {
+        Wish { bytes, is_explicit: false }
+    }
+
+    const fn chosen(bytes: u64) -> Wish {
+        Wish { bytes, is_explicit: true }
+    }
+
     const DEMAND: Demand = Demand {
         cores: 2,
-        connections_per_core: 1024,
-        connections_are_explicit: false,
-        windows_bytes: 2 << 20,
-        requests_bytes: 256 << 20,
-        read_cache_bytes: 256 << 20,
+        connections_per_core: open(512),
+        requests: open(256 << 20),
+        read_cache: open(256 << 20),
+        network: open(512 << 20),
     };
 
     #[test]
-    fn a_large_host_gives_what_is_asked_for_and_a_small_one_fewer_connections() {
+    fn a_large_host_gives_what_is_asked_for_and_a_small_one_proportionally_less() {
         let plan = DEMAND.plan(24 << 30).unwrap();
-        assert_eq!(plan.connections_per_core, 1024);
-        assert_eq!(plan.requests_bytes_per_core, 128 << 20);
-        let small = DEMAND.plan(2 << 30).unwrap();
-        assert!((100..1024).contains(&small.connections_per_core), "{small:?}");
-        assert!(small.total_bytes <= (2 << 30) / 100 * USABLE_PERCENT);
+        assert_eq!((plan.connections_per_core, plan.requests_bytes_per_core), (512, 128 << 20));
+        assert_eq!((plan.read_cache_bytes_per_core, plan.network_bytes_per_core), (128 << 20, 256 << 20));
+        let small = DEMAND.plan(512 << 20).unwrap();
+        assert!(small.total_bytes <= (512 << 20) / 100 * USABLE_PERCENT, "{small:?}");
+        assert!(small.network_bytes_per_core.abs_diff(2 * small.requests_bytes_per_core) <= 2, "{small:?}");
     }
 
     #[test]
-    fn what_fits_exactly_is_given_and_a_byte_less_of_memory_is_refused_with_the_sum() {
-        let demand = Demand { connections_are_explicit: true, ..DEMAND };
-        let total = demand.plan(1 << 40).unwrap().total_bytes;
+    fn what_a_person_chose_is_never_lowered_but_refused_with_the_sum() {
+        let demand = Demand { network: chosen(1 << 30), ..DEMAND };
+        assert_eq!(demand.plan(2 << 30).unwrap().network_bytes_per_core, 512 << 20);
+        let all = Demand { requests: chosen(256 << 20), read_cache: chosen(256 << 20), ..demand };
+        let message = all.plan(1 << 30).unwrap_err().to_string();
+        assert_eq!(
+            message,
+            "memory.requests (256 MiB), memory.read_cache (256 MiB), memory.network (1 GiB) and 32 MiB for 2 cores \
+             need 1.5 GiB together; there are 819 MiB to plan with (80 % of the memory); lower one of them"
+        );
+    }
+
+    #[test]
+    fn what_fits_exactly_is_given_and_a_little_less_memory_is_refused() {
+        let all = Demand { requests: chosen(256 << 20), read_cache: chosen(0), network: chosen(512 << 20), ..DEMAND };
+        let total = all.plan(1 << 40).unwrap().total_bytes;
         let exact = total.div_ceil(USABLE_PERCENT) * 100;
-        assert_eq!(demand.plan(exact).unwrap().total_bytes, total);
-        let message = demand.plan(exact - 100).unwrap_err().to_string();
-        assert!(message.contains("2 cores x 1024 connections"), "{message}");
+        assert_eq!(all.plan(exact).unwrap().total_bytes, total);
+        assert!(matches!(all.plan(exact - 100), Err(MemoryError::DoesNotFit { .. })));
     }
 
     #[test]
     fn a_core_without_room_for_two_batches_is_refused() {
-        let demand = Demand { requests_bytes: (32 << 20) - 2, ..DEMAND };
+        let demand = Demand { requests: chosen((32 << 20) - 2), ..DEMAND };
         let message = demand.plan(24 << 30).unwrap_err().to_string();
         assert!(message.ends_with("give at least 32 MiB"), "{message}");
-        assert!(Demand { requests_bytes: 32 << 20, ..DEMAND }.plan(24 << 30).is_ok());
+        assert!(Demand { requests: chosen(32 << 20), ..DEMAND }.plan(24 << 30).is_ok());
+    }
+
+    #[test]
+    fn more_connections_than_their_memory_holds_are_lowered_or_refused() {
+        let small = Demand { network: chosen(192 << 20), ..DEMAND };
+        assert_eq!(small.plan(24 << 30).unwrap().connections_per_core, 512);
+        let tight = Demand { network: chosen((192 << 20) - 1), ..DEMAND };
+        assert_eq!(tight.plan(24 << 30).unwrap().connections_per_core, 511);
+        let wished = Demand { connections_per_core: chosen(512), ..tight };
+        let message = wished.plan(24 << 30).unwrap_err().to_string();
+        assert!(message.starts_with("2 cores x 512 connections x 192 KiB need 192 MiB, and memory.network is 191 MiB"));
     }
 }

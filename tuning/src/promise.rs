@@ -78,19 +78,22 @@ fn implied_ack(config: &Config) -> Ack {
 
 fn guarantee(ack: Ack, config: &Config) -> String {
     let cache = &config.storage.cache_config;
+    let sync = config.storage.sync_interval_ms;
     match ack {
         Ack::Received if cache.enabled => format!(
-            "an acknowledged record is in memory only and is flushed within {} or once {} wait in its partition; \
-             a crash or a power loss can lose what was acknowledged in that window",
+            "an acknowledged record is in memory; it goes to the drive within {} or once {} wait, and is synced within \
+             {sync} after that; a crash can lose the first window of what was acknowledged, a power loss both",
             cache.max_buffer_time_ms,
             about(cache.max_size.0),
         ),
-        Ack::Received => "an acknowledged record is in memory only, on its way to the drive; \
-                          a crash or a power loss can lose the few milliseconds that were not there yet"
-            .to_owned(),
-        Ack::Written => "an acknowledged record was handed to the drive and survives a crash of the server; \
-                         a power loss can lose what the drive had not yet made permanent"
-            .to_owned(),
+        Ack::Received => format!(
+            "an acknowledged record is in memory and on its way to the drive, and is synced within {sync} after that; \
+             a crash can lose the few milliseconds that were not there yet, a power loss {sync} more",
+        ),
+        Ack::Written => format!(
+            "an acknowledged record was handed to the drive and survives a crash of the server; it is synced within \
+             {sync}, and a power loss can lose that window",
+        ),
         Ack::Durable => "an acknowledged record is synced to stable storage and survives a crash of the server \
                          and a power loss; nothing acknowledged is lost"
             .to_owned(),
@@ -141,7 +144,11 @@ mod tests {
     #[test]
     fn the_window_of_loss_is_stated() {
         let promise = Promise::of(&config(false, true));
-        assert!(promise.guarantee.contains("within 1 ms or once 8 MiB wait"), "{}", promise.guarantee);
+        assert!(
+            promise.guarantee.contains("within 1 ms or once 8 MiB wait, and is synced within 100 ms"),
+            "{}",
+            promise.guarantee
+        );
         assert!(promise.guarantee.contains("can lose"));
         assert!(Promise::of(&config(true, true)).guarantee.ends_with("nothing acknowledged is lost"));
     }

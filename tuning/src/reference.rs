@@ -66,8 +66,8 @@ Nothing needs to be configured. What is, is taken from these layers, the first t
 5. the default
 
 `dlog config show` prints what holds and where it came from; `dlog config check FILE` reads a file without starting
-anything. An unknown key, a value of the wrong type and one out of range are errors that name the key, the line, and what is
-allowed.
+anything. An unknown key, a value of the wrong type and one out of range are errors that name the key, the line, and
+what is allowed.
 
 Sizes are integers (bytes) or strings with a unit: `\"512MiB\"`, `\"64MB\"`. Durations are integers (milliseconds) or
 strings: `\"10ms\"`, `\"2s\"`. Ranges include both ends.
