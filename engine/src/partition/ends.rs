@@ -1,0 +1,112 @@
+//! The five offsets that say where a partition stands. This is their only owner: one setter, which asserts order and monotony.
+
+use crate::types::Offset;
+
+/// Where a partition begins and how far it is visible, synced, written and assigned.
+///
+/// Always `log_start ≤ high_watermark ≤ log_end` and `durable_end ≤ written_end ≤ log_end`; none of them ever goes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ends {
+    log_start: Offset,
+    high_watermark: Offset,
+    durable_end: Offset,
+    written_end: Offset,
+    log_end: Offset,
+}
+
+/// Which end moves, see [`Ends::advance`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// The offset after the last record that consumers may see.
+    HighWatermark,
+    /// The offset after the last record that survives a loss of power.
+    Durable,
+    /// The offset after the last record that the device has taken.
+    Written,
+    /// The offset that the next record gets.
+    Log,
+}
+
+impl Ends {
+    /// A partition just recovered: everything it has was synced and is visible.
+    pub fn recovered(log_start: Offset, log_end: Offset) -> Self {
+        assert!(log_start <= log_end, "log start {log_start} is beyond the log end {log_end}");
+        Ends { log_start, high_watermark: log_end, durable_end: log_end, written_end: log_end, log_end }
+    }
+
+    /// The first offset.
+    pub fn log_start(&self) -> Offset {
+        self.log_start
+    }
+
+    /// The offset after the last visible record.
+    pub fn high_watermark(&self) -> Offset {
+        self.high_watermark
+    }
+
+    /// The offset after the last synced record.
+    pub fn durable_end(&self) -> Offset {
+        self.durable_end
+    }
+
+    /// The offset after the last written record.
+    pub fn written_end(&self) -> Offset {
+        self.written_end
+    }
+
+    /// The offset that the next record gets.
+    pub fn log_end(&self) -> Offset {
+        self.log_end
+    }
+
+    /// Moves one end forward, or leaves it. What is durable was written: a sync moves the written end too.
+    ///
+    /// Panics if it would go back or break the order: both are our bugs, and carrying on would lie to clients.
+    pub fn advance(&mut self, end: End, to: Offset) {
+        let before = *self;
+        match end {
+            End::HighWatermark => self.high_watermark = to,
+            End::Durable => {
+                self.durable_end = to;
+                self.written_end = self.written_end.max(to);
+            }
+            End::Written => self.written_end = to,
+            End::Log => self.log_end = to,
+        }
+        let monotone = self.high_watermark >= before.high_watermark
+            && self.durable_end >= before.durable_end
+            && self.written_end >= before.written_end
+            && self.log_end >= before.log_end;
+        assert!(monotone, "{end:?} would go back to {to}: {before:?}");
+        let ordered = self.log_start <= self.high_watermark
+            && self.high_watermark <= self.log_end
+            && self.durable_end <= self.written_end
+            && self.written_end <= self.log_end;
+        assert!(ordered, "moving {end:?} to {to} breaks the order: {before:?}");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_sync_says_that_the_records_were_written_too() {
+        let mut ends = Ends::recovered(Offset(0), Offset(0));
+        ends.advance(End::Log, Offset(5));
+        ends.advance(End::Durable, Offset(3));
+        assert_eq!(ends.written_end(), Offset(3));
+    }
+
+    #[test]
+    #[should_panic(expected = "would go back")]
+    fn no_end_goes_back() {
+        Ends::recovered(Offset(0), Offset(5)).advance(End::Written, Offset(4));
+    }
+
+    #[test]
+    #[should_panic(expected = "breaks the order")]
+    fn nothing_is_written_that_was_not_appended() {
+        Ends::recovered(Offset(0), Offset(5)).advance(End::Written, Offset(6));
+    }
+}
