@@ -1,0 +1,58 @@
+//! Index blocks that were read from the device and checked, kept for the next reader of this core.
+
+use std::cell::RefCell;
+
+use bytes::Bytes;
+use quick_cache::{Weighter, unsync::Cache};
+
+use crate::types::{Offset, PartitionId};
+
+/// Names an index block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BlockKey {
+    /// Whose.
+    pub partition: PartitionId,
+    /// The segment.
+    pub base_offset: Offset,
+    /// The block in it.
+    pub number: usize,
+}
+
+#[derive(Clone)]
+struct ByLength;
+
+impl Weighter<BlockKey, Bytes> for ByLength {
+    fn weight(&self, _: &BlockKey, bytes: &Bytes) -> u64 {
+        // The key and the cache's own bookkeeping cost about this much.
+        bytes.len() as u64 + 128
+    }
+}
+
+/// A cache of bounded size. Its policy (S3-FIFO, by `quick_cache`) lets one long scan pass without losing what is read often.
+pub struct BlockCache {
+    blocks: RefCell<Cache<BlockKey, Bytes, ByLength>>,
+}
+
+impl BlockCache {
+    /// A cache of up to `capacity_bytes`.
+    pub fn new(capacity_bytes: u64) -> Self {
+        // Blocks are a little more than the index interval; the estimate only sizes the tables.
+        let expected = (capacity_bytes / crate::limits::INDEX_INTERVAL_BYTES).max(16) as usize;
+        BlockCache { blocks: RefCell::new(Cache::with_weighter(expected, capacity_bytes, ByLength)) }
+    }
+
+    /// The block, if it is here.
+    pub fn get(&self, key: &BlockKey) -> Option<Bytes> {
+        self.blocks.borrow().get(key).cloned()
+    }
+
+    /// Keeps a block.
+    pub fn insert(&self, key: BlockKey, bytes: Bytes) {
+        self.blocks.borrow_mut().insert(key, bytes);
+    }
+
+    /// Forgets all blocks of a partition, whose files are gone.
+    pub fn forget(&self, partition: PartitionId) {
+        self.blocks.borrow_mut().retain(|key, _| key.partition != partition);
+    }
+}

@@ -1,0 +1,138 @@
+//! Group commit: what waits in the tail goes to the device in one go, and one sync makes all of it durable.
+//!
+//! The owner calls [`Log::write_waiting`] and [`Log::sync`] in turn, one at a time; what arrives meanwhile joins the next group.
+
+use std::rc::Rc;
+
+use futures_util::future::join_all;
+
+use super::{
+    Log, LogFault,
+    index::{Index, SidecarKey},
+    segment::Segment,
+};
+use crate::{
+    limits::{DEVICE_BLOCK_BYTES_MAX, FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    runtime::{Buffer, File, OpenMode, Runtime},
+    types::Offset,
+};
+
+type SegmentRef<R> = Rc<Segment<R>>;
+
+impl<R: Runtime> Log<R> {
+    /// Hands what waits to the device, or a good part of it. Returns the offset after the last record written so far; `None` if
+    /// nothing waited.
+    pub async fn write_waiting(self: &Rc<Self>) -> Result<Option<Offset>, LogFault> {
+        let groups = {
+            let mut tail = self.tail.borrow_mut();
+            tail.seal();
+            tail.waiting(FLUSH_GROUP_BYTES_MAX)
+        };
+        let Some(last) = groups.last() else { return Ok(None) };
+        let (segment, end_offset) = (Rc::clone(&last.segment), last.end_offset);
+        let end_position = last.position + last.padded_bytes as u64;
+        if segment.file.borrow().is_none() {
+            self.begin_segment(&segment).await?;
+        }
+        self.ensure_prepared(&segment, end_position).await?;
+        let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
+        let writes = groups.iter().map(|group| {
+            self.context.metrics.disk_writes.add(1);
+            self.context.metrics.disk_write_bytes.add(group.padded_bytes as u64);
+            file.write_at(group.position, Rc::clone(&group.buffer), group.padded_bytes)
+        });
+        // All of them are awaited, also after a failure: the device must be done with the buffers.
+        for outcome in join_all(writes).await {
+            outcome.map_err(|error| LogFault::failed("writing", &segment.path, &error))?;
+        }
+        self.tail.borrow_mut().mark_written(groups.len());
+        Ok(Some(end_offset))
+    }
+
+    /// Makes durable what was written before the call.
+    pub async fn sync(&self) -> Result<(), LogFault> {
+        // Segments before this one were synced when they were sealed.
+        let Some((segment, file)) = self.newest_file() else { return Ok(()) };
+        self.sync_file(&segment, &file).await
+    }
+
+    fn newest_file(&self) -> Option<(SegmentRef<R>, Rc<R::File>)> {
+        let segments = self.segments.borrow();
+        segments.iter().rev().find_map(|segment| {
+            let file = segment.file.borrow().clone()?;
+            Some((Rc::clone(segment), file))
+        })
+    }
+
+    async fn sync_file(&self, segment: &Segment<R>, file: &R::File) -> Result<(), LogFault> {
+        self.context.metrics.disk_syncs.add(1);
+        file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))
+    }
+
+    /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the last
+    /// segment only, so all before it must be whole and durable by then.
+    async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
+        if let Some((previous, file)) = self.newest_file() {
+            self.seal_segment(&previous, &file).await?;
+        }
+        let file = create_segment(&self.context.runtime, segment).await?;
+        *segment.file.borrow_mut() = Some(file);
+        Ok(())
+    }
+
+    async fn seal_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>, file: &R::File) -> Result<(), LogFault> {
+        self.preparation_over().await;
+        let end_position = segment.end_position.get();
+        let cut = file.truncate(end_position).await;
+        cut.map_err(|error| LogFault::from_io("truncating", &segment.path, &error))?;
+        segment.prepared_end.set(end_position);
+        self.sync_file(segment, file).await?;
+        let (log, segment) = (Rc::clone(self), Rc::clone(segment));
+        // Derived data: not waited for, and rebuilt if it does not arrive.
+        self.context.runtime.spawn(async move {
+            if let Err(error) = log.write_sidecar(&segment).await {
+                tracing::warn!(file = %segment.index_path().display(), %error, "the index was not kept");
+            }
+        });
+        Ok(())
+    }
+
+    async fn write_sidecar(&self, segment: &Segment<R>) -> std::io::Result<()> {
+        let index = segment.index.borrow().clone();
+        match index {
+            Some(index) => self.write_index(segment, &index).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps the index of a sealed segment beside it.
+    pub(super) async fn write_index(&self, segment: &Segment<R>, index: &Index) -> std::io::Result<()> {
+        let end_position = segment.end_position.get();
+        let bytes = index.to_sidecar(SidecarKey { incarnation: segment.header.incarnation, end_position });
+        let runtime = &self.context.runtime;
+        let padded = bytes.len().next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
+        let mut buffer = runtime.allocate(padded);
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+        let file = runtime.open(&segment.index_path(), OpenMode::CreateTruncate).await?;
+        file.write_at(0, Rc::new(buffer), padded).await
+    }
+}
+
+/// Creates a segment's file with its header block. File and name are durable when this returns: no ack may come from a segment
+/// that a loss of power could take away whole.
+pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>) -> Result<Rc<R::File>, LogFault> {
+    let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
+    let mut block = runtime.allocate(SEGMENT_HEADER_BYTES as usize);
+    let header = segment.header.encode();
+    block.bytes_mut()[..header.len()].copy_from_slice(&header);
+    let opened = runtime.open(&segment.path, OpenMode::CreateTruncate).await;
+    let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
+    let written = file.write_at(0, Rc::new(block), SEGMENT_HEADER_BYTES as usize).await;
+    written.map_err(|error| fault("writing the header of", error))?;
+    file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
+    if let Some(dir) = segment.path.parent() {
+        runtime.sync_dir(dir).await.map_err(|error| fault("syncing the directory of", error))?;
+    }
+    segment.prepared_end.set(SEGMENT_HEADER_BYTES);
+    Ok(file)
+}

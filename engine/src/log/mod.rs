@@ -1,0 +1,203 @@
+//! One partition's bytes: segments on disk, the tail in memory, and the way from the one to the other.
+//!
+//! A log takes batches that were placed by the partition and keeps them; it knows nothing of acks, watermarks or clients. It
+//! promises that what was synced is found again at the next opening, at the same offsets and with the same bytes, and that
+//! damaged bytes are reported and never handed out. All of it runs on the owning core; nothing here is shared.
+
+pub mod cache;
+pub mod flush;
+pub mod index;
+pub mod prepare;
+pub mod read;
+pub mod recovery;
+pub mod scan;
+pub mod segment;
+pub mod tail;
+
+use std::{
+    cell::{Cell, RefCell},
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
+
+use cache::BlockCache;
+use segment::{Segment, SegmentHeader, belongs_to_log};
+use tail::{Admitted, Tail};
+use thiserror::Error;
+
+use crate::{
+    metrics::CoreMetrics,
+    record::{BatchHeader, ServerFields},
+    runtime::Runtime,
+    signal::Signal,
+    types::{Incarnation, LeaderEpoch, Offset, PartitionId},
+};
+
+/// What all logs of a core share.
+pub struct LogContext<R: Runtime> {
+    /// The door to the world.
+    pub runtime: R,
+    /// The core's counters.
+    pub metrics: Arc<CoreMetrics>,
+    /// Index blocks read from the device.
+    pub cache: BlockCache,
+    /// A buffer of zeros, to fill files with.
+    pub zeros: Rc<R::Buffer>,
+    /// The device's logical block.
+    pub block_bytes: u32,
+    /// A segment is sealed before it would grow beyond this.
+    pub segment_bytes: u64,
+    /// Bytes of written batches that one log keeps in memory for readers near its end.
+    pub tail_keep_bytes: usize,
+}
+
+/// Why a log stopped.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum LogFault {
+    /// The drive is full. Nothing was lost; it can be tried again.
+    #[error("the drive of {} is full", path.display())]
+    Full {
+        /// The file that could not grow.
+        path: PathBuf,
+    },
+    /// A write or a sync failed. The log must not be written again before it is recovered.
+    #[error("{operation} of {} failed: {reason}", path.display())]
+    Failed {
+        /// What failed.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+}
+
+impl LogFault {
+    /// What an error means of an operation that takes room: it can be tried again when there is some.
+    pub(crate) fn from_io(operation: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        if error.kind() == std::io::ErrorKind::StorageFull {
+            LogFault::Full { path: path.to_path_buf() }
+        } else {
+            LogFault::failed(operation, path, error)
+        }
+    }
+
+    /// What an error means of a write into prepared room, or of a sync: the fate of the bytes is unknown, whatever the reason.
+    pub(crate) fn failed(operation: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        LogFault::Failed { operation, path: path.to_path_buf(), reason: error.to_string() }
+    }
+}
+
+/// One partition's log. Made by [`recovery`].
+pub struct Log<R: Runtime> {
+    context: Rc<LogContext<R>>,
+    partition: PartitionId,
+    dir: PathBuf,
+    epoch: LeaderEpoch,
+    /// By base offset; the last one is active. Never empty.
+    segments: RefCell<Vec<Rc<Segment<R>>>>,
+    tail: RefCell<Tail<R>>,
+    /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
+    preparing: Cell<bool>,
+    prepared: Signal,
+}
+
+impl<R: Runtime> Log<R> {
+    /// Adds a batch to the tail. It is in memory when this returns, and nowhere else.
+    pub fn append(&self, bytes: &[u8], header: &BatchHeader, placed: (Offset, Offset)) {
+        let (base_offset, durable_hint) = placed;
+        let segment = self.segment_for(bytes.len(), base_offset);
+        let stamp = ServerFields {
+            base_offset,
+            durable_hint,
+            leader_epoch: self.epoch,
+            incarnation: segment.header.incarnation,
+        };
+        let admitted = Admitted { bytes, header, stamp };
+        let limit = self.context.segment_bytes;
+        let position = self.tail.borrow_mut().push(&self.context.runtime, &segment, &admitted, limit);
+        if let Some(index) = segment.index.borrow_mut().as_mut() {
+            index.note(base_offset, position, header.max_timestamp_ms);
+        }
+    }
+
+    /// The active segment, or its successor if a batch of `batch_bytes` would make it too large. The successor has no file yet:
+    /// the flush makes it when it gets there.
+    fn segment_for(&self, batch_bytes: usize, base_offset: Offset) -> Rc<Segment<R>> {
+        let active = self.active();
+        let fits = self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes;
+        if fits || active.base_offset() == base_offset {
+            return active;
+        }
+        self.tail.borrow_mut().seal();
+        let next = Rc::new(Segment::planned(&self.dir, self.new_header(base_offset)));
+        self.segments.borrow_mut().push(Rc::clone(&next));
+        next
+    }
+
+    fn new_header(&self, base_offset: Offset) -> SegmentHeader {
+        new_header(&self.context, self.partition, base_offset, self.epoch)
+    }
+
+    fn active(&self) -> Rc<Segment<R>> {
+        let segments = self.segments.borrow();
+        Rc::clone(segments.last().expect("a log has an active segment")) // why: the invariant of `segments`
+    }
+
+    /// The reign that batches are stamped with.
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
+    }
+
+    /// Bytes that the device has not taken.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.tail.borrow().unwritten_bytes()
+    }
+
+    /// Whether a group is full, so that nothing is gained by waiting before it is written.
+    pub fn has_full_group(&self) -> bool {
+        self.tail.borrow().has_full_group()
+    }
+
+    /// Bytes of the segments, without what is prepared but not used.
+    pub fn size_bytes(&self) -> u64 {
+        self.segments.borrow().iter().map(|segment| segment.end_position.get()).sum()
+    }
+
+    /// Removes every file of the log, and its directory if nothing else is in it. The log must not be used any more.
+    pub async fn delete(&self) -> std::io::Result<()> {
+        self.segments.borrow_mut().truncate(1);
+        delete_files(&self.context.runtime, &self.dir).await
+    }
+}
+
+/// Removes the files of a log from its directory, and the directory if that leaves it empty. Files that are not ours stay.
+pub async fn delete_files<R: Runtime>(runtime: &R, dir: &Path) -> std::io::Result<()> {
+    for entry in runtime.list_dir(dir).await? {
+        if !entry.is_dir && belongs_to_log(&entry.path) {
+            runtime.remove_file(&entry.path).await?;
+        }
+    }
+    runtime.sync_dir(dir).await?;
+    if runtime.list_dir(dir).await?.is_empty() {
+        runtime.remove_dir(dir).await?;
+    }
+    Ok(())
+}
+
+fn new_header<R: Runtime>(
+    context: &LogContext<R>,
+    partition: PartitionId,
+    base_offset: Offset,
+    leader_epoch: LeaderEpoch,
+) -> SegmentHeader {
+    SegmentHeader {
+        partition,
+        block_bytes: context.block_bytes,
+        base_offset,
+        created_ms: context.runtime.unix_millis(),
+        incarnation: Incarnation(context.runtime.random_u64() as u32),
+        leader_epoch,
+    }
+}

@@ -1,0 +1,94 @@
+//! Filling a segment with zeros ahead of use, so that a commit neither changes the file's length nor meets unwritten extents,
+//! which cost it a journal commit: 1.6 to 2.3 times the latency, measured.
+//!
+//! The prepared stretch doubles as the segment grows: a small log stays small on disk, a fast one is never waited for.
+
+use std::{cell::Cell, rc::Rc};
+
+use super::{Log, LogFault, segment::Segment};
+use crate::runtime::{Buffer, File, Runtime};
+
+/// What the first preparation of a segment takes: 250 single-record commits padded to 4 KiB.
+const STEP_BYTES_MIN: u64 = 1 << 20;
+
+/// At 1 GB/s this lasts for 30 ms, much longer than preparing it takes to begin.
+const STEP_BYTES_MAX: u64 = 32 << 20;
+
+/// Clears the flag and wakes those who wait, also when the task that prepares is dropped half-way.
+struct Preparing<'a, R: Runtime>(&'a Log<R>);
+
+impl<R: Runtime> Drop for Preparing<'_, R> {
+    fn drop(&mut self) {
+        self.0.preparing.set(false);
+        self.0.prepared.notify();
+    }
+}
+
+impl<R: Runtime> Log<R> {
+    /// Waits until `segment`, whose file exists, is filled with zeros up to `end` at least, and sees to it that it will be for
+    /// what comes after.
+    pub(super) async fn ensure_prepared(self: &Rc<Self>, segment: &Rc<Segment<R>>, end: u64) -> Result<(), LogFault> {
+        loop {
+            if segment.prepared_end.get() >= end {
+                self.prepare_ahead(segment, end);
+                return Ok(());
+            }
+            if self.preparing.get() {
+                self.prepared.wait_until(|| !self.preparing.get()).await;
+            } else {
+                self.prepare_to(segment, self.next_step(segment).max(end)).await?;
+            }
+        }
+    }
+
+    /// Waits until nothing prepares: the segment is about to be sealed.
+    pub(super) async fn preparation_over(&self) {
+        self.prepared.wait_until(|| !self.preparing.get()).await;
+    }
+
+    fn prepare_ahead(self: &Rc<Self>, segment: &Rc<Segment<R>>, end: u64) {
+        let prepared = segment.prepared_end.get();
+        let target = self.next_step(segment);
+        // Begin while half of the last step is left.
+        let plenty = prepared - end > step_bytes(prepared) / 4;
+        if plenty || target <= prepared || self.preparing.get() {
+            return;
+        }
+        let (log, segment) = (Rc::clone(self), Rc::clone(segment));
+        self.context.runtime.spawn(async move {
+            // A failure is met again, and reported, by the flush that needs the room.
+            let _ = log.prepare_to(&segment, target).await;
+        });
+    }
+
+    fn next_step(&self, segment: &Segment<R>) -> u64 {
+        let prepared = segment.prepared_end.get();
+        let block = u64::from(self.context.block_bytes);
+        (prepared + step_bytes(prepared)).min(self.context.segment_bytes.next_multiple_of(block)).max(prepared)
+    }
+
+    async fn prepare_to(&self, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
+        if self.preparing.replace(true) {
+            return Ok(());
+        }
+        let _guard = Preparing(self);
+        fill_with_zeros(self, segment, target).await
+    }
+}
+
+fn step_bytes(prepared: u64) -> u64 {
+    prepared.clamp(STEP_BYTES_MIN, STEP_BYTES_MAX)
+}
+
+async fn fill_with_zeros<R: Runtime>(log: &Log<R>, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
+    let file = segment.file.borrow().clone().expect("prepared segments have a file"); // why: callers create it first
+    let zeros = &log.context.zeros;
+    let end: &Cell<u64> = &segment.prepared_end;
+    while end.get() < target {
+        let len = (target - end.get()).min(zeros.bytes().len() as u64);
+        let written = file.write_at(end.get(), Rc::clone(zeros), len as usize).await;
+        written.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))?;
+        end.set(end.get() + len);
+    }
+    Ok(())
+}

@@ -1,0 +1,357 @@
+//! Opening a log: finding its end after whatever happened.
+//!
+//! Only the last segment is read: all others were synced before it was created. Let E be the highest durable hint found in it.
+//!
+//! | case | found | the physical fault behind it | done |
+//! |---|---|---|---|
+//! | A | zeros after the last batch | none, or a kill between two flushes | go on there |
+//! | B | invalid bytes, and E is not beyond them | a flush that was cut off by a loss of power | truncate: nothing there was acknowledged as durable |
+//! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence: acknowledged records are damaged; nothing is cut off |
+//! | D | an empty header block and no batch | power lost while the segment was created | remove the file |
+//! | E | a damaged header block, or an empty one before batches | bit rot | fence |
+//! | F | an intact batch with an offset that was there already | a misdirected write, a mixed-up directory | fence |
+//! | G | no segment | the log is new | create the first |
+//!
+//! What was read is synced before it is trusted: after a kill, bytes that O_DIRECT handed over may still sit in the device's cache.
+
+use std::{
+    cell::RefCell,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use thiserror::Error;
+
+use super::{
+    Log, LogContext, LogFault,
+    flush::create_segment,
+    index::Index,
+    new_header,
+    scan::{Check, Step, Walk},
+    segment::{Segment, SegmentHeader, SegmentHeaderError, base_offset_of},
+    tail::Tail,
+};
+use crate::{
+    limits::SEGMENT_HEADER_BYTES,
+    record::check_stored_header,
+    runtime::{File, OpenMode, Runtime},
+    types::{LeaderEpoch, Offset, PartitionId},
+};
+
+/// What a scan reads at once. Large enough for full bandwidth, and a multiple of any block.
+const WINDOW_BYTES: usize = 4 << 20;
+
+/// Damage that no loss of power explains. The log is served up to it, and accepts no writes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{} is damaged at byte {position} (case {case}): {reason}", path.display())]
+pub struct Damage {
+    /// The row of the table above.
+    pub case: char,
+    /// The segment file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub position: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// A log that was opened.
+pub struct Recovered<R: Runtime> {
+    /// The log, ready to append unless it is damaged.
+    pub log: Rc<Log<R>>,
+    /// The offset of its first record.
+    pub start: Offset,
+    /// The offset after its last intact record.
+    pub end: Offset,
+    /// Why it must not be written.
+    pub damage: Option<Damage>,
+}
+
+/// What the last segment turned out to hold.
+struct LastSegment {
+    end_offset: Offset,
+    end_position: u64,
+    /// The end of the last batch's bytes, before its padding: where a torn tail is cut off. What is left of its block reads as zero
+    /// then, else the next scan would find the rest of a torn batch there.
+    cut_position: u64,
+    /// How far zeros follow.
+    prepared_end: u64,
+    /// Whether anything but zeros follows, which must be cut off.
+    torn: bool,
+    epoch: LeaderEpoch,
+    index: Index,
+    damage: Option<Damage>,
+}
+
+/// Opens the log of `partition` in `dir`, which exists; makes it if it is new.
+pub async fn open<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    partition: PartitionId,
+    dir: PathBuf,
+) -> Result<Recovered<R>, LogFault> {
+    let runtime = &context.runtime;
+    let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
+    let mut segments = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
+    runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
+    let start = segments.first().map_or(Offset(0), |segment| segment.base_offset());
+    loop {
+        let Some(last) = segments.pop() else { return create_first(context, (partition, dir), start).await };
+        let path = last.path.clone();
+        let Some((segment, found)) = examine(context, partition, last).await? else {
+            runtime.remove_file(&path).await.map_err(|e| fault("removing", &path, e))?;
+            runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
+            continue;
+        };
+        segments.push(segment);
+        return finish(context, (partition, dir, start), segments, found).await;
+    }
+}
+
+async fn finish<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    (partition, dir, start): (PartitionId, PathBuf, Offset),
+    segments: Vec<Rc<Segment<R>>>,
+    found: LastSegment,
+) -> Result<Recovered<R>, LogFault> {
+    let last = Rc::clone(segments.last().expect("pushed by the caller")); // why: `open` pushes one
+    last.end_position.set(found.end_position);
+    last.prepared_end.set(found.prepared_end);
+    *last.index.borrow_mut() = Some(found.index);
+    let file = last.file.borrow().clone();
+    if let (Some(file), None) = (file, &found.damage) {
+        let fault = |operation, error| LogFault::from_io(operation, &last.path, &error);
+        if found.torn {
+            tracing::info!(file = %last.path.display(), position = found.cut_position, "case B: a torn tail is cut off");
+            file.truncate(found.cut_position).await.map_err(|e| fault("truncating", e))?;
+        }
+        file.fdatasync().await.map_err(|e| fault("fdatasync", e))?;
+    }
+    let epoch = LeaderEpoch(found.epoch.0 + 1);
+    let log = assemble(context, (partition, dir), epoch, segments);
+    Ok(Recovered { log, start, end: found.end_offset, damage: found.damage })
+}
+
+fn assemble<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    (partition, dir): (PartitionId, PathBuf),
+    epoch: LeaderEpoch,
+    segments: Vec<Rc<Segment<R>>>,
+) -> Rc<Log<R>> {
+    assert!(!segments.is_empty(), "a log has an active segment");
+    let tail = Tail::new(context.block_bytes as usize, context.tail_keep_bytes);
+    Rc::new(Log {
+        context: Rc::clone(context),
+        partition,
+        dir,
+        epoch,
+        segments: RefCell::new(segments),
+        tail: RefCell::new(tail),
+        preparing: Default::default(),
+        prepared: Default::default(),
+    })
+}
+
+/// Case G.
+async fn create_first<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    (partition, dir): (PartitionId, PathBuf),
+    start: Offset,
+) -> Result<Recovered<R>, LogFault> {
+    let epoch = LeaderEpoch(1);
+    let header = new_header(context, partition, start, epoch);
+    let segment = Rc::new(Segment::planned(&dir, header));
+    let file = create_segment(&context.runtime, &segment).await?;
+    *segment.file.borrow_mut() = Some(file);
+    let log = assemble(context, (partition, dir), epoch, vec![segment]);
+    Ok(Recovered { log, start, end: start, damage: None })
+}
+
+/// The segments of a directory by base offset, as far as their names and sizes tell.
+async fn list_segments<R: Runtime>(
+    context: &LogContext<R>,
+    partition: PartitionId,
+    dir: &Path,
+) -> std::io::Result<Vec<Rc<Segment<R>>>> {
+    let mut segments = Vec::new();
+    for entry in context.runtime.list_dir(dir).await? {
+        let Some(base_offset) = base_offset_of(&entry.path).filter(|_| !entry.is_dir) else { continue };
+        let file = context.runtime.open(&entry.path, OpenMode::Existing).await?;
+        // The header is read when the segment is; until then these stand for it.
+        let header = SegmentHeader { base_offset, ..new_header(context, partition, base_offset, LeaderEpoch(0)) };
+        let segment = Segment::planned(dir, header);
+        segment.end_position.set(file.size().await?);
+        *segment.index.borrow_mut() = None;
+        segments.push(Rc::new(segment));
+    }
+    Ok(segments)
+}
+
+/// Reads the last segment. `None` in case D.
+async fn examine<R: Runtime>(
+    context: &LogContext<R>,
+    partition: PartitionId,
+    last: Rc<Segment<R>>,
+) -> Result<Option<(Rc<Segment<R>>, LastSegment)>, LogFault> {
+    let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
+    let file = context.runtime.open(&last.path, OpenMode::Existing).await.map_err(fault)?;
+    let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
+    let size = last.end_position.get();
+    let reason = match SegmentHeader::decode(&block) {
+        Ok(header) if header.partition == partition && header.base_offset == last.base_offset() => {
+            let dir = last.path.parent().unwrap_or(&last.path);
+            let segment = Rc::new(Segment::planned(dir, header));
+            let file = Rc::new(file);
+            *segment.file.borrow_mut() = Some(Rc::clone(&file));
+            let found = scan_last(&segment, &*file, size).await.map_err(fault)?;
+            return Ok(Some((segment, found)));
+        }
+        Ok(header) => format!("its header says partition {} and base offset {}", header.partition, header.base_offset),
+        Err(SegmentHeaderError::Blank | SegmentHeaderError::Damaged(_)) if size <= SEGMENT_HEADER_BYTES => {
+            return Ok(None);
+        }
+        Err(error) => error.to_string(),
+    };
+    let damage = Damage { case: 'E', path: last.path.clone(), position: 0, reason };
+    let found = LastSegment {
+        end_offset: last.base_offset(),
+        end_position: size,
+        cut_position: size,
+        prepared_end: size,
+        torn: false,
+        epoch: LeaderEpoch(0),
+        index: Index::default(),
+        damage: Some(damage),
+    };
+    Ok(Some((last, found)))
+}
+
+/// The walk over a last segment: its batches in order, then whatever is behind them.
+struct LastScan<'a, R: Runtime> {
+    segment: &'a Segment<R>,
+    found: LastSegment,
+    /// E: the highest durable hint seen.
+    durable_hint: Offset,
+    /// The first place without an intact batch, and why.
+    invalid: Option<(u64, String)>,
+    /// Whether all bytes behind that place are zero.
+    zeros_follow: bool,
+}
+
+async fn scan_last<R: Runtime>(segment: &Segment<R>, file: &R::File, size: u64) -> std::io::Result<LastSegment> {
+    let base = segment.base_offset();
+    let mut scan = LastScan {
+        segment,
+        found: LastSegment {
+            end_offset: base,
+            end_position: SEGMENT_HEADER_BYTES,
+            cut_position: SEGMENT_HEADER_BYTES,
+            prepared_end: size,
+            torn: false,
+            epoch: segment.header.leader_epoch,
+            index: Index::default(),
+            damage: None,
+        },
+        durable_hint: base,
+        invalid: None,
+        zeros_follow: true,
+    };
+    let mut position = SEGMENT_HEADER_BYTES;
+    let mut window = WINDOW_BYTES;
+    while position < size && scan.found.damage.is_none() {
+        let aligned = position & !(SEGMENT_HEADER_BYTES - 1);
+        let bytes = file.read_at(aligned, window).await?;
+        let skip = (position - aligned) as usize;
+        if bytes.len() <= skip {
+            break;
+        }
+        let last_window = bytes.len() < window;
+        let next = if scan.invalid.is_none() {
+            scan.batches(&bytes[skip..], position, last_window)
+        } else {
+            scan.behind(&bytes[skip..], position)
+        };
+        // A batch larger than the window is read again, with a window of its size.
+        window = if next == position { window * 2 } else { WINDOW_BYTES };
+        position = next;
+    }
+    Ok(scan.verdict())
+}
+
+impl<R: Runtime> LastScan<'_, R> {
+    /// Takes the batches of a window. Returns where to go on.
+    fn batches(&mut self, bytes: &[u8], start: u64, last_window: bool) -> u64 {
+        let segment = (self.segment.header.block_bytes, self.segment.header.incarnation);
+        let mut walk = Walk::new(bytes, start, segment, Check::Whole);
+        loop {
+            match walk.step() {
+                Step::Batch(batch) if batch.header.base_offset == self.found.end_offset => {
+                    self.found.index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+                    self.found.end_offset = batch.header.end_offset();
+                    self.found.end_position = batch.position + batch.header.batch_len() as u64;
+                    self.found.epoch = self.found.epoch.max(batch.header.leader_epoch);
+                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
+                }
+                Step::Batch(batch) => {
+                    let (offset, expected) = (batch.header.base_offset, self.found.end_offset);
+                    let reason = format!("a batch with offset {offset} where {expected} should follow");
+                    if offset < expected {
+                        let path = self.segment.path.clone();
+                        self.found.damage = Some(Damage { case: 'F', path, position: batch.position, reason });
+                        return batch.position;
+                    }
+                    // Bytes between the two are missing, and what is left of them looks like padding. Torn or rotten: E tells.
+                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
+                    return self.stop(batch.position, reason);
+                }
+                Step::CutOff { position, need } if last_window => {
+                    return self.stop(position, format!("the file ends within {need} bytes of a batch"));
+                }
+                Step::CutOff { position, .. } | Step::End { position } => return position,
+                Step::Invalid { position, reason } => return self.stop(position, reason),
+            }
+        }
+    }
+
+    fn stop(&mut self, position: u64, reason: String) -> u64 {
+        self.invalid = Some((position, reason));
+        position
+    }
+
+    /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that know of
+    /// a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can be found again.
+    fn behind(&mut self, bytes: &[u8], start: u64) -> u64 {
+        self.zeros_follow &= bytes.iter().all(|byte| *byte == 0);
+        let block = u64::from(self.segment.header.block_bytes);
+        let mut position = start.next_multiple_of(block);
+        while let Some(rest) = bytes.get((position - start) as usize..).filter(|rest| !rest.is_empty()) {
+            // The header is enough, and whole: a block is larger.
+            if let Ok(header) = check_stored_header(rest)
+                && header.incarnation == self.segment.header.incarnation
+            {
+                self.durable_hint = self.durable_hint.max(header.durable_hint);
+            }
+            position += block;
+        }
+        start + bytes.len() as u64
+    }
+
+    fn verdict(mut self) -> LastSegment {
+        let block = u64::from(self.segment.header.block_bytes);
+        self.found.cut_position = self.found.end_position;
+        self.found.end_position = self.found.end_position.next_multiple_of(block);
+        let Some((position, reason)) = self.invalid else {
+            self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
+            return self.found;
+        };
+        if self.durable_hint > self.found.end_offset {
+            let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
+            let path = self.segment.path.clone();
+            self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });
+        }
+        self.found.torn = !self.zeros_follow;
+        if self.found.torn {
+            self.found.prepared_end = self.found.end_position;
+        }
+        self.found
+    }
+}

@@ -1,0 +1,110 @@
+//! Walking stored bytes batch by batch. Pure; used by reads, by recovery and by the rebuilding of an index.
+
+use crate::{
+    limits::BATCH_HEADER_BYTES,
+    record::{BatchError, BatchHeader, check_stored, check_stored_header},
+    types::Incarnation,
+};
+
+/// A batch found in stored bytes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Located {
+    /// Where it begins in the file.
+    pub position: u64,
+    /// Its header, checked.
+    pub header: BatchHeader,
+}
+
+/// What stands at a place where a batch could begin.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Step {
+    /// A batch, whole and intact.
+    Batch(Located),
+    /// The bytes end within a batch of which at least so many bytes are needed.
+    CutOff {
+        /// Where the batch begins in the file.
+        position: u64,
+        /// Bytes of the batch, or of its header if not even that is here.
+        need: usize,
+    },
+    /// The bytes end between two batches.
+    End {
+        /// The position after the last of them.
+        position: u64,
+    },
+    /// No intact batch: zeros, stale bytes of an earlier life of the file, or damage.
+    Invalid {
+        /// Where in the file.
+        position: u64,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// How thoroughly a walk checks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Check {
+    /// Every byte: what comes from a device.
+    Whole,
+    /// The header: what was checked since it came from a device.
+    Header,
+}
+
+/// Walks `bytes`, which stand at `position` of a segment file.
+pub struct Walk<'a> {
+    bytes: &'a [u8],
+    start: u64,
+    at: usize,
+    block_bytes: u64,
+    incarnation: Incarnation,
+    check: Check,
+}
+
+impl<'a> Walk<'a> {
+    /// A walk that begins at a batch. Padding between flush groups, up to the next multiple of `block_bytes`, is skipped.
+    pub fn new(bytes: &'a [u8], start: u64, segment: (u32, Incarnation), check: Check) -> Self {
+        let (block_bytes, incarnation) = segment;
+        Walk { bytes, start, at: 0, block_bytes: u64::from(block_bytes), incarnation, check }
+    }
+
+    /// What comes next. After anything but a batch the walk is over.
+    pub fn step(&mut self) -> Step {
+        loop {
+            let position = self.start + self.at as u64;
+            let rest = &self.bytes[self.at.min(self.bytes.len())..];
+            if rest.is_empty() {
+                return Step::End { position };
+            }
+            if rest[0] == 0 && !position.is_multiple_of(self.block_bytes) {
+                // No batch begins with a zero: this is the padding of a flush group.
+                self.at += (position.next_multiple_of(self.block_bytes) - position) as usize;
+                continue;
+            }
+            return self.batch(position, rest);
+        }
+    }
+
+    fn batch(&mut self, position: u64, rest: &[u8]) -> Step {
+        if rest.len() < BATCH_HEADER_BYTES {
+            return Step::CutOff { position, need: BATCH_HEADER_BYTES };
+        }
+        let invalid = |error: BatchError| Step::Invalid { position, reason: error.to_string() };
+        let header = match check_stored_header(rest) {
+            Ok(header) => header,
+            Err(error) => return invalid(error),
+        };
+        if header.incarnation != self.incarnation {
+            let reason = format!("a batch of incarnation {}, not {}", header.incarnation, self.incarnation);
+            return Step::Invalid { position, reason };
+        }
+        let need = header.batch_len();
+        let Some(batch) = rest.get(..need) else { return Step::CutOff { position, need } };
+        if self.check == Check::Whole
+            && let Err(error) = check_stored(batch)
+        {
+            return invalid(error);
+        }
+        self.at += need;
+        Step::Batch(Located { position, header })
+    }
+}

@@ -1,0 +1,223 @@
+//! A segment file: its name, its header block, and what is known of it in memory. Format: `docs/FORMAT.md`, "Segment file".
+
+use std::{
+    cell::{Cell, RefCell},
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use thiserror::Error;
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout,
+    little_endian::{I64, U32, U64},
+};
+
+use super::index::Index;
+use crate::{
+    limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    runtime::Runtime,
+    types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
+};
+
+/// The first bytes of every segment file. The 1 is the version.
+pub const SEGMENT_MAGIC: [u8; 4] = *b"PYS1";
+
+const SEGMENT_SUFFIX: &str = ".seg";
+const INDEX_SUFFIX: &str = ".idx";
+
+/// The header block as it stands on disk; the rest of the 4 KiB is zero.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawHeader {
+    magic: [u8; 4],
+    /// CRC-32C of what follows.
+    crc: U32,
+    log: U64,
+    partition: U32,
+    block_bytes: U32,
+    base_offset: U64,
+    created_ms: I64,
+    incarnation: U32,
+    leader_epoch: U32,
+}
+
+const _: () = assert!(size_of::<RawHeader>() == 48, "the header block is laid out by hand");
+
+/// The header block of a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SegmentHeader {
+    /// Whose records it holds.
+    pub partition: PartitionId,
+    /// What every flush group is padded to, in bytes.
+    pub block_bytes: u32,
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// When it was created, in milliseconds since 1970.
+    pub created_ms: i64,
+    /// What its batches are stamped with.
+    pub incarnation: Incarnation,
+    /// The reign in which it was created, so that an empty segment does not forget it.
+    pub leader_epoch: LeaderEpoch,
+}
+
+/// Why a block is no header of a segment.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum SegmentHeaderError {
+    /// All zero: the file was created, and then power was lost.
+    #[error("the header block is empty")]
+    Blank,
+    /// Something else.
+    #[error("the header block is damaged: {0}")]
+    Damaged(&'static str),
+}
+
+impl SegmentHeader {
+    /// The header block's first bytes; the rest is zero.
+    pub fn encode(&self) -> [u8; 48] {
+        let mut raw = RawHeader {
+            magic: SEGMENT_MAGIC,
+            crc: U32::new(0),
+            log: U64::new(self.partition.log.0),
+            partition: U32::new(self.partition.index.0),
+            block_bytes: U32::new(self.block_bytes),
+            base_offset: U64::new(self.base_offset.0),
+            created_ms: I64::new(self.created_ms),
+            incarnation: U32::new(self.incarnation.0),
+            leader_epoch: U32::new(self.leader_epoch.0),
+        };
+        raw.crc = U32::new(crc32c::crc32c(&raw.as_bytes()[8..]));
+        zerocopy::transmute!(raw)
+    }
+
+    /// Reads a header block.
+    pub fn decode(block: &[u8]) -> Result<Self, SegmentHeaderError> {
+        let damaged = SegmentHeaderError::Damaged;
+        let (raw, _) = RawHeader::read_from_prefix(block).map_err(|_| damaged("it is cut off"))?;
+        if raw.as_bytes().iter().all(|byte| *byte == 0) {
+            return Err(SegmentHeaderError::Blank);
+        }
+        if raw.magic != SEGMENT_MAGIC {
+            return Err(damaged("it does not begin with PYS1"));
+        }
+        if raw.crc.get() != crc32c::crc32c(&raw.as_bytes()[8..]) {
+            return Err(damaged("its checksum is wrong"));
+        }
+        let block_bytes = raw.block_bytes.get();
+        if !block_bytes.is_power_of_two() || !(512..=DEVICE_BLOCK_BYTES_MAX as u32).contains(&block_bytes) {
+            return Err(damaged("its block size is not a power of two from 512 to 4096"));
+        }
+        Ok(SegmentHeader {
+            partition: PartitionId { log: LogUid(raw.log.get()), index: PartitionIndex(raw.partition.get()) },
+            block_bytes,
+            base_offset: Offset(raw.base_offset.get()),
+            created_ms: raw.created_ms.get(),
+            incarnation: Incarnation(raw.incarnation.get()),
+            leader_epoch: LeaderEpoch(raw.leader_epoch.get()),
+        })
+    }
+}
+
+/// A segment as its log knows it.
+pub struct Segment<R: Runtime> {
+    /// Its header block.
+    pub header: SegmentHeader,
+    /// Its file's name.
+    pub path: PathBuf,
+    /// Open once it was created or first read.
+    pub file: RefCell<Option<Rc<R::File>>>,
+    /// The position after its last flush group, padding included; moves while the segment is active.
+    pub end_position: Cell<u64>,
+    /// How far the file is filled with zeros ahead of use; meaningful while the segment is active.
+    pub prepared_end: Cell<u64>,
+    /// `None` until it is first needed, for a sealed segment.
+    pub index: RefCell<Option<Index>>,
+}
+
+impl<R: Runtime> Segment<R> {
+    /// A segment that has no file yet.
+    pub fn planned(dir: &Path, header: SegmentHeader) -> Self {
+        Segment {
+            path: segment_path(dir, header.base_offset),
+            header,
+            file: RefCell::new(None),
+            end_position: Cell::new(SEGMENT_HEADER_BYTES),
+            prepared_end: Cell::new(0),
+            index: RefCell::new(Some(Index::default())),
+        }
+    }
+
+    /// The offset of its first record.
+    pub fn base_offset(&self) -> Offset {
+        self.header.base_offset
+    }
+
+    /// Where its index is kept once it is sealed.
+    pub fn index_path(&self) -> PathBuf {
+        self.path.with_extension(&INDEX_SUFFIX[1..])
+    }
+}
+
+/// The name of the segment file in `dir` whose first record has `base`.
+pub fn segment_path(dir: &Path, base: Offset) -> PathBuf {
+    dir.join(format!("{:020}{SEGMENT_SUFFIX}", base.0))
+}
+
+/// The base offset in a segment file's name; `None` if it is not one.
+pub fn base_offset_of(path: &Path) -> Option<Offset> {
+    let name = path.file_name()?.to_str()?.strip_suffix(SEGMENT_SUFFIX)?;
+    let digits = name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit());
+    if digits { name.parse().ok().map(Offset) } else { None }
+}
+
+/// Whether a file in a partition's directory is one of ours, and goes when the log is deleted.
+pub fn belongs_to_log(path: &Path) -> bool {
+    let suffix = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
+    base_offset_of(&path.with_extension(&SEGMENT_SUFFIX[1..])).is_some()
+        && [&SEGMENT_SUFFIX[1..], &INDEX_SUFFIX[1..]].contains(&suffix)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> SegmentHeader {
+        SegmentHeader {
+            partition: PartitionId { log: LogUid(7), index: PartitionIndex(3) },
+            block_bytes: 512,
+            base_offset: Offset(1_000_000),
+            created_ms: 1_790_000_000_000,
+            incarnation: Incarnation(0xdead_beef),
+            leader_epoch: LeaderEpoch(5),
+        }
+    }
+
+    #[test]
+    fn the_header_block_has_these_bytes() {
+        let golden = "50595331eec0f3040700000000000000030000000002000040420f0000000000006c50c4a0010000efbeadde05000000";
+        let bytes: String = header().encode().iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(bytes, golden);
+        assert_eq!(SegmentHeader::decode(&header().encode()), Ok(header()));
+    }
+
+    #[test]
+    fn any_flipped_bit_of_the_header_is_noticed_and_an_empty_block_is_told_from_a_damaged_one() {
+        for bit in 0..48 * 8 {
+            let mut bytes = header().encode();
+            bytes[bit / 8] ^= 1 << (bit % 8);
+            assert!(matches!(SegmentHeader::decode(&bytes), Err(SegmentHeaderError::Damaged(_))), "bit {bit}");
+        }
+        assert_eq!(SegmentHeader::decode(&[0; 4096]), Err(SegmentHeaderError::Blank));
+        assert!(SegmentHeader::decode(&[1; 10]).is_err());
+    }
+
+    #[test]
+    fn names_sort_as_offsets_do_and_come_back() {
+        let path = segment_path(Path::new("/d"), Offset(42));
+        assert_eq!(path, Path::new("/d/00000000000000000042.seg"));
+        assert_eq!(base_offset_of(&path), Some(Offset(42)));
+        for foreign in ["42.seg", "00000000000000000042.idx", "0000000000000000004x.seg", "notes.txt"] {
+            assert_eq!(base_offset_of(Path::new(foreign)), None, "{foreign}");
+        }
+        assert!(belongs_to_log(Path::new("00000000000000000042.idx")) && !belongs_to_log(Path::new("notes.txt")));
+    }
+}

@@ -1,0 +1,257 @@
+//! The newest bytes of a partition, in memory: the group that is being filled, those that wait for the device, and written ones
+//! that are kept for consumers near the end.
+//!
+//! A batch is copied once, into the aligned buffer that the device will read, and stamped there. A group is padded to the
+//! device's block when it is sealed, so that a sector which was written is never written again.
+
+use std::{collections::VecDeque, rc::Rc};
+
+use bytes::Bytes;
+
+use super::segment::Segment;
+use crate::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    record::{BatchHeader, ServerFields, stamp},
+    runtime::{Buffer, Runtime, share},
+    types::Offset,
+};
+
+/// The largest buffer a group is given, unless one batch is larger. Device bandwidth is reached from here on, and more of them
+/// are written side by side.
+const GROUP_BYTES_MAX: usize = 512 << 10;
+
+/// A batch on its way into the tail.
+pub struct Admitted<'a> {
+    /// The client's bytes, checked.
+    pub bytes: &'a [u8],
+    /// Their header.
+    pub header: &'a BatchHeader,
+    /// What to stamp them with.
+    pub stamp: ServerFields,
+}
+
+/// A full group, on its way to the device or there already.
+pub struct Group<R: Runtime> {
+    /// The segment it belongs to.
+    pub segment: Rc<Segment<R>>,
+    /// Where in the file.
+    pub position: u64,
+    /// The batches end to end, without the padding.
+    pub bytes: Bytes,
+    /// What the device reads: the batches and the padding.
+    pub buffer: Rc<R::Buffer>,
+    /// Length of that: a multiple of the device's block.
+    pub padded_bytes: usize,
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// The offset after its last record.
+    pub end_offset: Offset,
+}
+
+struct OpenGroup<R: Runtime> {
+    segment: Rc<Segment<R>>,
+    position: u64,
+    buffer: R::Buffer,
+    capacity: usize,
+    len: usize,
+    base_offset: Offset,
+    end_offset: Offset,
+}
+
+/// See the module.
+pub struct Tail<R: Runtime> {
+    /// Written groups first, then those that are not, oldest first.
+    groups: VecDeque<Rc<Group<R>>>,
+    /// How many at the front of `groups` are written.
+    written: usize,
+    written_bytes: usize,
+    unwritten_bytes: usize,
+    open: Option<OpenGroup<R>>,
+    /// What the next group is expected to need, from the last ones.
+    expected_bytes: usize,
+    block_bytes: usize,
+    /// How many bytes of written groups are kept for readers.
+    keep_bytes: usize,
+}
+
+impl<R: Runtime> Tail<R> {
+    /// An empty tail for a device with blocks of `block_bytes`, which keeps up to `keep_bytes` of written groups.
+    pub fn new(block_bytes: usize, keep_bytes: usize) -> Self {
+        assert!(block_bytes.is_power_of_two(), "block of {block_bytes} bytes");
+        Tail {
+            groups: VecDeque::new(),
+            written: 0,
+            written_bytes: 0,
+            unwritten_bytes: 0,
+            open: None,
+            expected_bytes: block_bytes,
+            block_bytes,
+            keep_bytes,
+        }
+    }
+
+    /// Bytes that are not written yet.
+    pub fn unwritten_bytes(&self) -> usize {
+        self.unwritten_bytes
+    }
+
+    /// Whether a group is full: nothing is gained by waiting before it is written.
+    pub fn has_full_group(&self) -> bool {
+        self.groups.len() > self.written
+    }
+
+    /// How many bytes the active segment would have if a batch of `batch_bytes` were added.
+    pub fn end_with(&self, segment: &Segment<R>, batch_bytes: usize) -> u64 {
+        let open = self.open.as_ref().map_or(0, |open| self.pad(open.len));
+        segment.end_position.get() + (open + self.pad(batch_bytes)) as u64
+    }
+
+    /// Adds a batch to `segment`, which is the active one. Returns where in the file it begins.
+    pub fn push(&mut self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>, limit: u64) -> u64 {
+        let fits =
+            |open: &OpenGroup<R>| Rc::ptr_eq(&open.segment, segment) && open.capacity - open.len >= batch.bytes.len();
+        if !self.open.as_ref().is_some_and(fits) {
+            self.seal();
+            self.open = Some(self.begin(runtime, segment, batch, limit));
+        }
+        let open = self.open.as_mut().expect("a group was just begun"); // why: set in the lines above
+        let place = &mut open.buffer.bytes_mut()[open.len..open.len + batch.bytes.len()];
+        place.copy_from_slice(batch.bytes);
+        stamp(place, batch.stamp);
+        let position = open.position + open.len as u64;
+        open.len += batch.bytes.len();
+        open.end_offset = batch.stamp.base_offset.advance(u64::from(batch.header.record_count));
+        self.unwritten_bytes += batch.bytes.len();
+        position
+    }
+
+    fn begin(&self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>, limit: u64) -> OpenGroup<R> {
+        let need = batch.bytes.len();
+        let position = segment.end_position.get();
+        let room = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
+        let wish = self.expected_bytes.next_power_of_two().clamp(self.block_bytes, GROUP_BYTES_MAX);
+        let capacity = self.pad(need.max(wish.min(room & !(self.block_bytes - 1))));
+        let allocated = capacity.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
+        let buffer = runtime.allocate(allocated);
+        assert!(buffer.bytes().len() >= capacity, "asked for {allocated} bytes");
+        let base_offset = batch.stamp.base_offset;
+        let segment = Rc::clone(segment);
+        OpenGroup { segment, position, buffer, capacity, len: 0, base_offset, end_offset: base_offset }
+    }
+
+    /// Closes the group that is being filled: pads it, and lets the device have it.
+    pub fn seal(&mut self) {
+        let Some(open) = self.open.take() else { return };
+        assert!(open.len > 0, "a group is begun for a batch");
+        let padded_bytes = self.pad(open.len);
+        let expected_end = open.segment.end_position.get();
+        assert!(open.position == expected_end, "group at {} behind {expected_end}", open.position);
+        open.segment.end_position.set(open.position + padded_bytes as u64);
+        // Grow fast and shrink slowly: a burst should not be cut into small groups because one quiet commit came before it.
+        self.expected_bytes = (open.len * 2).max(self.expected_bytes / 2);
+        let buffer = Rc::new(open.buffer);
+        let group = Group {
+            segment: open.segment,
+            position: open.position,
+            bytes: share(&buffer).slice(..open.len),
+            buffer,
+            padded_bytes,
+            base_offset: open.base_offset,
+            end_offset: open.end_offset,
+        };
+        self.groups.push_back(Rc::new(group));
+    }
+
+    /// The groups that wait for the device, up to `bytes_max` of them but at least one, all of one segment.
+    pub fn waiting(&self, bytes_max: usize) -> Vec<Rc<Group<R>>> {
+        let mut taken: Vec<Rc<Group<R>>> = Vec::new();
+        let mut bytes = 0;
+        for group in self.groups.iter().skip(self.written) {
+            bytes += group.padded_bytes;
+            let other = taken.last().is_some_and(|last| !Rc::ptr_eq(&last.segment, &group.segment));
+            if other || (bytes > bytes_max && !taken.is_empty()) {
+                break;
+            }
+            taken.push(Rc::clone(group));
+        }
+        taken
+    }
+
+    /// The first `count` waiting groups were written.
+    pub fn mark_written(&mut self, count: usize) {
+        assert!(self.written + count <= self.groups.len(), "{count} groups written of {}", self.groups.len());
+        for group in self.groups.iter().skip(self.written).take(count) {
+            self.written_bytes += group.buffer.bytes().len();
+            self.unwritten_bytes -= group.bytes.len();
+        }
+        self.written += count;
+        while self.written > 0 && self.written_bytes > self.keep_bytes {
+            if let Some(oldest) = self.groups.pop_front() {
+                self.written_bytes -= oldest.buffer.bytes().len();
+                self.written -= 1;
+            }
+        }
+    }
+
+    /// Forgets written groups, to give memory back.
+    pub fn forget_written(&mut self) {
+        self.groups.drain(..self.written);
+        self.written = 0;
+        self.written_bytes = 0;
+    }
+
+    /// The bytes in memory of `segment` from `position` on, as far as they are contiguous without padding: a slice of a sealed group,
+    /// or a copy of the open one. `None` if they are not in memory.
+    pub fn bytes_at(&self, segment: &Rc<Segment<R>>, position: u64) -> Option<TailBytes> {
+        if let Some(open) = &self.open
+            && Rc::ptr_eq(&open.segment, segment)
+            && position >= open.position
+        {
+            let from = (position - open.position) as usize;
+            let bytes = open.buffer.bytes().get(from..open.len)?;
+            let next = open.position + self.pad(open.len) as u64;
+            return Some(TailBytes { bytes: Bytes::copy_from_slice(bytes), next });
+        }
+        let at = self.groups.partition_point(|group| {
+            (group.segment.base_offset(), group.position) <= (segment.base_offset(), position)
+        });
+        let group = self.groups.get(at.checked_sub(1)?)?;
+        let from = usize::try_from(position - group.position.min(position)).ok()?;
+        if !Rc::ptr_eq(&group.segment, segment) || from >= group.padded_bytes {
+            return None;
+        }
+        let next = group.position + group.padded_bytes as u64;
+        Some(TailBytes { bytes: group.bytes.slice(from.min(group.bytes.len())..), next })
+    }
+
+    /// Where in `segment` the group begins that holds `offset`; `None` if that group is not in memory.
+    pub fn group_start(&self, segment: &Rc<Segment<R>>, offset: Offset) -> Option<u64> {
+        let at = self.groups.partition_point(|group| group.end_offset <= offset);
+        if let Some(group) = self.groups.get(at) {
+            // The oldest group in memory may begin after the record.
+            let here = Rc::ptr_eq(&group.segment, segment) && group.base_offset <= offset;
+            return here.then_some(group.position);
+        }
+        let open = self.open.as_ref()?;
+        let here = Rc::ptr_eq(&open.segment, segment) && open.base_offset <= offset && offset < open.end_offset;
+        here.then_some(open.position)
+    }
+
+    /// The position in `segment` up to which the device has everything.
+    pub fn written_end(&self, segment: &Rc<Segment<R>>) -> u64 {
+        let waiting = self.groups.iter().skip(self.written).find(|group| Rc::ptr_eq(&group.segment, segment));
+        waiting.map_or(segment.end_position.get(), |group| group.position)
+    }
+
+    fn pad(&self, len: usize) -> usize {
+        len.next_multiple_of(self.block_bytes)
+    }
+}
+
+/// Bytes found in memory.
+pub struct TailBytes {
+    /// Whole batches, if asked for at a batch.
+    pub bytes: Bytes,
+    /// The position where the bytes after the padding begin.
+    pub next: u64,
+}
