@@ -3,9 +3,12 @@
 pub mod catalog;
 pub mod error;
 pub mod limits;
+pub mod log;
 pub mod metrics;
 pub mod name;
+pub mod partition;
 pub mod record;
 pub mod runtime;
 pub mod shard;
+pub mod signal;
 pub mod types;

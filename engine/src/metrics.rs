@@ -55,7 +55,7 @@ impl LatencyHistogram {
     pub fn upper_bound_nanos(index: usize) -> Option<u64> {
         // Even buckets double 10 µs; odd ones stand √2 above them.
         let doubled = 10_000u64 << (index / 2);
-        let bound = if index % 2 == 0 { doubled } else { doubled * 1_414 / 1_000 };
+        let bound = if index.is_multiple_of(2) { doubled } else { doubled * 1_414 / 1_000 };
         (index + 1 < LATENCY_BUCKETS).then_some(bound)
     }
 

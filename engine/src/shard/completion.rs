@@ -8,7 +8,7 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::request::Outcome;
+use super::{mailbox::Outbox, request::Outcome};
 use crate::error::RequestError;
 
 /// Collects the outcomes of many requests for one asker, who gives each a token of its own choosing.
@@ -26,7 +26,7 @@ impl CompletionQueue {
 
     /// The way back for the request that the asker calls `token`.
     pub fn reply_to(self: &Rc<Self>, token: u64) -> ReplyTo {
-        ReplyTo { queue: Some(Rc::clone(self)), token }
+        ReplyTo { asker: Some(Asker::Queue(Rc::clone(self))), token }
     }
 
     /// Waits until at least one outcome is there. One task at a time may wait.
@@ -59,27 +59,44 @@ impl CompletionQueue {
     }
 }
 
-/// The way back for one request's outcome. Dropped unused, it reports that the outcome is unknown: no asker waits for
-/// ever.
+/// The way back for one request's outcome. Dropped unused, it reports that the outcome is unknown: no asker waits for ever.
 pub struct ReplyTo {
-    queue: Option<Rc<CompletionQueue>>,
+    asker: Option<Asker>,
     token: u64,
 }
 
+enum Asker {
+    /// A task of this core.
+    Queue(Rc<CompletionQueue>),
+    /// Another core, which passed the request on.
+    Core(Rc<Outbox>),
+}
+
 impl ReplyTo {
+    /// The way back to the core behind `outbox`, which calls the request `token`.
+    pub(super) fn core(outbox: &Rc<Outbox>, token: u64) -> Self {
+        ReplyTo { asker: Some(Asker::Core(Rc::clone(outbox))), token }
+    }
+
     /// Delivers the outcome.
     pub fn send(mut self, outcome: Outcome) {
-        if let Some(queue) = self.queue.take() {
-            queue.push(self.token, outcome);
+        self.deliver(outcome);
+    }
+
+    fn deliver(&mut self, outcome: Outcome) {
+        match self.asker.take() {
+            Some(Asker::Queue(queue)) => queue.push(self.token, outcome),
+            Some(Asker::Core(outbox)) => outbox.push_response(self.token, outcome),
+            None => {}
         }
     }
 }
 
 impl Drop for ReplyTo {
     fn drop(&mut self) {
-        if let Some(queue) = self.queue.take() {
-            let reason = "the core stopped before it could answer".to_owned();
-            queue.push(self.token, Err(RequestError::OutcomeUnknown { reason }));
+        let reason = "the core stopped before it could answer";
+        if self.asker.is_some() {
+            self.deliver(Err(RequestError::OutcomeUnknown { reason: reason.to_owned() }));
         }
     }
 }

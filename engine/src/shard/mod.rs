@@ -1,83 +1,250 @@
 //! One core of the server: takes a request, feeds the partition it concerns, and carries out the partition's effects on its log.
 //!
 //! A shard owns every partition that [`placement`] gives its core, with all their state, as plain data. What concerns another
-//! core's partition goes through [`mailbox`], visibly.
+//! core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs ([`admin`]).
 
-use std::{rc::Rc, sync::Arc};
-
+mod admin;
 pub mod budget;
+mod catalog_store;
 pub mod completion;
 pub mod control;
+mod fetching;
+mod flusher;
+pub mod mailbox;
+mod opening;
+mod owned;
 pub mod placement;
 pub mod request;
 
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+pub use catalog_store::CatalogError;
+pub use opening::open;
+
 use budget::Budget;
-use completion::ReplyTo;
+use completion::{CompletionQueue, ReplyTo};
+use mailbox::{Mailbox, Message};
+use owned::Owned;
 use request::{Outcome, Request};
 
 use crate::{
     catalog::Catalog,
+    error::RequestError,
+    log::LogContext,
     metrics::CoreMetrics,
     runtime::Runtime,
-    types::{CoreId, PartitionId},
+    signal::Signal,
+    types::{AckLevel, CoreId, PartitionId},
 };
 
-/// A core's shard; cheap to clone, never leaves its core.
-pub struct Shard<R: Runtime> {
-    runtime: R,
+/// The core that keeps the catalogue.
+const CATALOG_CORE: CoreId = CoreId(0);
+
+/// How a core keeps its partitions. Amounts of memory are this core's share, not the server's.
+#[derive(Clone, Debug)]
+pub struct ShardConfig {
+    /// The server's data directory; it exists.
+    pub data_dir: PathBuf,
+    /// A segment is sealed before it would grow beyond this, in bytes.
+    pub segment_bytes: u64,
+    /// How long a write that was acknowledged as `received` may stay in memory only. Zero: not longer than it takes.
+    pub buffer_time_max: Duration,
+    /// How many bytes of such writes there may be; beyond, acks wait for the device.
+    pub buffer_bytes_max: usize,
+    /// How long bytes that the device has taken may stay unsynced when nobody asked for `durable`.
+    pub sync_interval: Duration,
+    /// The ack level of writes that name none, to logs that name none.
+    pub default_ack: AckLevel,
+    /// Bytes of index blocks kept after reading them from the device.
+    pub cache_bytes: u64,
+    /// Bytes of written batches that each partition keeps for readers near its end.
+    pub tail_keep_bytes: usize,
+    /// Bytes that requests in flight may use.
+    pub budget_bytes: usize,
 }
+
+/// A core's state; shared by the tasks of its core.
+struct Core<R: Runtime> {
+    id: CoreId,
+    cores: usize,
+    config: ShardConfig,
+    context: Rc<LogContext<R>>,
+    budget: Rc<Budget>,
+    mailbox: Mailbox,
+    catalog: RefCell<Arc<Catalog>>,
+    partitions: RefCell<BTreeMap<PartitionId, Slot<R>>>,
+    /// Bytes of appends that the device has not taken, of all partitions.
+    unwritten_bytes: Cell<usize>,
+    /// No new work is accepted.
+    draining: Cell<bool>,
+    admin: admin::Admin,
+}
+
+/// A partition that this core should own.
+enum Slot<R: Runtime> {
+    /// It does.
+    Open(Rc<Owned<R>>),
+    /// Its log could not be opened, for this reason.
+    Broken(RequestError),
+}
+
+/// A core's shard; cheap to clone, never leaves its core.
+pub struct Shard<R: Runtime>(Rc<Core<R>>);
 
 impl<R: Runtime> Clone for Shard<R> {
     fn clone(&self) -> Self {
-        Shard { runtime: self.runtime.clone() }
+        Shard(Rc::clone(&self.0))
     }
 }
 
 impl<R: Runtime> Shard<R> {
     /// Which core this is.
     pub fn core(&self) -> CoreId {
-        unreachable!()
+        self.0.id
     }
 
     /// How many cores the server has.
     pub fn cores(&self) -> usize {
-        unreachable!()
+        self.0.cores
     }
 
     /// The door to the world of this core.
     pub fn runtime(&self) -> &R {
-        &self.runtime
+        &self.0.context.runtime
     }
 
     /// What this core counts.
     pub fn metrics(&self) -> &Arc<CoreMetrics> {
-        unreachable!()
+        &self.0.context.metrics
     }
 
     /// The memory that requests in flight on this core may use.
     pub fn budget(&self) -> &Rc<Budget> {
-        unreachable!()
+        &self.0.budget
+    }
+
+    /// The ack level of writes that name none, to logs that name none.
+    pub fn default_ack(&self) -> AckLevel {
+        self.0.config.default_ack
     }
 
     /// The logs that exist, as this core knows them now.
     pub fn catalog(&self) -> Arc<Catalog> {
-        unreachable!()
+        Arc::clone(&self.0.catalog.borrow())
     }
 
     /// The core that owns `partition`.
     pub fn owner(&self, partition: PartitionId) -> CoreId {
-        let _ = partition;
-        unreachable!()
+        placement::owner(partition, self.0.cores)
     }
 
     /// Carries out `request`, here or on the core that owns what it concerns, and delivers the outcome to `reply`. Never waits.
     pub fn submit(&self, request: Request, reply: ReplyTo) {
-        let _ = (request, reply);
+        self.0.submit(request, reply);
     }
 
     /// [`Shard::submit`] for callers that want one answer.
     pub async fn call(&self, request: Request) -> Outcome {
-        let _ = request;
-        unreachable!()
+        let queue = CompletionQueue::new();
+        self.submit(request, queue.reply_to(0));
+        queue.ready().await;
+        match queue.pop() {
+            Some((_, outcome)) => outcome,
+            None => Err(RequestError::ShuttingDown),
+        }
     }
+
+    /// Refuses new work, waits until all that was accepted is durable, and closes the logs.
+    pub async fn shut_down(&self) {
+        self.0.draining.set(true);
+        let all: Vec<Rc<Owned<R>>> = self.0.open_partitions();
+        for partition in all {
+            partition.drain().await;
+        }
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    fn submit(self: &Rc<Self>, request: Request, reply: ReplyTo) {
+        let owner = match &request {
+            Request::Append(append) => placement::owner(append.partition, self.cores),
+            Request::Fetch(fetch) => placement::owner(fetch.partition, self.cores),
+            Request::FindOffset(find) => placement::owner(find.partition, self.cores),
+            Request::CreateLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
+        };
+        if owner == self.id {
+            self.carry_out(request, reply);
+        } else {
+            self.context.metrics.hops.add(1);
+            self.mailbox.pass_on(owner, request, reply);
+        }
+    }
+
+    fn carry_out(self: &Rc<Self>, request: Request, reply: ReplyTo) {
+        match request {
+            Request::Append(append) => match self.owned(append.partition) {
+                Ok(partition) => partition.append(&append, reply),
+                Err(error) => reply.send(Err(error)),
+            },
+            Request::Fetch(fetch) => match self.owned(fetch.partition) {
+                Ok(partition) => partition.fetch(fetch, reply),
+                Err(error) => reply.send(Err(error)),
+            },
+            Request::FindOffset(find) => match self.owned(find.partition) {
+                Ok(partition) => partition.find_offset(find.at, reply),
+                Err(error) => reply.send(Err(error)),
+            },
+            Request::CreateLog(create) => self.create_log(create, reply),
+            Request::DeleteLog(name) => self.delete_log(name, reply),
+        }
+    }
+
+    fn owned(&self, id: PartitionId) -> Result<Rc<Owned<R>>, RequestError> {
+        match self.partitions.borrow().get(&id) {
+            Some(Slot::Open(partition)) => Ok(Rc::clone(partition)),
+            Some(Slot::Broken(error)) => Err(error.clone()),
+            None => Err(RequestError::UnknownPartition { partition: id }),
+        }
+    }
+
+    fn open_partitions(&self) -> Vec<Rc<Owned<R>>> {
+        let partitions = self.partitions.borrow();
+        let open = partitions.values().filter_map(|slot| match slot {
+            Slot::Open(partition) => Some(Rc::clone(partition)),
+            Slot::Broken(_) => None,
+        });
+        open.collect()
+    }
+
+    /// A message from `sender`.
+    fn receive(self: &Rc<Self>, sender: CoreId, message: Message) {
+        match message {
+            Message::Request { id, request } => {
+                self.carry_out(request, ReplyTo::core(self.mailbox.outbox(sender), id));
+            }
+            Message::Response { id, outcome } => self.mailbox.answer(id, outcome),
+            Message::Catalog { id, catalog } => {
+                let core = Rc::clone(self);
+                self.context.runtime.spawn(async move {
+                    let result = core.take_catalog(catalog).await;
+                    core.mailbox.outbox(sender).push(Message::CatalogTaken { id, result });
+                });
+            }
+            Message::CatalogTaken { id, result } => self.admin.taken(id, result),
+        }
+    }
+}
+
+/// Waits for `signal` or for `duration`, whichever comes first.
+async fn wait_at_most<R: Runtime>(runtime: &R, signal: &Signal, duration: Duration) {
+    let sleep = std::pin::pin!(runtime.sleep(duration));
+    let wait = std::pin::pin!(signal.wait());
+    futures_util::future::select(sleep, wait).await;
 }

@@ -1,0 +1,164 @@
+//! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears of it.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+};
+
+use futures_util::future::join_all;
+
+use super::{
+    CATALOG_CORE, Core, Slot, catalog_store,
+    completion::ReplyTo,
+    mailbox::Message,
+    opening::{log_dir, open_partition},
+    placement,
+    request::{CreateLog, Reply},
+};
+use crate::{
+    catalog::{Catalog, LogEntry},
+    error::RequestError,
+    name::LogName,
+    runtime::Runtime,
+    signal::Signal,
+    types::CoreId,
+};
+
+/// The state of catalogue changes on a core.
+#[derive(Default)]
+pub(super) struct Admin {
+    /// A change is under way; the next one waits.
+    busy: Cell<bool>,
+    free: Signal,
+    /// A write of the catalogue failed: which version is durable is not known, so none may follow.
+    failed: RefCell<Option<RequestError>>,
+    /// Answers of other cores to messages of ours, by number.
+    answers: RefCell<BTreeMap<u64, Option<Result<(), RequestError>>>>,
+    answered: Signal,
+}
+
+impl Admin {
+    pub(super) fn taken(&self, id: u64, result: Result<(), RequestError>) {
+        if let Some(slot) = self.answers.borrow_mut().get_mut(&id) {
+            *slot = Some(result);
+        }
+        self.answered.notify();
+    }
+}
+
+/// Lets the next change begin, also when this one is dropped half-way.
+struct Turn<'a>(&'a Admin);
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+        self.0.free.notify();
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    pub(super) fn create_log(self: &Rc<Self>, request: CreateLog, reply: ReplyTo) {
+        let core = Rc::clone(self);
+        self.context.runtime.spawn(async move {
+            let _turn = core.turn().await;
+            let current = Arc::clone(&core.catalog.borrow());
+            let now_ms = core.context.runtime.unix_millis();
+            let outcome = match current.with_log(&request, now_ms) {
+                Ok((next, log)) => core.change(next).await.map(|()| Reply::LogCreated(log)),
+                Err(error) => Err(error),
+            };
+            reply.send(outcome);
+        });
+    }
+
+    pub(super) fn delete_log(self: &Rc<Self>, name: LogName, reply: ReplyTo) {
+        let core = Rc::clone(self);
+        self.context.runtime.spawn(async move {
+            let _turn = core.turn().await;
+            let current = Arc::clone(&core.catalog.borrow());
+            let outcome = match current.without_log(&name) {
+                Ok((next, log)) => core.change(next).await.map(|()| log),
+                Err(error) => Err(error),
+            };
+            if let Ok(log) = &outcome {
+                // Empty by now, unless somebody else's files are in it, which then stay.
+                let dir = log_dir(&core.config.data_dir, &log.name);
+                let _ = core.context.runtime.remove_dir(&dir).await;
+            }
+            reply.send(outcome.map(|_| Reply::LogDeleted));
+        });
+    }
+
+    async fn turn(&self) -> Turn<'_> {
+        self.admin.free.wait_until(|| !self.admin.busy.get()).await;
+        self.admin.busy.set(true);
+        Turn(&self.admin)
+    }
+
+    /// Makes `next` the catalogue: on disk first, then on every core.
+    async fn change(self: &Rc<Self>, next: Catalog) -> Result<(), RequestError> {
+        if self.draining.get() {
+            return Err(RequestError::ShuttingDown);
+        }
+        let failed = self.admin.failed.borrow().clone();
+        if let Some(error) = failed {
+            return Err(error);
+        }
+        if let Err(error) = catalog_store::save(&self.context.runtime, &self.config.data_dir, &next).await {
+            let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
+            tracing::error!(%error, "no log can be created or deleted until the server is restarted");
+            *self.admin.failed.borrow_mut() = Some(error.clone());
+            return Err(error);
+        }
+        let next = Arc::new(next);
+        let ids: Vec<u64> = self.others().map(|core| self.announce(core, &next)).collect();
+        let mut result = self.take_catalog(next).await;
+        let all_answered = || self.admin.answers.borrow().values().all(Option::is_some);
+        self.admin.answered.wait_until(all_answered).await;
+        let mut answers = self.admin.answers.borrow_mut();
+        for answer in ids.iter().filter_map(|id| answers.remove(id).flatten()) {
+            result = result.and(answer);
+        }
+        result
+    }
+
+    fn others(&self) -> impl Iterator<Item = CoreId> + use<R> {
+        (0..self.cores as u16).map(CoreId).filter(|core| *core != CATALOG_CORE)
+    }
+
+    fn announce(&self, core: CoreId, catalog: &Arc<Catalog>) -> u64 {
+        let id = self.mailbox.next_id();
+        self.admin.answers.borrow_mut().insert(id, None);
+        self.mailbox.outbox(core).push(Message::Catalog { id, catalog: Arc::clone(catalog) });
+        id
+    }
+
+    /// Takes a catalogue over: this core's partitions of new logs are opened before anybody can see the log, those of deleted
+    /// logs are gone when this returns.
+    pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
+        let current = Arc::clone(&self.catalog.borrow());
+        let new: Vec<&Arc<LogEntry>> = next.logs().filter(|log| current.by_uid(log.uid).is_none()).collect();
+        let gone: Vec<&Arc<LogEntry>> = current.logs().filter(|log| next.by_uid(log.uid).is_none()).collect();
+        let mine = |log: &&Arc<LogEntry>| {
+            let (core, entry) = (Rc::clone(self), Arc::clone(log));
+            let (id, cores) = (self.id, self.cores);
+            entry
+                .partition_ids()
+                .filter(move |p| placement::owner(*p, cores) == id)
+                .map(move |p| (Rc::clone(&core), p, Arc::clone(&entry)))
+        };
+        let opened = join_all(new.iter().flat_map(mine).map(|(core, id, entry)| open_partition(core, id, entry))).await;
+        *self.catalog.borrow_mut() = Arc::clone(&next);
+        let closing = gone.iter().flat_map(mine).filter_map(|(core, id, _)| core.partitions.borrow_mut().remove(&id));
+        for slot in closing.collect::<Vec<_>>() {
+            if let Slot::Open(partition) = slot
+                && let Err(error) = partition.delete().await
+            {
+                tracing::warn!(log = %partition.entry.name, %error, "files of a deleted log could not be removed");
+            }
+        }
+        opened.into_iter().collect()
+    }
+}

@@ -1,0 +1,149 @@
+//! The catalogue on disk: `catalog.json`, replaced whole. Its first line says how long the second is and what its checksum is.
+
+use std::{
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::{
+    catalog::{Catalog, LogEntry},
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    runtime::{Buffer, File, OpenMode, Runtime},
+};
+
+const FILE_NAME: &str = "catalog.json";
+const VERSION: u32 = 1;
+
+/// Why the catalogue cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+pub enum CatalogError {
+    /// Reading or writing failed.
+    #[error("{}: {reason}", path.display())]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// The file is not a catalogue that we wrote.
+    #[error("{} is damaged: {reason}; restore it from a copy, the logs themselves are in the folder `logs`", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+    /// A newer version wrote it.
+    #[error("{} has format version {found}, this version reads up to {VERSION}", path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// What it says.
+        found: u32,
+    },
+    /// There are logs, but no catalogue of them.
+    #[error("{} is missing, but the folder `logs` beside it is not empty; restore it from a copy", path.display())]
+    Missing {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+#[derive(Serialize, Deserialize)]
+struct Envelope {
+    pyralog_catalog: u32,
+    bytes: usize,
+    crc32c: u32,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Body {
+    next_uid: u64,
+    logs: Vec<LogEntry>,
+}
+
+fn encode(catalog: &Catalog) -> Vec<u8> {
+    let logs = catalog.logs().map(|log| LogEntry::clone(log)).collect();
+    let body = serde_json::to_string(&Body { next_uid: catalog.next_uid(), logs }).unwrap_or_default();
+    let crc32c = crc32c::crc32c(body.as_bytes());
+    let envelope = Envelope { pyralog_catalog: VERSION, bytes: body.len(), crc32c };
+    format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap_or_default()).into_bytes()
+}
+
+fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
+    let damaged = |reason: &str| CatalogError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
+    let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no first line"))?;
+    let envelope: Envelope =
+        serde_json::from_slice(&bytes[..line]).map_err(|_| damaged("its first line is not ours"))?;
+    if envelope.pyralog_catalog != VERSION {
+        return Err(CatalogError::Version { path: path.to_path_buf(), found: envelope.pyralog_catalog });
+    }
+    let body = bytes[line + 1..].get(..envelope.bytes).ok_or_else(|| damaged("it is cut off"))?;
+    if crc32c::crc32c(body) != envelope.crc32c {
+        return Err(damaged("its checksum is wrong"));
+    }
+    let body: Body = serde_json::from_slice(body).map_err(|error| damaged(&error.to_string()))?;
+    if body.logs.iter().any(|log| log.uid.0 >= body.next_uid || log.partitions == 0) {
+        return Err(damaged("a log in it is impossible"));
+    }
+    Ok(Catalog::from_parts(body.next_uid, body.logs))
+}
+
+/// Reads the catalogue of a data directory; an empty one if the directory is new.
+pub async fn load<R: Runtime>(runtime: &R, data_dir: &Path) -> Result<Catalog, CatalogError> {
+    let path = data_dir.join(FILE_NAME);
+    let io = |error: std::io::Error| CatalogError::Io { path: path.clone(), reason: error.to_string() };
+    let file = match runtime.open(&path, OpenMode::Existing).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            let logs = runtime.list_dir(&data_dir.join("logs")).await.unwrap_or_default();
+            return if logs.is_empty() { Ok(Catalog::default()) } else { Err(CatalogError::Missing { path }) };
+        }
+        Err(error) => return Err(io(error)),
+    };
+    let size = file.size().await.map_err(io)? as usize;
+    let bytes = file.read_at(0, size.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize)).await.map_err(io)?;
+    decode(&path, &bytes)
+}
+
+/// Writes the catalogue: aside, synced, renamed, directory synced. Durable when this returns.
+pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -> Result<(), CatalogError> {
+    let (path, aside) = (data_dir.join(FILE_NAME), data_dir.join("catalog.json.new"));
+    let write = async {
+        let bytes = encode(catalog);
+        let padded = bytes.len().next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
+        let mut buffer = runtime.allocate(padded);
+        buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+        let file = runtime.open(&aside, OpenMode::CreateTruncate).await?;
+        file.write_at(0, Rc::new(buffer), padded).await?;
+        file.truncate(bytes.len() as u64).await?;
+        file.fdatasync().await?;
+        runtime.rename(&aside, &path).await?;
+        runtime.sync_dir(data_dir).await
+    };
+    write.await.map_err(|error: std::io::Error| CatalogError::Io { path: path.clone(), reason: error.to_string() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::request::CreateLog;
+
+    #[test]
+    fn a_catalogue_comes_back_and_every_damaged_byte_is_noticed() {
+        let request = CreateLog { name: "shop/orders".parse().unwrap(), partitions: 3, ack: None };
+        let (catalog, _) = Catalog::default().with_log(&request, 1_790_000_000_000).unwrap();
+        let bytes = encode(&catalog);
+        let path = Path::new("catalog.json");
+        assert_eq!(decode(path, &bytes).unwrap(), catalog);
+        for at in 0..bytes.len() - 1 {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= 0x10;
+            assert!(decode(path, &damaged).is_err(), "byte {at}");
+            assert!(decode(path, &bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+}

@@ -1,0 +1,152 @@
+//! Answering fetches: from memory at once, from the device in a task of its own, or later, when there is something to see.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    completion::ReplyTo,
+    owned::Owned,
+    request::{Fetch, Fetched, Found, OffsetAt, Outcome, Reply},
+    wait_at_most,
+};
+use crate::{
+    error::RequestError,
+    limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX},
+    log::read::ReadRange,
+    runtime::Runtime,
+    signal::Signal,
+    types::Offset,
+};
+
+impl<R: Runtime> Owned<R> {
+    /// Answers a fetch, now or later.
+    pub(super) fn fetch(self: &Rc<Self>, request: Fetch, reply: ReplyTo) {
+        let arrived = self.core.context.runtime.monotonic();
+        match self.readable(request.offset) {
+            Err(error) => self.answer(reply, arrived, Err(error)),
+            Ok(true) => self.read(request, reply, arrived),
+            Ok(false) if request.max_wait.is_zero() || self.core.draining.get() => {
+                let nothing = self.fetched(Vec::new());
+                self.answer(reply, arrived, Ok(nothing));
+            }
+            Ok(false) => {
+                let partition = Rc::clone(self);
+                self.core.context.runtime.spawn(async move { partition.fetch_later(request, reply).await });
+            }
+        }
+    }
+
+    /// Whether the record at `offset` is visible now; an error if it never will be.
+    fn readable(&self, offset: Offset) -> Result<bool, RequestError> {
+        if self.deleted.get() {
+            return Err(RequestError::UnknownPartition { partition: self.id });
+        }
+        let state = self.state.borrow();
+        let ends = state.ends();
+        let (start, end) = (ends.log_start(), ends.high_watermark());
+        // Between the watermark and the log end are records that are on their way to be visible.
+        if offset < start || offset > ends.log_end() {
+            return Err(RequestError::OffsetOutOfRange { offset, start, end });
+        }
+        match &self.damage {
+            Some(damage) if offset >= end => Err(RequestError::Corrupt {
+                file: damage.path.clone(),
+                position: damage.position,
+                reason: damage.reason.clone(),
+            }),
+            _ => Ok(offset < end),
+        }
+    }
+
+    async fn fetch_later(self: &Rc<Self>, request: Fetch, reply: ReplyTo) {
+        let runtime = &self.core.context.runtime;
+        let wait_max = request.max_wait.min(Duration::from_millis(u64::from(FETCH_WAIT_MS_MAX)));
+        let deadline = runtime.monotonic() + wait_max;
+        loop {
+            let arrived = runtime.monotonic();
+            match self.readable(request.offset) {
+                Err(error) => return self.answer(reply, arrived, Err(error)),
+                Ok(true) => return self.read(request, reply, arrived),
+                Ok(false) if arrived >= deadline || self.core.draining.get() => {
+                    let nothing = self.fetched(Vec::new());
+                    return self.answer(reply, arrived, Ok(nothing));
+                }
+                Ok(false) => {
+                    let woken = Rc::new(Signal::default());
+                    let wait = self.state.borrow_mut().handle_fetch_wait(request.offset, Rc::clone(&woken));
+                    wait_at_most(runtime, &woken, deadline - arrived).await;
+                    self.state.borrow_mut().handle_fetch_cancel(wait);
+                }
+            }
+        }
+    }
+
+    fn read(self: &Rc<Self>, request: Fetch, reply: ReplyTo, arrived: Duration) {
+        let range = ReadRange {
+            offset: request.offset,
+            end: self.state.borrow().ends().high_watermark(),
+            max_bytes: request.max_bytes.min(FETCH_BYTES_MAX) as usize,
+        };
+        if let Some(batches) = self.log.read_memory(range) {
+            let fetched = self.fetched(batches);
+            return self.answer(reply, arrived, Ok(fetched));
+        }
+        let partition = Rc::clone(self);
+        self.core.context.runtime.spawn(async move {
+            let outcome = partition.log.read_disk(range).await.map(|batches| partition.fetched(batches));
+            partition.answer(reply, arrived, outcome);
+        });
+    }
+
+    fn fetched(&self, batches: Vec<bytes::Bytes>) -> Fetched {
+        let state = self.state.borrow();
+        let ends = state.ends();
+        Fetched {
+            start_offset: ends.log_start(),
+            high_watermark: ends.high_watermark(),
+            log_end_offset: ends.log_end(),
+            batches,
+        }
+    }
+
+    fn answer(&self, reply: ReplyTo, arrived: Duration, outcome: Result<Fetched, RequestError>) {
+        let metrics = &self.core.context.metrics;
+        match &outcome {
+            Ok(fetched) => {
+                metrics.read_requests.add(1);
+                metrics.read_bytes.add(fetched.batches.iter().map(|piece| piece.len() as u64).sum());
+                let took = self.core.context.runtime.monotonic().saturating_sub(arrived);
+                metrics.read_duration.record_many(took, 1);
+            }
+            Err(_) => metrics.read_errors.add(1),
+        }
+        reply.send(outcome.map(Reply::Fetched));
+    }
+
+    /// Answers where an offset is.
+    pub(super) fn find_offset(self: &Rc<Self>, at: OffsetAt, reply: ReplyTo) {
+        let ends = *self.state.borrow().ends();
+        match at {
+            OffsetAt::Earliest => reply.send(self.found(Ok(ends.log_start()))),
+            OffsetAt::Latest => reply.send(self.found(Ok(ends.high_watermark()))),
+            OffsetAt::Timestamp(timestamp_ms) => {
+                let partition = Rc::clone(self);
+                self.core.context.runtime.spawn(async move {
+                    let offset = partition.log.find_time(timestamp_ms, ends.high_watermark()).await;
+                    reply.send(partition.found(offset));
+                });
+            }
+        }
+    }
+
+    fn found(&self, offset: Result<Offset, RequestError>) -> Outcome {
+        let ends = *self.state.borrow().ends();
+        offset.map(|offset| {
+            Reply::Found(Found {
+                offset,
+                start_offset: ends.log_start(),
+                high_watermark: ends.high_watermark(),
+                log_end_offset: ends.log_end(),
+            })
+        })
+    }
+}

@@ -1,0 +1,145 @@
+//! Crossing from core to core, in one place: what goes out to each other core, and what waits for an answer from it.
+//!
+//! Every pair of cores has a ring each way. What does not fit into the ring waits in the [`Outbox`], which the request budgets
+//! of the clients bound; one task per ring empties it, so a burst of messages costs one wake-up.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::{BTreeMap, VecDeque},
+    rc::Rc,
+    sync::Arc,
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{
+    completion::ReplyTo,
+    request::{Outcome, Reply, Request},
+};
+use crate::{
+    catalog::Catalog,
+    error::RequestError,
+    runtime::{RingSender, Runtime},
+    signal::Signal,
+    types::CoreId,
+};
+
+/// What one core says to another.
+#[derive(Debug)]
+pub enum Message {
+    /// Carry this out; the answer carries the same number.
+    Request {
+        /// Chosen by the sender.
+        id: u64,
+        /// What to do.
+        request: Request,
+    },
+    /// The answer to a request.
+    Response {
+        /// The request's.
+        id: u64,
+        /// What came of it.
+        outcome: Outcome,
+    },
+    /// The logs are these from now on: open those that are new and yours, close and remove those that are gone.
+    Catalog {
+        /// Chosen by the sender.
+        id: u64,
+        /// The new state.
+        catalog: Arc<Catalog>,
+    },
+    /// The catalogue was taken over.
+    CatalogTaken {
+        /// The message's.
+        id: u64,
+        /// What went wrong with a new log.
+        result: Result<(), RequestError>,
+    },
+}
+
+/// What waits to go to one other core.
+#[derive(Default)]
+pub struct Outbox {
+    waiting: RefCell<VecDeque<Message>>,
+    filled: Signal,
+}
+
+impl Outbox {
+    /// Adds a message.
+    pub fn push(&self, message: Message) {
+        self.waiting.borrow_mut().push_back(message);
+        self.filled.notify();
+    }
+
+    /// Adds an answer. Bytes of this core's buffers must not leave it, so they are copied.
+    pub fn push_response(&self, id: u64, outcome: Outcome) {
+        let outcome = outcome.map(|reply| match reply {
+            Reply::Fetched(mut fetched) => {
+                let len = fetched.batches.iter().map(Bytes::len).sum();
+                let mut copy = BytesMut::with_capacity(len);
+                fetched.batches.iter().for_each(|piece| copy.extend_from_slice(piece));
+                fetched.batches = if len == 0 { Vec::new() } else { vec![copy.freeze()] };
+                Reply::Fetched(fetched)
+            }
+            other => other,
+        });
+        self.push(Message::Response { id, outcome });
+    }
+
+    /// Sends what is pushed, for ever; ends when the other core is gone.
+    pub async fn drain<R: Runtime>(self: Rc<Self>, ring: R::Sender<Message>) {
+        loop {
+            self.filled.wait_until(|| !self.waiting.borrow().is_empty()).await;
+            loop {
+                let next = self.waiting.borrow_mut().pop_front();
+                let Some(message) = next else { break };
+                if ring.send(message).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+/// One core's outboxes and unanswered requests.
+pub struct Mailbox {
+    outboxes: Vec<Rc<Outbox>>,
+    next_id: Cell<u64>,
+    unanswered: RefCell<BTreeMap<u64, ReplyTo>>,
+}
+
+impl Mailbox {
+    /// The mailbox of one of `cores` cores.
+    pub fn new(cores: usize) -> Self {
+        Mailbox {
+            outboxes: (0..cores).map(|_| Rc::default()).collect(),
+            next_id: Cell::new(0),
+            unanswered: RefCell::default(),
+        }
+    }
+
+    /// What waits to go to `core`.
+    pub fn outbox(&self, core: CoreId) -> &Rc<Outbox> {
+        &self.outboxes[usize::from(core.0)]
+    }
+
+    /// A number that no other message of this core has.
+    pub fn next_id(&self) -> u64 {
+        self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    /// Passes a request on to the core that owns what it concerns.
+    pub fn pass_on(&self, core: CoreId, request: Request, reply: ReplyTo) {
+        let id = self.next_id();
+        self.unanswered.borrow_mut().insert(id, reply);
+        self.outbox(core).push(Message::Request { id, request });
+    }
+
+    /// An answer came.
+    pub fn answer(&self, id: u64, outcome: Outcome) {
+        let reply = self.unanswered.borrow_mut().remove(&id);
+        if let Some(reply) = reply {
+            reply.send(outcome);
+        }
+    }
+}

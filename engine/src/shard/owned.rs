@@ -1,0 +1,211 @@
+//! A partition that this core owns: its promises ([`Partition`]) and its bytes ([`Log`]), which know nothing of each other, and
+//! the carrying of the effects of the one to the other.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
+
+use super::{
+    Core,
+    completion::ReplyTo,
+    control::PartitionStatus,
+    request::{Append, Appended, Reply},
+};
+use crate::{
+    catalog::LogEntry,
+    error::RequestError,
+    log::{
+        Log,
+        recovery::{Damage, Recovered},
+    },
+    partition::{Effect, Partition},
+    record::check_produced,
+    runtime::Runtime,
+    signal::Signal,
+    types::{AckLevel, PartitionId},
+};
+
+/// An append that waits for its ack.
+pub(super) struct AppendToken {
+    reply: ReplyTo,
+    arrived: Duration,
+    bytes: usize,
+    /// What the client asked for; the partition may have been made to wait for more.
+    level: AckLevel,
+}
+
+/// See the module.
+pub(super) struct Owned<R: Runtime> {
+    pub(super) core: Rc<Core<R>>,
+    pub(super) id: PartitionId,
+    pub(super) entry: Arc<LogEntry>,
+    pub(super) log: Rc<Log<R>>,
+    pub(super) state: RefCell<Partition<AppendToken, Rc<Signal>>>,
+    pub(super) damage: Option<Damage>,
+    /// Whether a task carries bytes to the device; there is one at most.
+    pub(super) flushing: Cell<bool>,
+    /// Something for that task to look at.
+    pub(super) work: Signal,
+    /// That task is over.
+    pub(super) settled: Signal,
+    /// When the oldest unwritten append came.
+    pub(super) oldest_unwritten: Cell<Duration>,
+    /// This partition's part of the core's `unwritten_bytes`.
+    pub(super) unwritten_counted: Cell<usize>,
+    /// The drive was full at the last try.
+    pub(super) full: Cell<bool>,
+    /// The log was deleted.
+    pub(super) deleted: Cell<bool>,
+    /// Bytes of all appends so far, and how many of them are synced: the difference is what a loss of power would take.
+    pub(super) appended_bytes: Cell<u64>,
+    pub(super) durable_bytes: Cell<u64>,
+}
+
+impl<R: Runtime> Owned<R> {
+    pub(super) fn new(core: &Rc<Core<R>>, id: PartitionId, entry: Arc<LogEntry>, recovered: Recovered<R>) -> Rc<Self> {
+        let Recovered { log, start, end, damage } = recovered;
+        let mut state = Partition::recovered(start, end, log.epoch());
+        if let Some(damage) = &damage {
+            tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
+            state.handle_fault(damage.to_string());
+        }
+        Rc::new(Owned {
+            core: Rc::clone(core),
+            id,
+            entry,
+            log,
+            state: RefCell::new(state),
+            damage,
+            flushing: Cell::new(false),
+            work: Signal::default(),
+            settled: Signal::default(),
+            oldest_unwritten: Cell::new(Duration::ZERO),
+            unwritten_counted: Cell::new(0),
+            full: Cell::new(false),
+            deleted: Cell::new(false),
+            appended_bytes: Cell::new(0),
+            durable_bytes: Cell::new(0),
+        })
+    }
+
+    /// Appends a batch. The reply is sent when it is as safe as was asked.
+    pub(super) fn append(self: &Rc<Self>, request: &Append, reply: ReplyTo) {
+        let refusal = match check_produced(&request.batch) {
+            Err(error) => RequestError::BatchRefused { reason: error.to_string() },
+            Ok(header) => match self.refuses_writes() {
+                Some(error) => error,
+                None => return self.admit(request, &header, reply),
+            },
+        };
+        self.core.context.metrics.write_errors.add(1);
+        reply.send(Err(refusal));
+    }
+
+    fn refuses_writes(&self) -> Option<RequestError> {
+        if self.deleted.get() {
+            return Some(RequestError::UnknownPartition { partition: self.id });
+        }
+        if self.core.draining.get() {
+            return Some(RequestError::ShuttingDown);
+        }
+        if let Some(reason) = self.state.borrow().fence() {
+            return Some(RequestError::ReadOnly { partition: self.id, reason: reason.to_owned() });
+        }
+        self.full.get().then(|| RequestError::DiskFull { path: self.core.config.data_dir.clone() })
+    }
+
+    fn admit(self: &Rc<Self>, request: &Append, header: &crate::record::BatchHeader, reply: ReplyTo) {
+        let core = &self.core;
+        let arrived = core.context.runtime.monotonic();
+        let bytes = request.batch.len();
+        let level = request.ack.or(self.entry.ack).unwrap_or(core.config.default_ack);
+        // The write buffer is full: from here on `received` must wait for the device, else memory would grow without bound.
+        let crowded = core.unwritten_bytes.get() + bytes > core.config.buffer_bytes_max;
+        let wait_for = if crowded { level.max(AckLevel::Written) } else { level };
+        if self.log.unwritten_bytes() == 0 {
+            self.oldest_unwritten.set(arrived);
+        }
+        let token = AppendToken { reply, arrived, bytes, level };
+        let placed = self.state.borrow_mut().handle_append(header.record_count, wait_for, token);
+        self.log.append(&request.batch, header, (placed.base_offset, placed.durable_hint));
+        self.count_unwritten(self.log.unwritten_bytes());
+        self.appended_bytes.set(self.appended_bytes.get() + bytes as u64);
+        core.context.metrics.undurable_bytes.add(bytes as u64);
+        self.carry_effects();
+        self.wake_flusher();
+    }
+
+    /// Does what the partition asks for, until it asks for nothing.
+    pub(super) fn carry_effects(&self) {
+        loop {
+            let effect = self.state.borrow_mut().poll_effect();
+            match effect {
+                None => return,
+                Some(Effect::Ack { token, base_offset, count, level }) => {
+                    let metrics = &self.core.context.metrics;
+                    metrics.writes.add(u64::from(count));
+                    metrics.write_requests.add(1);
+                    metrics.write_bytes.add(token.bytes as u64);
+                    let took = self.core.context.runtime.monotonic().saturating_sub(token.arrived);
+                    metrics.write_duration.record_many(took, 1);
+                    let level = level.max(token.level);
+                    token.reply.send(Ok(Reply::Appended(Appended { base_offset, count, level })));
+                }
+                Some(Effect::Unknown { token, .. }) => {
+                    self.core.context.metrics.write_errors.add(1);
+                    let reason = self.state.borrow().fence().unwrap_or("the partition stopped").to_owned();
+                    token.reply.send(Err(RequestError::OutcomeUnknown { reason }));
+                }
+                Some(Effect::Wake { token }) => token.notify(),
+            }
+        }
+    }
+
+    /// Keeps the core's sum of unwritten bytes true when this partition's part of it becomes `bytes`.
+    pub(super) fn count_unwritten(&self, bytes: usize) {
+        let before = self.unwritten_counted.replace(bytes);
+        self.core.unwritten_bytes.set(self.core.unwritten_bytes.get() - before + bytes);
+    }
+
+    /// Stops writes for good: a write or a sync failed.
+    pub(super) fn fence(&self, reason: String) {
+        tracing::error!(log = %self.entry.name, partition = %self.id.index, reason, "the partition accepts no more writes");
+        self.state.borrow_mut().handle_fault(reason);
+        self.carry_effects();
+    }
+
+    /// Waits until everything accepted is durable, or cannot be.
+    pub(super) async fn drain(self: &Rc<Self>) {
+        self.work.notify();
+        self.settled.wait_until(|| !self.flushing.get()).await;
+    }
+
+    /// Ends the partition because its log was deleted, and removes its files.
+    pub(super) async fn delete(self: &Rc<Self>) -> std::io::Result<()> {
+        self.deleted.set(true);
+        self.state.borrow_mut().handle_close("the log was deleted");
+        self.carry_effects();
+        self.drain().await;
+        self.core.context.cache.forget(self.id);
+        self.log.delete().await
+    }
+
+    pub(super) fn status(&self) -> PartitionStatus {
+        let state = self.state.borrow();
+        let ends = state.ends();
+        PartitionStatus {
+            log: self.entry.name.to_string(),
+            partition: self.id.index,
+            core: self.core.id,
+            start_offset: ends.log_start(),
+            high_watermark: ends.high_watermark(),
+            log_end_offset: ends.log_end(),
+            durable_end_offset: ends.durable_end(),
+            size_bytes: self.log.size_bytes(),
+            read_only: state.fence().map(str::to_owned),
+        }
+    }
+}
