@@ -10,8 +10,10 @@ use std::{future::Future, io, path::Path, path::PathBuf, rc::Rc, time::Duration}
 use bytes::Bytes;
 use send_wrapper::SendWrapper;
 
+mod directory;
 pub mod glommio;
 pub mod sim;
+pub mod start;
 
 /// One core's view of the world. Cheap to clone; never leaves its core.
 pub trait Runtime: Clone + 'static {
@@ -102,8 +104,9 @@ pub trait File: 'static {
     /// Reads `len` bytes at `position`; fewer at the end of the file, none beyond it.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
 
-    /// Writes the first `len` bytes of `buffer` at `position`, all or an error. Written is not durable.
-    fn write_at(&self, position: u64, buffer: Rc<Self::Buffer>, len: usize) -> impl Future<Output = io::Result<()>>;
+    /// Writes all of `buffer` at `position`, or gives an error. Written is not durable. To write only the first part of a buffer,
+    /// [`Buffer::trim`] it before it is shared.
+    fn write_at(&self, position: u64, buffer: Rc<Self::Buffer>) -> impl Future<Output = io::Result<()>>;
 
     /// Makes every completed write, and the length, durable. An error means that what was written since the last success may
     /// be lost, and that a second attempt may wrongly succeed: never retry.
@@ -116,12 +119,14 @@ pub trait File: 'static {
     fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
 }
 
-/// Memory that a device can read. The length is fixed.
+/// Memory that a device can read. Its length never grows.
 pub trait Buffer: 'static {
     /// The bytes.
     fn bytes(&self) -> &[u8];
     /// The bytes, to be filled.
     fn bytes_mut(&mut self) -> &mut [u8];
+    /// Shortens the buffer to its first `len` bytes, at most its length, for good.
+    fn trim(&mut self, len: usize);
 }
 
 /// The sending end of a bounded single-producer, single-consumer ring.

@@ -1,0 +1,458 @@
+//! What every runtime promises, asked of each of them in the same words: what the simulation proves is worth no more than its
+//! likeness to the real one.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    io::ErrorKind,
+    path::{Path, PathBuf},
+    pin::pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use futures_util::future::join_all;
+use pyralog_engine::runtime::{Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime};
+
+/// Bytes that any device takes as one block.
+const BLOCK: usize = 4096;
+
+/// A buffer of `blocks` blocks, filled with `byte`.
+fn filled<R: Runtime>(runtime: &R, blocks: usize, byte: u8) -> Rc<R::Buffer> {
+    let mut buffer = runtime.allocate(blocks * BLOCK);
+    buffer.bytes_mut().fill(byte);
+    Rc::new(buffer)
+}
+
+async fn open_modes<R: Runtime>(runtime: R, dir: PathBuf) {
+    let path = dir.join("file");
+    let missing = runtime.open(&path, OpenMode::Existing).await.err().expect("a missing file was opened");
+    assert_eq!(missing.kind(), ErrorKind::NotFound);
+    let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), 0);
+    file.write_at(0, filled(&runtime, 1, 7)).await.unwrap();
+    let taken = runtime.open(&path, OpenMode::CreateNew).await.err().expect("a file was created twice");
+    assert_eq!(taken.kind(), ErrorKind::AlreadyExists);
+    let again = runtime.open(&path, OpenMode::Existing).await.unwrap();
+    assert_eq!(again.size().await.unwrap(), BLOCK as u64);
+    assert_eq!(again.read_at(0, BLOCK).await.unwrap(), vec![7; BLOCK]);
+    let emptied = runtime.open(&path, OpenMode::CreateTruncate).await.unwrap();
+    assert_eq!(emptied.size().await.unwrap(), 0);
+    assert_eq!(again.size().await.unwrap(), 0, "both are the same file");
+    let nowhere = dir.join("no-such-directory").join("file");
+    assert_eq!(runtime.open(&nowhere, OpenMode::CreateNew).await.err().unwrap().kind(), ErrorKind::NotFound);
+}
+
+async fn what_is_written_is_read_also_before_a_sync<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    assert!(file.alignment().is_power_of_two() && (512..=4096).contains(&file.alignment()));
+    file.write_at(0, filled(&runtime, 2, 1)).await.unwrap();
+    file.write_at(BLOCK as u64, filled(&runtime, 2, 2)).await.unwrap();
+    let read = file.read_at(0, 3 * BLOCK).await.unwrap();
+    assert_eq!(read[..BLOCK], [1; BLOCK]);
+    assert_eq!(read[BLOCK..], [2; 2 * BLOCK]);
+    file.fdatasync().await.unwrap();
+    assert_eq!(file.read_at(0, 3 * BLOCK).await.unwrap(), read);
+    assert_eq!(file.size().await.unwrap(), 3 * BLOCK as u64);
+    let slice = read.slice(BLOCK - 1..BLOCK + 1);
+    drop((read, file));
+    assert_eq!(slice, vec![1, 2], "bytes outlive the file they were read from");
+}
+
+async fn reads_fall_short_at_the_end_of_the_file<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    assert!(file.read_at(0, BLOCK).await.unwrap().is_empty());
+    file.write_at(0, filled(&runtime, 2, 9)).await.unwrap();
+    assert_eq!(file.read_at(BLOCK as u64, 4 * BLOCK).await.unwrap(), vec![9; BLOCK]);
+    assert!(file.read_at(2 * BLOCK as u64, BLOCK).await.unwrap().is_empty());
+    assert!(file.read_at(64 * BLOCK as u64, BLOCK).await.unwrap().is_empty());
+    assert!(file.read_at(0, 0).await.unwrap().is_empty());
+    file.truncate(BLOCK as u64 + 10).await.unwrap();
+    assert_eq!(file.read_at(0, 2 * BLOCK).await.unwrap(), vec![9; BLOCK + 10]);
+}
+
+async fn a_hole_reads_as_zeros<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    file.write_at(2 * BLOCK as u64, filled(&runtime, 1, 3)).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), 3 * BLOCK as u64);
+    assert_eq!(file.read_at(0, 2 * BLOCK).await.unwrap(), vec![0; 2 * BLOCK]);
+    assert_eq!(file.read_at(2 * BLOCK as u64, BLOCK).await.unwrap(), vec![3; BLOCK]);
+}
+
+async fn truncating_cuts_off_and_extends_with_zeros<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 2, 5)).await.unwrap();
+    file.truncate(BLOCK as u64).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), BLOCK as u64);
+    file.truncate(3 * BLOCK as u64).await.unwrap();
+    let read = file.read_at(0, 4 * BLOCK).await.unwrap();
+    assert_eq!(read[..BLOCK], [5; BLOCK]);
+    assert_eq!(read[BLOCK..], [0; 2 * BLOCK], "what was cut off does not come back");
+}
+
+async fn a_trimmed_buffer_is_written_up_to_its_new_end<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    let mut buffer = runtime.allocate(4 * BLOCK);
+    assert!(buffer.bytes().iter().all(|b| *b == 0), "fresh memory is zeroed");
+    assert_eq!(buffer.bytes().as_ptr() as usize % BLOCK, 0, "fresh memory is aligned");
+    buffer.bytes_mut().fill(8);
+    buffer.trim(file.alignment() as usize);
+    assert_eq!(buffer.bytes().len() as u64, file.alignment());
+    let alignment = file.alignment();
+    file.write_at(alignment, Rc::new(buffer)).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), 2 * alignment);
+    assert_eq!(file.read_at(alignment, BLOCK).await.unwrap(), vec![8; alignment as usize]);
+    // Memory that was used before is zeroed again.
+    assert!(runtime.allocate(4 * BLOCK).bytes().iter().all(|b| *b == 0));
+}
+
+async fn renaming_replaces_and_an_open_file_follows_its_name<R: Runtime>(runtime: R, dir: PathBuf) {
+    let (a, b) = (dir.join("a"), dir.join("b"));
+    let file = runtime.open(&a, OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 1, 1)).await.unwrap();
+    drop(runtime.open(&b, OpenMode::CreateNew).await.unwrap());
+    runtime.rename(&a, &b).await.unwrap();
+    assert_eq!(file.size().await.unwrap(), BLOCK as u64, "the size is that of the file, not of a name");
+    file.write_at(BLOCK as u64, filled(&runtime, 1, 2)).await.unwrap();
+    assert_eq!(runtime.open(&a, OpenMode::Existing).await.err().unwrap().kind(), ErrorKind::NotFound);
+    let renamed = runtime.open(&b, OpenMode::Existing).await.unwrap();
+    assert_eq!(renamed.size().await.unwrap(), 2 * BLOCK as u64);
+    assert_eq!(runtime.rename(&a, &b).await.unwrap_err().kind(), ErrorKind::NotFound);
+    runtime.sync_dir(&dir).await.unwrap();
+}
+
+async fn a_removed_file_lives_until_it_is_closed<R: Runtime>(runtime: R, dir: PathBuf) {
+    let path = dir.join("file");
+    let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 1, 4)).await.unwrap();
+    runtime.remove_file(&path).await.unwrap();
+    assert_eq!(runtime.remove_file(&path).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(file.read_at(0, BLOCK).await.unwrap(), vec![4; BLOCK]);
+    assert_eq!(file.size().await.unwrap(), BLOCK as u64);
+    let second = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+    assert_eq!(second.size().await.unwrap(), 0, "the name now means another file");
+}
+
+async fn directories_are_made_listed_and_removed<R: Runtime>(runtime: R, dir: PathBuf) {
+    let deep = dir.join("x").join("y");
+    assert_eq!(runtime.list_dir(&deep).await.unwrap_err().kind(), ErrorKind::NotFound);
+    assert_eq!(runtime.sync_dir(&deep).await.unwrap_err().kind(), ErrorKind::NotFound);
+    runtime.create_dir_all(&deep).await.unwrap();
+    runtime.create_dir_all(&deep).await.unwrap();
+    for name in ["b", "a"] {
+        drop(runtime.open(&deep.join(name), OpenMode::CreateNew).await.unwrap());
+    }
+    runtime.create_dir_all(&deep.join("c")).await.unwrap();
+    runtime.sync_dir(&deep).await.unwrap();
+    let entry = |name: &str, is_dir| DirEntry { path: deep.join(name), is_dir };
+    assert_eq!(runtime.list_dir(&deep).await.unwrap(), [entry("a", false), entry("b", false), entry("c", true)]);
+    assert_eq!(runtime.list_dir(&dir.join("x")).await.unwrap(), [DirEntry { path: deep.clone(), is_dir: true }]);
+    assert_eq!(runtime.remove_dir(&deep).await.unwrap_err().kind(), ErrorKind::DirectoryNotEmpty);
+    assert!(runtime.remove_dir(&deep.join("a")).await.is_err(), "a file is no directory");
+    assert!(runtime.remove_file(&deep.join("c")).await.is_err(), "a directory is no file");
+    runtime.remove_file(&deep.join("a")).await.unwrap();
+    runtime.remove_file(&deep.join("b")).await.unwrap();
+    runtime.remove_dir(&deep.join("c")).await.unwrap();
+    runtime.remove_dir(&deep).await.unwrap();
+    assert_eq!(runtime.list_dir(&dir.join("x")).await.unwrap(), []);
+    assert_eq!(runtime.remove_dir(&deep).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
+async fn many_writes_at_once_all_arrive<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    let writes = (0..64u8).map(|i| file.write_at(u64::from(i) * BLOCK as u64, filled(&runtime, 1, i)));
+    assert!(join_all(writes).await.iter().all(Result::is_ok));
+    let reads = join_all((0..64u64).map(|i| file.read_at(i * BLOCK as u64, BLOCK))).await;
+    for (i, read) in reads.into_iter().enumerate() {
+        assert_eq!(read.unwrap(), vec![i as u8; BLOCK], "block {i}");
+    }
+}
+
+async fn an_operation_may_be_abandoned_at_any_time<R: Runtime>(runtime: R, dir: PathBuf) {
+    let path = dir.join("file");
+    for round in 0..20u8 {
+        let file = runtime.open(&path, OpenMode::CreateTruncate).await.unwrap();
+        let buffer = filled(&runtime, 16, round);
+        {
+            let mut write = pin!(file.write_at(0, Rc::clone(&buffer)));
+            let mut read = pin!(file.read_at(0, BLOCK));
+            poll_fn(|context| {
+                let _ = write.as_mut().poll(context);
+                let _ = read.as_mut().poll(context);
+                Poll::Ready(())
+            })
+            .await;
+            if round % 2 == 0 {
+                // Give the operations the time to reach the device before they are forgotten.
+                runtime.yield_now().await;
+            }
+        }
+        drop(buffer);
+        drop(file);
+    }
+    let file = runtime.open(&path, OpenMode::CreateTruncate).await.unwrap();
+    file.write_at(0, filled(&runtime, 1, 0xee)).await.unwrap();
+    file.fdatasync().await.unwrap();
+    assert_eq!(file.read_at(0, BLOCK).await.unwrap(), vec![0xee; BLOCK]);
+}
+
+async fn sleepers_wake_in_the_order_of_their_deadlines<R: Runtime>(runtime: R, _: PathBuf) {
+    let woken = Rc::new(RefCell::new(Vec::new()));
+    let before = runtime.monotonic();
+    for millis in [30, 10, 20, 0] {
+        let (woken, clock) = (Rc::clone(&woken), runtime.clone());
+        runtime.spawn(async move {
+            clock.sleep(Duration::from_millis(millis)).await;
+            woken.borrow_mut().push(millis);
+        });
+    }
+    runtime.sleep(Duration::from_millis(40)).await;
+    until(&runtime, || woken.borrow().len() == 4).await;
+    assert_eq!(*woken.borrow(), [0, 10, 20, 30]);
+    assert!(runtime.monotonic() - before >= Duration::from_millis(40));
+    assert!(runtime.unix_millis() > 1_600_000_000_000, "the wall clock is somewhere after 2020");
+}
+
+async fn spawned_tasks_run_beside_their_caller<R: Runtime>(runtime: R, _: PathBuf) {
+    let turns = Rc::new(Cell::new(0));
+    for _ in 0..3 {
+        let (turns, other) = (Rc::clone(&turns), runtime.clone());
+        runtime.spawn(async move {
+            for _ in 0..10 {
+                turns.set(turns.get() + 1);
+                other.yield_now().await;
+            }
+        });
+    }
+    until(&runtime, || turns.get() == 30).await;
+    assert_ne!(runtime.random_u64(), runtime.random_u64());
+}
+
+/// Lets other tasks run until `done`, at most for ten seconds.
+async fn until<R: Runtime>(runtime: &R, done: impl Fn() -> bool) {
+    let deadline = runtime.monotonic() + Duration::from_secs(10);
+    while !done() {
+        assert!(runtime.monotonic() < deadline, "waited ten seconds in vain");
+        runtime.sleep(Duration::from_millis(1)).await;
+    }
+}
+
+type Rings<R> = Mesh<R, u64>;
+
+fn to<R: Runtime>(mesh: &Rings<R>, core: usize) -> &R::Sender<u64> {
+    mesh.senders[core].as_ref().expect("no ring leads to this core")
+}
+
+fn from<R: Runtime>(mesh: &Rings<R>, core: usize) -> &R::Receiver<u64> {
+    mesh.receivers[core].as_ref().expect("no ring comes from this core")
+}
+
+const ITEMS: u64 = 20_000;
+
+/// Core 0 sends to core 1 more than the ring holds, and core 1 sends everything back.
+async fn rings_keep_the_order_and_lose_nothing<R: Runtime>(runtime: R, core: usize, mesh: Rings<R>) {
+    assert!(mesh.senders[core].is_none() && mesh.receivers[core].is_none(), "no core has a ring to itself");
+    if core == 0 {
+        let mesh = Rc::new(mesh);
+        let sending = Rc::clone(&mesh);
+        runtime.spawn(async move {
+            for i in 0..ITEMS {
+                to(&sending, 1).send(i).await.unwrap();
+            }
+        });
+        for i in 0..ITEMS {
+            assert_eq!(from(&mesh, 1).recv().await, Some(i));
+        }
+    } else {
+        while let Some(item) = from(&mesh, 0).recv().await {
+            to(&mesh, 0).send(item).await.unwrap();
+            if item + 1 == ITEMS {
+                break;
+            }
+        }
+    }
+}
+
+/// Core 0 fills the ring before core 1 takes anything, and then closes it.
+async fn rings_are_bounded_and_drain_after_the_sender_is_gone<R: Runtime>(runtime: R, core: usize, mesh: Rings<R>) {
+    if core == 0 {
+        let mut sent = 0;
+        while to(&mesh, 1).try_send(sent).is_ok() {
+            sent += 1;
+            assert!(sent <= 2 * CAPACITY as u64, "the ring has no bound");
+        }
+        assert!(sent >= CAPACITY as u64, "the ring holds only {sent}");
+        assert_eq!(to(&mesh, 1).try_send(77), Err(77), "a refused item comes back");
+        to(&mesh, 1).send(sent).await.unwrap();
+        drop(mesh);
+    } else {
+        // Long enough for core 0 to find the ring full; if not, the test is weaker but still right.
+        runtime.sleep(Duration::from_millis(5)).await;
+        let mut expected = 0;
+        while let Some(item) = from(&mesh, 0).recv().await {
+            assert_eq!(item, expected);
+            expected += 1;
+        }
+        assert!(expected > CAPACITY as u64);
+    }
+}
+
+/// Core 1 goes away while core 0 waits for room.
+async fn a_sender_learns_that_the_receiver_is_gone<R: Runtime>(runtime: R, core: usize, mesh: Rings<R>) {
+    if core == 0 {
+        loop {
+            if to(&mesh, 1).send(1).await.is_err() {
+                break;
+            }
+        }
+        assert_eq!(to(&mesh, 1).try_send(5), Err(5));
+    } else {
+        runtime.sleep(Duration::from_millis(5)).await;
+        drop(mesh);
+    }
+}
+
+const CAPACITY: usize = 128;
+
+mod real {
+    use std::sync::mpsc;
+
+    use pyralog_engine::{
+        runtime::{
+            glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh},
+            start::StartError,
+        },
+        types::CoreId,
+    };
+
+    use super::*;
+
+    fn scratch() -> tempfile::TempDir {
+        // Not /tmp, which may be a tmpfs, where O_DIRECT means nothing.
+        tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap()
+    }
+
+    fn options(dir: &Path) -> LaunchOptions {
+        // A failing assertion is to fail its test, not the whole process.
+        LaunchOptions { data_dirs: vec![dir.to_owned()], abort_on_panic: false, ..LaunchOptions::default() }
+    }
+
+    fn cpus(count: usize) -> Vec<usize> {
+        let all = std::thread::available_parallelism().unwrap().get();
+        (0..count).map(|i| i % all).collect()
+    }
+
+    fn join<T: Send + 'static>(cores: Vec<CoreThread<T>>) -> Vec<T> {
+        cores.into_iter().map(|core| core.join().unwrap()).collect()
+    }
+
+    fn on_one_core<F, Fut>(case: F)
+    where
+        F: FnOnce(GlommioRuntime, PathBuf) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let scratch = scratch();
+        let dir = scratch.path().to_owned();
+        join(launch(&cpus(1), &options(scratch.path()), move |_, runtime| case(runtime, dir)).unwrap());
+    }
+
+    fn on_meshed_cores<F, Fut>(cores: usize, case: F)
+    where
+        F: FnOnce(GlommioRuntime, usize, Rings<GlommioRuntime>) -> Fut + Clone + Send + 'static,
+        Fut: Future<Output = ()> + 'static,
+    {
+        let scratch = scratch();
+        let (give, take) = mpsc::channel();
+        mesh(cores, CAPACITY).into_iter().enumerate().for_each(|seat| give.send(seat).unwrap());
+        let take = std::sync::Arc::new(std::sync::Mutex::new(take));
+        let main = move |_: CoreId, runtime: GlommioRuntime| async move {
+            let (core, seat) = take.lock().unwrap().recv().unwrap();
+            let mesh = seat.connect(&runtime).await;
+            case(runtime, core, mesh).await;
+        };
+        join(launch(&cpus(cores), &options(scratch.path()), main).unwrap());
+    }
+
+    macro_rules! contract {
+        ($($case:ident)*) => { $( #[test] fn $case() { on_one_core(super::$case); } )* };
+    }
+    contract! {
+        open_modes
+        what_is_written_is_read_also_before_a_sync
+        reads_fall_short_at_the_end_of_the_file
+        a_hole_reads_as_zeros
+        truncating_cuts_off_and_extends_with_zeros
+        a_trimmed_buffer_is_written_up_to_its_new_end
+        renaming_replaces_and_an_open_file_follows_its_name
+        a_removed_file_lives_until_it_is_closed
+        directories_are_made_listed_and_removed
+        many_writes_at_once_all_arrive
+        an_operation_may_be_abandoned_at_any_time
+        sleepers_wake_in_the_order_of_their_deadlines
+        spawned_tasks_run_beside_their_caller
+    }
+
+    macro_rules! ring_contract {
+        ($($case:ident)*) => { $( #[test] fn $case() { on_meshed_cores(2, super::$case); } )* };
+    }
+    ring_contract! {
+        rings_keep_the_order_and_lose_nothing
+        rings_are_bounded_and_drain_after_the_sender_is_gone
+        a_sender_learns_that_the_receiver_is_gone
+    }
+
+    #[test]
+    fn a_mesh_of_four_cores_stands_at_every_start() {
+        for _ in 0..10 {
+            on_meshed_cores(4, async |_, core, mesh| {
+                for other in (0..4).filter(|other| *other != core) {
+                    to(&mesh, other).send(core as u64).await.unwrap();
+                }
+                for other in (0..4).filter(|other| *other != core) {
+                    assert_eq!(from(&mesh, other).recv().await, Some(other as u64));
+                }
+            });
+        }
+    }
+
+    #[test]
+    fn a_waker_works_from_a_thread_that_is_no_executor() {
+        let (send, receive) = async_channel::bounded::<u64>(1);
+        let (back, returned) = async_channel::bounded(1);
+        let cores = launch(&cpus(1), &options(scratch().path()), move |_, _| async move {
+            while let Ok(item) = receive.recv().await {
+                back.send(item + 1).await.unwrap();
+            }
+        });
+        let cores = cores.unwrap();
+        for i in 0..1000 {
+            send.send_blocking(i).unwrap();
+            assert_eq!(returned.recv_blocking().unwrap(), i + 1);
+        }
+        drop(send);
+        join(cores);
+    }
+
+    #[test]
+    fn a_data_directory_that_is_missing_stops_the_start_with_its_name() {
+        let missing = scratch().path().join("missing");
+        let Err(error) = launch(&cpus(2), &options(&missing), async |_, _| ()) else { panic!("it started") };
+        assert!(matches!(error, StartError::DataDir { .. }), "{error}");
+        assert!(error.to_string().contains(missing.to_str().unwrap()), "{error}");
+    }
+
+    #[test]
+    fn a_cpu_that_does_not_exist_stops_the_start_with_its_number() {
+        let scratch = scratch();
+        let Err(error) = launch(&[0, 9999], &options(scratch.path()), async |_, _| ()) else { panic!("it started") };
+        assert!(error.to_string().contains("CPU 9999"), "{error}");
+    }
+
+    #[test]
+    fn a_panic_on_a_core_ends_that_core_with_an_error() {
+        let scratch = scratch();
+        let cores = launch(&cpus(1), &options(scratch.path()), async |_, _| panic!("on purpose")).unwrap();
+        assert!(cores.into_iter().next().unwrap().join().is_err());
+    }
+}
