@@ -304,6 +304,7 @@ impl Runtime for GlommioRuntime {
         glommio::timer::sleep(duration)
     }
 
+    #[allow(clippy::manual_async_fn)] // An `async fn` would borrow `self`; the trait promises a future that does not.
     fn yield_now(&self) -> impl Future<Output = ()> + 'static {
         async { glommio::executor().yield_task_queue_now().await }
     }
