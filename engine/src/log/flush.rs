@@ -39,7 +39,7 @@ impl<R: Runtime> Log<R> {
         let writes = groups.iter().map(|group| {
             self.context.metrics.disk_writes.add(1);
             self.context.metrics.disk_write_bytes.add(group.padded_bytes as u64);
-            file.write_at(group.position, Rc::clone(&group.buffer), group.padded_bytes)
+            file.write_at(group.position, Rc::clone(&group.buffer))
         });
         // All of them are awaited, also after a failure: the device must be done with the buffers.
         for outcome in join_all(writes).await {
@@ -114,7 +114,7 @@ impl<R: Runtime> Log<R> {
         let mut buffer = runtime.allocate(padded);
         buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
         let file = runtime.open(&segment.index_path(), OpenMode::CreateTruncate).await?;
-        file.write_at(0, Rc::new(buffer), padded).await
+        file.write_at(0, Rc::new(buffer)).await
     }
 }
 
@@ -127,7 +127,7 @@ pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>
     block.bytes_mut()[..header.len()].copy_from_slice(&header);
     let opened = runtime.open(&segment.path, OpenMode::CreateTruncate).await;
     let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
-    let written = file.write_at(0, Rc::new(block), SEGMENT_HEADER_BYTES as usize).await;
+    let written = file.write_at(0, Rc::new(block)).await;
     written.map_err(|error| fault("writing the header of", error))?;
     file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
     if let Some(dir) = segment.path.parent() {

@@ -6,7 +6,10 @@
 use std::{cell::Cell, rc::Rc};
 
 use super::{Log, LogFault, segment::Segment};
-use crate::runtime::{Buffer, File, Runtime};
+use crate::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    runtime::{Buffer, File, Runtime},
+};
 
 /// What the first preparation of a segment takes: 250 single-record commits padded to 4 KiB.
 const STEP_BYTES_MIN: u64 = 1 << 20;
@@ -82,11 +85,17 @@ fn step_bytes(prepared: u64) -> u64 {
 
 async fn fill_with_zeros<R: Runtime>(log: &Log<R>, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
     let file = segment.file.borrow().clone().expect("prepared segments have a file"); // why: callers create it first
-    let zeros = &log.context.zeros;
     let end: &Cell<u64> = &segment.prepared_end;
     while end.get() < target {
+        let mut zeros = Rc::clone(&log.context.zeros);
         let len = (target - end.get()).min(zeros.bytes().len() as u64);
-        let written = file.write_at(end.get(), Rc::clone(zeros), len as usize).await;
+        if len < zeros.bytes().len() as u64 {
+            let allocated = len.next_multiple_of(DEVICE_BLOCK_BYTES_MAX);
+            let mut rest = log.context.runtime.allocate(allocated as usize);
+            rest.trim(len as usize);
+            zeros = Rc::new(rest);
+        }
+        let written = file.write_at(end.get(), zeros).await;
         written.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))?;
         end.set(end.get() + len);
     }

@@ -149,7 +149,9 @@ impl<R: Runtime> Tail<R> {
         open.segment.end_position.set(open.position + padded_bytes as u64);
         // Grow fast and shrink slowly: a burst should not be cut into small groups because one quiet commit came before it.
         self.expected_bytes = (open.len * 2).max(self.expected_bytes / 2);
-        let buffer = Rc::new(open.buffer);
+        let mut buffer = open.buffer;
+        buffer.trim(padded_bytes);
+        let buffer = Rc::new(buffer);
         let group = Group {
             segment: open.segment,
             position: open.position,

@@ -118,7 +118,7 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
         let mut buffer = runtime.allocate(padded);
         buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
         let file = runtime.open(&aside, OpenMode::CreateTruncate).await?;
-        file.write_at(0, Rc::new(buffer), padded).await?;
+        file.write_at(0, Rc::new(buffer)).await?;
         file.truncate(bytes.len() as u64).await?;
         file.fdatasync().await?;
         runtime.rename(&aside, &path).await?;
