@@ -33,6 +33,10 @@ use crate::types::CoreId;
 /// How long a sender whose ring is full waits before it looks again. A ring of a thousand drains in about this time.
 const FULL_RING_PAUSE: Duration = Duration::from_micros(100);
 
+/// How often an executor wakes when nothing happens. A wake-up from another thread can get lost while an executor falls asleep
+/// (seen in a test that wakes a thousand times beside twenty other executors): then it waits for this long, not for ever.
+const HEARTBEAT: Duration = Duration::from_millis(10);
+
 /// How often an executor wakes while its rings are being connected.
 const CONNECT_TICK: Duration = Duration::from_millis(1);
 
@@ -198,6 +202,12 @@ where
         .io_memory(options.io_memory_bytes)
         .spawn(move || async move {
             let runtime = GlommioRuntime::on_this_executor();
+            glommio::spawn_local(async {
+                loop {
+                    glommio::timer::sleep(HEARTBEAT).await;
+                }
+            })
+            .detach();
             let mut primed = Ok(());
             for dir in &data_dirs {
                 primed = primed.and(runtime.prime(dir, core).await);
