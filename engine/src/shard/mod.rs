@@ -26,7 +26,7 @@ use std::{
 };
 
 pub use catalog_store::CatalogError;
-pub use opening::open;
+pub use opening::{Wiring, open};
 
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};
