@@ -1,9 +1,10 @@
 //! How a client knows the server without a certificate authority: by the SHA-256 of its certificate.
 //!
-//! A fingerprint comes from the operator (`DLOG_FINGERPRINT`, an option, the builder) or, for a server of the same user on the same
-//! machine, from a file that the server writes at start ([`publish`]) and a client of a loopback address reads ([`published`]). The
-//! file lies in a folder that only this user can write, so it proves what trust on first use only hopes: the server is one
-//! that this user started. A server in another data directory replaces the file; a stranger's server on the port is refused.
+//! A fingerprint comes from the operator (`DLOG_FINGERPRINT`, an option, the builder) or, for a server of the same user
+//! on the same machine, from a file that the server writes at start ([`publish`]) and a client of a loopback address
+//! reads ([`published`]). The file lies in a folder that only this user can write, so it proves what trust on first use
+//! only hopes: the server is one that this user started. A server in another data directory replaces the file; a
+//! stranger's server on the port is refused.
 
 use std::{
     env, fmt, fs, io,
@@ -64,7 +65,8 @@ impl FromStr for Fingerprint {
     }
 }
 
-/// Tells clients of this user on this machine the fingerprint of the server that listens at `listen`. Gives the files written.
+/// Tells clients of this user on this machine the fingerprint of the server that listens at `listen`. Gives the files
+/// written.
 ///
 /// Errors: of the operating system, if no folder could be used; the server runs without, and its clients need the
 /// fingerprint from the operator.
@@ -72,14 +74,14 @@ pub fn publish(listen: SocketAddr, fingerprint: Fingerprint) -> io::Result<Vec<P
     publish_in(&folders(), listen, fingerprint)
 }
 
-/// The fingerprints that servers of this user published for `server`: at most one for its own address and one for the wildcard
-/// address of its family on the same port. Empty if `server` is not on this machine's loopback.
+/// The fingerprints that servers of this user published for `server`: at most one for its own address and one for the
+/// wildcard address of its family on the same port. Empty if `server` is not on this machine's loopback.
 pub fn published(server: SocketAddr) -> Vec<Fingerprint> {
     published_in(&folders(), server)
 }
 
-/// Where the files may lie: the user's runtime folder, and one in /tmp for those who have none. Both are written and read, since
-/// the server may have been started with another environment than the client.
+/// Where the files may lie: the user's runtime folder, and one in /tmp for those who have none. Both are written and
+/// read, since the server may have been started with another environment than the client.
 fn folders() -> Vec<PathBuf> {
     let runtime = env::var_os("XDG_RUNTIME_DIR").map(PathBuf::from).filter(|folder| folder.is_absolute());
     let shared = PathBuf::from(format!("/tmp/dlog-{}", user()));
@@ -137,8 +139,8 @@ fn write(folder: &Path, name: &str, fingerprint: Fingerprint) -> io::Result<Path
     Ok(file)
 }
 
-/// Whether nobody but this user can have put anything into `folder`: it is a real folder, his, and closed to others' writing.
-/// Somebody else may have made `/tmp/dlog-<uid>` first, or put a link there.
+/// Whether nobody but this user can have put anything into `folder`: it is a real folder, his, and closed to others'
+/// writing. Somebody else may have made `/tmp/dlog-<uid>` first, or put a link there.
 fn is_ours_alone(folder: &Path) -> io::Result<()> {
     let found = fs::symlink_metadata(folder)?;
     if found.is_dir() && found.uid() == user() && found.mode() & 0o022 == 0 {
@@ -148,8 +150,8 @@ fn is_ours_alone(folder: &Path) -> io::Result<()> {
     Err(io::Error::new(io::ErrorKind::PermissionDenied, reason))
 }
 
-/// The fingerprint in a file of a folder that [`is_ours_alone`]. Anything unreadable counts as absent: verification then fails
-/// with a message that says how to pin.
+/// The fingerprint in a file of a folder that [`is_ours_alone`]. Anything unreadable counts as absent: verification
+/// then fails with a message that says how to pin.
 fn read(file: &Path) -> Option<Fingerprint> {
     let mut text = String::new();
     fs::File::open(file).ok()?.take(200).read_to_string(&mut text).ok()?;

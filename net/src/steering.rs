@@ -1,16 +1,16 @@
-//! The rule that both sides keep so that a packet arrives where the partition lives: byte 0 of a connection ID, modulo the number
-//! of cores, is the core.
+//! The rule that both sides keep so that a packet arrives where the partition lives: byte 0 of a connection ID, modulo
+//! the number of cores, is the core.
 //!
-//! The client chooses its first destination ID by it ([`dcid_provider`]); the server keeps the core in every ID that it issues, so
-//! the connection stays on its core for life, also when the client's address changes.
+//! The client chooses its first destination ID by it ([`dcid_provider`]); the server keeps the core in every ID that it
+//! issues, so the connection stays on its core for life, also when the client's address changes.
 
 use std::sync::Arc;
 
 use pyralog_engine::{limits::CORES_MAX, types::CoreId};
 use quinn::ConnectionId;
 
-/// Bytes of the connection IDs that we choose: the steering byte and enough others to be unpredictable, of which the server uses
-/// some to recognise its own. A client's first ID must have 8 at least (RFC 9000, section 7.2).
+/// Bytes of the connection IDs that we choose: the steering byte and enough others to be unpredictable, of which the
+/// server uses some to recognise its own. A client's first ID must have 8 at least (RFC 9000, section 7.2).
 pub const CID_BYTES: usize = 12;
 
 const _: () = assert!(CID_BYTES >= 8 && CID_BYTES <= 20, "RFC 9000 allows 8 to 20 bytes");
@@ -22,12 +22,13 @@ const _: () = assert!(CORES_MAX <= 256, "one byte names the core");
 pub fn cid_for(core: CoreId, cores: usize) -> [u8; CID_BYTES] {
     assert!(usize::from(core.0) < cores && cores <= CORES_MAX, "core {core} of {cores}");
     let mut bytes = [0; CID_BYTES];
-    aws_lc_rs::rand::fill(&mut bytes).expect("random bytes"); // why: the system's random source is up before any process of ours
+    aws_lc_rs::rand::fill(&mut bytes).expect("random bytes"); // why: the system's source is up before us
     bytes[0] = steering_byte(core, cores, bytes[0]);
     bytes
 }
 
-/// The core that a QUIC datagram is for: the one its destination connection ID names. `None` if it is too short to have one.
+/// The core that a QUIC datagram is for: the one its destination connection ID names. `None` if it is too short to have
+/// one.
 ///
 /// Looks where the kernel's filter looks: at byte 6 behind a long header, at byte 1 behind a short one.
 pub fn core_of_datagram(datagram: &[u8], cores: usize) -> Option<CoreId> {

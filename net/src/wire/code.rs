@@ -1,7 +1,7 @@
 //! Errors as numbers: the one mapping between what the engine or the protocol refuses and what the wire says.
 //!
-//! A code never changes its meaning. Its hundreds tell the class, so that a client treats a code it does not know as the server
-//! means it: 1 protocol, 2 refused, 3 retriable, 4 fenced, 5 corrupt, 6 unknown outcome.
+//! A code never changes its meaning. Its hundreds tell the class, so that a client treats a code it does not know as
+//! the server means it: 1 protocol, 2 refused, 3 retriable, 4 fenced, 5 corrupt, 6 unknown outcome.
 
 use std::fmt;
 
@@ -113,7 +113,8 @@ codes! {
 }
 
 impl ErrorCode {
-    /// Who must act. A protocol error is the caller's; a code of no known hundred is taken for a refusal, which is never retried.
+    /// Who must act. A protocol error is the caller's; a code of no known hundred is taken for a refusal, which is
+    /// never retried.
     pub fn class(self) -> ErrorClass {
         match self.0 / 100 {
             3 => ErrorClass::Retriable,

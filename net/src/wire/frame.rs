@@ -1,8 +1,9 @@
 //! Frames: a fixed header and a body whose length the header states.
 //!
-//! [`FrameDecoder`] takes a stream's bytes in chunks of any size and gives frames. It holds at most one unfinished frame besides
-//! what was pushed and not yet taken, allocates nothing for a body before [`FrameDecoder::next_frame`] is called (so that a
-//! server can reserve the memory first, see [`FrameDecoder::peek_header`]), and copies a body only if it came in several chunks.
+//! [`FrameDecoder`] takes a stream's bytes in chunks of any size and gives frames. It holds at most one unfinished
+//! frame besides what was pushed and not yet taken, allocates nothing for a body before [`FrameDecoder::next_frame`] is
+//! called (so that a server can reserve the memory first, see [`FrameDecoder::peek_header`]), and copies a body only if
+//! it came in several chunks.
 
 use std::collections::VecDeque;
 
@@ -46,7 +47,8 @@ pub struct Frame {
 impl FrameHeader {
     /// The header of a request, or of a reply without error. `body_bytes` is what follows the header.
     ///
-    /// Panics if `body_bytes` is above [`BODY_BYTES_MAX`]: callers check their input against the limits of its own kind.
+    /// Panics if `body_bytes` is above [`BODY_BYTES_MAX`]: callers check their input against the limits of its own
+    /// kind.
     pub fn new(api: Api, correlation: u64, body_bytes: usize) -> Self {
         assert!(body_bytes <= BODY_BYTES_MAX, "a body of {body_bytes} bytes is above {BODY_BYTES_MAX}");
         FrameHeader { body_bytes: body_bytes as u32, version: VERSION, api: api.number(), status: 0, correlation }
@@ -76,8 +78,8 @@ impl FrameHeader {
 
 /// Cuts one stream into frames.
 ///
-/// The loop of a reader: push what came; then, until it gives nothing, [`next_frame`](Self::next_frame). A reader that must
-/// reserve memory looks at [`peek_header`](Self::peek_header) before each `next_frame`.
+/// The loop of a reader: push what came; then, until it gives nothing, [`next_frame`](Self::next_frame). A reader that
+/// must reserve memory looks at [`peek_header`](Self::peek_header) before each `next_frame`.
 #[derive(Debug, Default)]
 pub struct FrameDecoder {
     /// What was pushed and not yet consumed. No empty chunks.
@@ -121,8 +123,8 @@ impl FrameDecoder {
         }
     }
 
-    /// The next frame, if all of it is here. Otherwise, if its header is here, what came of its body is moved into a buffer of
-    /// the body's size, so that the chunks (which may be slices of larger receive buffers) can go.
+    /// The next frame, if all of it is here. Otherwise, if its header is here, what came of its body is moved into a
+    /// buffer of the body's size, so that the chunks (which may be slices of larger receive buffers) can go.
     ///
     /// Errors: `FrameTooLarge`. The stream cannot be read further then.
     pub fn next_frame(&mut self) -> Result<Option<Frame>, ProtocolError> {

@@ -1,8 +1,9 @@
-//! The protocol `dlog/1` as values: bytes in, frames and requests out, and back. No I/O, no clock, and every length is checked
-//! before anything is allocated for it. `docs/PROTOCOL.md` is the same in words; golden bytes in the tests hold the two together.
+//! The protocol `dlog/1` as values: bytes in, frames and requests out, and back. No I/O, no clock, and every length is
+//! checked before anything is allocated for it. `docs/PROTOCOL.md` is the same in words; golden bytes in the tests hold
+//! the two together.
 //!
-//! The room's doors: [`frame::FrameDecoder`] cuts a stream into frames, [`request::Request::decode`] reads what a client wants,
-//! [`reply`] reads and writes answers, [`code`] is the one mapping between errors and their numbers.
+//! The room's doors: [`frame::FrameDecoder`] cuts a stream into frames, [`request::Request::decode`] reads what a
+//! client wants, [`reply`] reads and writes answers, [`code`] is the one mapping between errors and their numbers.
 
 pub mod code;
 pub mod frame;

@@ -155,7 +155,8 @@ pub fn encode_appended(out: &mut BytesMut, correlation: u64, appended: &Appended
     out.put_bytes(0, 3);
 }
 
-/// Appends all of a reply to a fetch, or of a subscription's next frame, but the batches, which the caller sends next, uncopied.
+/// Appends all of a reply to a fetch, or of a subscription's next frame, but the batches, which the caller sends next,
+/// uncopied.
 pub fn encode_fetched_head(out: &mut BytesMut, api: Api, correlation: u64, fetched: &Fetched) {
     assert!(matches!(api, Api::Fetch | Api::Subscribe), "a {} reply has no batches", api.name());
     let batches: usize = fetched.batches.iter().map(Bytes::len).sum();
@@ -231,8 +232,8 @@ pub fn decode_found(mut body: &[u8]) -> Result<Found, ProtocolError> {
     Ok(Found { offset: next(), start_offset: next(), high_watermark: next(), log_end_offset: next() })
 }
 
-/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`] or [`ServerDescription`]. Unknown fields are skipped: a newer server
-/// may say more.
+/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`] or [`ServerDescription`]. Unknown fields are skipped: a
+/// newer server may say more.
 ///
 /// Errors: `BadBody`.
 pub fn decode_json<T: DeserializeOwned>(api: Api, body: &[u8]) -> Result<T, ProtocolError> {

@@ -1,7 +1,7 @@
 //! Requests: what a client writes and a server reads.
 //!
-//! Hand-laid where records pass, JSON where people administer. A field that must be zero is checked, so that it can mean something
-//! one day; an unknown JSON field is refused rather than silently not done.
+//! Hand-laid where records pass, JSON where people administer. A field that must be zero is checked, so that it can
+//! mean something one day; an unknown JSON field is refused rather than silently not done.
 
 use std::time::Duration;
 
@@ -188,7 +188,7 @@ pub fn encode_describe_server(out: &mut BytesMut, correlation: u64) {
 
 /// Appends a frame whose body is JSON.
 pub(super) fn put_json(out: &mut BytesMut, api: Api, correlation: u64, body: &impl Serialize) {
-    let body = serde_json::to_vec(body).expect("no map with keys that are no strings"); // why: only our own plain structs
+    let body = serde_json::to_vec(body).expect("plain structs"); // why: only maps with odd keys fail
     FrameHeader::new(api, correlation, body.len()).encode(out);
     out.extend_from_slice(&body);
 }
@@ -461,7 +461,10 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_json_never_panics(api in 1u8..4, body in r#"\{("name"|"logs"|"partitions"|:|,|\[|"a"|[0-9]| )*\}"#) {
+        fn arbitrary_json_never_panics(
+            api in 1u8..4,
+            body in r#"\{("name"|"logs"|"partitions"|:|,|\[|"a"|[0-9]| )*\}"#,
+        ) {
             let header = FrameHeader { api, body_bytes: body.len() as u32, ..FrameHeader::new(Api::Fetch, 1, 0) };
             let _ = Request::decode(&header, body.into());
         }

@@ -1,0 +1,332 @@
+//! The client: [`PyralogClient`] and what it gives and takes.
+//!
+//! A produced record's way: `partitioner` picks the partition, `batches` builds the batch, `router` finds the
+//! connection of the owning core, `lane` sends it among others and finds the reply. A fetched record's way back ends in
+//! `consumer`.
+//!
+//! It runs on tokio. A client is cheap to clone and used from anywhere; it holds one QUIC connection for each core of
+//! the server that it has needed.
+
+use std::{
+    borrow::Borrow,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering::Relaxed},
+    },
+};
+
+use bytes::{Bytes, BytesMut};
+use pyralog_engine::{
+    name::LogName,
+    shard::request::{Append, Appended, CreateLog, FindOffset},
+};
+use tokio::net::ToSocketAddrs;
+
+mod ack;
+mod batches;
+mod builder;
+mod connection;
+mod consumer;
+mod error;
+mod ids;
+mod lane;
+mod partition;
+mod partitioner;
+mod producer;
+mod record;
+mod router;
+mod tls;
+
+pub use ack::{BatchAck, PartitionAck, RecordAck};
+pub use builder::{ClientBuilder, FINGERPRINT_VARIABLE};
+pub use consumer::{FetchOptions, Fetched, FetchedRecords, StartAt, Subscription};
+pub use error::{Error, Result};
+pub use ids::LogId;
+pub use partition::{PartitionHandle, PendingAppend, PendingFetch};
+pub use partitioner::partition_of_key;
+pub use producer::{Delivery, Producer, ProducerOptions};
+pub use pyralog_engine::{
+    record::{Codec, Record as StoredRecord},
+    shard::request::{Found, OffsetAt},
+    types::{AckLevel, Offset, PartitionIndex as PartitionId},
+};
+pub use record::{IntoKey, IntoRecord, Record};
+pub use router::Facts;
+
+pub use crate::wire::{
+    code::{ErrorCode, WireError},
+    reply::{FetchReply, Limits, LogMetadata, ServerDescription},
+};
+
+use batches::Batches;
+use lane::Outgoing;
+use router::Router;
+
+use crate::wire::{
+    Api, reply,
+    request::{self, MetadataRequest},
+};
+
+/// A client of one server. Cheap to clone; all clones share their connections.
+#[derive(Clone)]
+pub struct PyralogClient {
+    router: Arc<Router>,
+    /// The next partition for records without a key.
+    next_partition: Arc<AtomicU32>,
+}
+
+impl PyralogClient {
+    /// Connects to the server at `address`, such as `"127.0.0.1:9092"`, with the defaults of [`ClientBuilder`].
+    ///
+    /// Errors: `Setting`, `Unavailable`, `NotTrusted`.
+    pub async fn connect(address: impl ToSocketAddrs) -> Result<Self> {
+        Self::builder().connect(address).await
+    }
+
+    /// Sets up a client that is to differ from the defaults.
+    pub fn builder() -> ClientBuilder {
+        ClientBuilder::default()
+    }
+
+    fn over(router: Router) -> Self {
+        PyralogClient { router: Arc::new(router), next_partition: Arc::default() }
+    }
+
+    /// What the server said of itself when the client connected.
+    pub fn server(&self) -> Facts {
+        self.router.facts()
+    }
+
+    /// Closes all connections; requests in flight are lost. Clones of this client find them closed too, and open new
+    /// ones.
+    pub async fn close(&self) {
+        self.router.close().await;
+    }
+
+    /// Creates a log. `ack` is the level of writes that name none; `None` for the server's.
+    ///
+    /// Errors: `LogExists`, `SettingsRefused` among others.
+    pub async fn create_log(
+        &self,
+        log: impl Borrow<LogId>,
+        partitions: u32,
+        ack: Option<AckLevel>,
+    ) -> Result<LogMetadata> {
+        let create = CreateLog { name: log.borrow().name().clone(), partitions, ack };
+        let body =
+            self.write_admin(move |out, correlation| request::encode_create_log(out, correlation, &create)).await?;
+        self.router.forget(log.borrow());
+        Ok(reply::decode_json(Api::CreateLog, &body)?)
+    }
+
+    /// Deletes a log and its records.
+    ///
+    /// Errors: `UnknownLog` among others.
+    pub async fn delete_log(&self, log: impl Borrow<LogId>) -> Result<()> {
+        let name: LogName = log.borrow().name().clone();
+        self.write_admin(move |out, correlation| request::encode_delete_log(out, correlation, &name)).await?;
+        self.router.forget(log.borrow());
+        Ok(())
+    }
+
+    /// All logs, by name, without the owners of their partitions.
+    pub async fn list_logs(&self) -> Result<Vec<LogMetadata>> {
+        let all = |connection: Arc<connection::Connection>| async move {
+            connection.metadata(MetadataRequest::default()).await
+        };
+        Ok(self.router.anywhere(all).await?.logs)
+    }
+
+    /// One log, as the server knows it now.
+    ///
+    /// Errors: `UnknownLog` among others.
+    pub async fn describe_log(&self, log: impl Borrow<LogId>) -> Result<LogMetadata> {
+        self.router.forget(log.borrow());
+        let log = self.router.anywhere(|_| self.router.log(log.borrow())).await?;
+        Ok(LogMetadata::clone(&log))
+    }
+
+    /// What the server is and how it is configured.
+    pub async fn describe_server(&self) -> Result<ServerDescription> {
+        let describe = |connection: Arc<connection::Connection>| async move {
+            let request = Outgoing::Admin(Box::new(request::encode_describe_server));
+            let frame = connection.have_read(connection.read(request).await)?;
+            Ok(reply::decode_json(Api::DescribeServer, &frame.body)?)
+        };
+        self.router.anywhere(describe).await
+    }
+
+    /// Writes one record. Without a key the partitions take turns.
+    pub async fn produce(
+        &self,
+        log: impl Borrow<LogId>,
+        key: impl IntoKey,
+        value: impl Into<Bytes>,
+    ) -> Result<RecordAck> {
+        let record = Record { key: key.into_key(), value: value.into(), ..Record::default() };
+        self.produce_record(log.borrow(), record).await
+    }
+
+    /// Writes one record to this partition.
+    pub async fn produce_to(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        key: impl IntoKey,
+        value: impl Into<Bytes>,
+    ) -> Result<RecordAck> {
+        let (key, partition) = (key.into_key(), Some(partition));
+        let record = Record { key, value: value.into(), partition, ..Record::default() };
+        self.produce_record(log.borrow(), record).await
+    }
+
+    async fn produce_record(&self, log: &LogId, record: Record) -> Result<RecordAck> {
+        let partition = match record.partition {
+            Some(partition) => partition,
+            None => self.partition_for(&record, self.partitions(log).await?),
+        };
+        let batch = batches::single(&record, self.router.settings().codec)?;
+        let appended = self.append(log, partition, &batch).await?;
+        Ok(RecordAck { partition, offset: appended.base_offset, level: appended.level })
+    }
+
+    /// Writes records: anything that iterates over [`Record`]s or pairs of key and value. Those without a key all go to
+    /// one partition, another one with each call. Within a partition they are stored in this order.
+    ///
+    /// Errors: if only some were stored, `Partial`, which says which.
+    pub async fn produce_batch<I>(&self, log: impl Borrow<LogId>, records: I) -> Result<BatchAck>
+    where
+        I: IntoIterator,
+        I::Item: IntoRecord,
+    {
+        let log = log.borrow();
+        let partitions = self.partitions(log).await?;
+        let sticky = PartitionId(self.next_partition.fetch_add(1, Relaxed) % partitions);
+        let mut batches = Batches::new(partitions, self.router.settings());
+        for record in records {
+            let record = record.into_record();
+            let keyed = || record.key.as_deref().map(|key| partition_of_key(key, partitions));
+            let partition = record.partition.or_else(keyed).unwrap_or(sticky);
+            batches.push(partition, &record)?;
+        }
+        batches.send(self, log).await
+    }
+
+    /// Writes records to one partition, whatever their keys.
+    ///
+    /// Errors: if only some were stored, `Partial`, which says how many.
+    pub async fn produce_batch_to<I>(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        records: I,
+    ) -> Result<BatchAck>
+    where
+        I: IntoIterator,
+        I::Item: IntoRecord,
+    {
+        let mut batches = Batches::new(1, self.router.settings());
+        for record in records {
+            batches.push(partition, &record.into_record())?;
+        }
+        batches.send(self, log.borrow()).await
+    }
+
+    /// A producer that gathers records into batches by itself.
+    pub fn producer(&self, options: ProducerOptions) -> Producer {
+        Producer::new(self.clone(), options)
+    }
+
+    /// Reads from a partition, from `offset` on; waits for records as long as the options say if there are none yet.
+    ///
+    /// Errors: an offset out of range is one, and carries the true range ([`Error::offset_range`]).
+    pub async fn fetch(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        offset: Offset,
+        options: FetchOptions,
+    ) -> Result<Fetched> {
+        let fetch = |connection: Arc<connection::Connection>, partition| async move {
+            let request = Outgoing::Fetch(options.at(partition, offset));
+            let frame = connection.have_read(connection.read(request).await)?;
+            Fetched::new(reply::decode_fetched(frame.body)?, offset)
+        };
+        self.router.at_partition(log.borrow(), partition, fetch).await
+    }
+
+    /// Subscribes to a partition: a stream of records, sent as they become visible.
+    pub async fn subscribe(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        from: impl Into<StartAt>,
+        options: FetchOptions,
+    ) -> Result<Subscription> {
+        let log = log.borrow();
+        let next = match consumer::offset_at(from.into()) {
+            Ok(at) => self.find_offset(log, partition, at).await?.offset,
+            Err(offset) => offset,
+        };
+        Subscription::open(Arc::clone(&self.router), log.clone(), partition, next, options).await
+    }
+
+    /// Finds an offset, and the range that the partition has now.
+    pub async fn find_offset(&self, log: impl Borrow<LogId>, partition: PartitionId, at: OffsetAt) -> Result<Found> {
+        let find = |connection: Arc<connection::Connection>, partition| async move {
+            let request = Outgoing::FindOffset(FindOffset { partition, at });
+            let frame = connection.have_read(connection.read(request).await)?;
+            Ok(reply::decode_found(&frame.body)?)
+        };
+        self.router.at_partition(log.borrow(), partition, find).await
+    }
+
+    /// The offset of the first record.
+    pub async fn earliest(&self, log: impl Borrow<LogId>, partition: PartitionId) -> Result<Offset> {
+        Ok(self.find_offset(log, partition, OffsetAt::Earliest).await?.offset)
+    }
+
+    /// The offset after the last visible record.
+    pub async fn latest(&self, log: impl Borrow<LogId>, partition: PartitionId) -> Result<Offset> {
+        Ok(self.find_offset(log, partition, OffsetAt::Latest).await?.offset)
+    }
+
+    /// A partition, resolved, for requests at the least cost.
+    pub async fn partition(&self, log: impl Borrow<LogId>, partition: PartitionId) -> Result<PartitionHandle> {
+        let handle = |connection, partition| async move { Ok(PartitionHandle { connection, partition }) };
+        self.router.at_partition(log.borrow(), partition, handle).await
+    }
+
+    async fn partitions(&self, log: &LogId) -> Result<u32> {
+        Ok(self.router.anywhere(|_| self.router.log(log)).await?.partitions)
+    }
+
+    fn partition_for(&self, record: &Record, partitions: u32) -> PartitionId {
+        match (record.partition, &record.key) {
+            (Some(partition), _) => partition,
+            (None, Some(key)) => partition_of_key(key, partitions),
+            (None, None) => PartitionId(self.next_partition.fetch_add(1, Relaxed) % partitions),
+        }
+    }
+
+    async fn append(&self, log: &LogId, partition: PartitionId, batch: &Bytes) -> Result<Appended> {
+        let ack = self.router.settings().ack;
+        let append = |connection: Arc<connection::Connection>, partition| async move {
+            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack });
+            let frame = connection.written(connection.write(request).await)?;
+            Ok(reply::decode_appended(&frame.body)?)
+        };
+        self.router.at_partition(log, partition, append).await
+    }
+
+    async fn write_admin(&self, encode: impl Fn(&mut BytesMut, u64) + Clone + Send + 'static) -> Result<Bytes> {
+        let write = |connection: Arc<connection::Connection>| {
+            let encode = encode.clone();
+            async move {
+                let frame = connection.written(connection.write(Outgoing::Admin(Box::new(encode))).await)?;
+                Ok(frame.body)
+            }
+        };
+        self.router.anywhere(write).await
+    }
+}
