@@ -129,6 +129,8 @@ pub struct CoreMetrics {
     pub datagrams_misrouted: Counter,
     /// Datagrams for another core that were dropped, because the ring was full or the core does not exist.
     pub datagrams_dropped: Counter,
+    /// Sends that found the socket's buffer full.
+    pub sends_blocked: Counter,
     /// Connections open now.
     pub connections: Counter,
     /// Connections ever accepted.

@@ -55,6 +55,11 @@ impl Budget {
         if self.waiting.borrow().is_empty() { self.take(bytes) } else { None }
     }
 
+    /// Nothing yet, whoever waits; to be grown to the size of memory that is there already.
+    pub fn empty(self: &Rc<Self>) -> Reservation {
+        Reservation { budget: Rc::clone(self), bytes: 0 }
+    }
+
     /// Takes `bytes`, waiting in line until so much is free.
     pub async fn reserve(self: &Rc<Self>, bytes: usize) -> Reservation {
         if let Some(reservation) = self.try_reserve(bytes) {
@@ -96,6 +101,20 @@ impl Budget {
     fn wake_first(&self) {
         if let Some((_, waker)) = self.waiting.borrow().front() {
             waker.wake_by_ref();
+        }
+    }
+}
+
+impl Reservation {
+    /// Makes this a reservation of `bytes`. Growing goes beyond the budget if it must: it counts memory that is there already, and
+    /// makes others wait.
+    pub fn resize(&mut self, bytes: usize) {
+        let others = self.budget.used_bytes.get() - self.bytes;
+        let shrunk = bytes < self.bytes;
+        self.bytes = bytes;
+        self.budget.set_used(others + bytes);
+        if shrunk {
+            self.budget.wake_first();
         }
     }
 }
@@ -146,6 +165,21 @@ mod tests {
         drop(second);
         let Poll::Ready(third) = poll(third.as_mut()) else { panic!("the place of the second is still taken") };
         drop((first, third));
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn memory_that_turned_out_smaller_lets_the_next_in_and_larger_keeps_it_out() {
+        let budget = Budget::new(100, Arc::default());
+        let mut first = budget.try_reserve(90).unwrap();
+        let mut second = pin!(budget.reserve(50));
+        assert!(poll(second.as_mut()).is_pending());
+        first.resize(40);
+        let Poll::Ready(second) = poll(second.as_mut()) else { panic!("50 of 60 free bytes were not given") };
+        first.resize(140);
+        assert_eq!(budget.used_bytes(), 190);
+        assert!(budget.try_reserve(1).is_none());
+        drop((first, second));
         assert_eq!(budget.used_bytes(), 0);
     }
 

@@ -78,6 +78,8 @@ codes! {
     FRAME_TOO_LARGE = 104;
     /// The request does not belong on this stream.
     MISPLACED = 105;
+    /// A frame was begun and not finished in time. Only as the code of a reset stream.
+    FRAME_TIMEOUT = 106;
     /// No log has this name.
     UNKNOWN_LOG = 201;
     /// No partition has this number, or its log was deleted.
