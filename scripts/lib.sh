@@ -50,7 +50,7 @@ last_line() { tail -c 400 "$1" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut
 # The build needs Rust, a C compiler (aws-lc, zstd, liburing) and git (glommio's build script calls it).
 need_build_tools() {
     command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
-    command -v cargo >/dev/null || fail "there is no Rust on this machine; get it from https://rustup.rs and run this again"
+    command -v cargo >/dev/null || fail "there is no Rust here; get it from https://rustup.rs and run this again"
     local missing=()
     command -v cc >/dev/null || missing+=(gcc)
     command -v git >/dev/null || missing+=(git)

@@ -1,0 +1,171 @@
+//! The table that people read. Says with every number what it was measured with: without that it means nothing.
+
+use std::fmt::Write;
+
+use super::{Report, Row};
+
+/// The report as text.
+pub fn table(report: &Report) -> String {
+    let mut text = String::new();
+    let (host, server) = (&report.host, &report.server);
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "host    {}, {} CPUs, {} memory, {}",
+        host.cpu,
+        host.cpus,
+        bytes(host.memory_bytes),
+        host.kernel
+    );
+    let _ = writeln!(text, "        file system {}, governor {}", host.file_system, host.governor);
+    let _ = writeln!(
+        text,
+        "server  dlog {}, {} cores, profile {}, ack {}",
+        server.version, server.cores, server.profile, server.ack
+    );
+    let _ = writeln!(text, "        {}\n", server.guarantee);
+    let titles = ["row", "records/s", "MB/s", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "verdict"];
+    let mut lines = vec![titles.map(str::to_owned).to_vec()];
+    for row in &report.rows {
+        lines.extend(row.target.map(|_| target_line(row)));
+        lines.push(measured_line(row));
+    }
+    text.push_str(&align(&lines));
+    for row in &report.rows {
+        describe(row, &mut text);
+    }
+    if report.rows.iter().any(|row| !row.unsupported.is_empty()) {
+        text.push_str("\n?  fewer than 100 samples lie beyond this percentile: run longer before you trust it\n");
+    }
+    text
+}
+
+fn target_line(row: &Row) -> Vec<String> {
+    let Some(target) = row.target else { return Vec::new() };
+    let mut line = vec![format!("{} target", row.name), count(target.records_per_s), String::new()];
+    line.extend([format!("{:.0}", target.p50_us), format!("{:.0}", target.p99_us)]);
+    line.extend([String::new(), String::new(), String::new()]);
+    line
+}
+
+fn measured_line(row: &Row) -> Vec<String> {
+    let percentile = |name: &str, value: f64| {
+        let doubt = if row.unsupported.contains(&name) { "?" } else { "" };
+        format!("{value:.1}{doubt}")
+    };
+    let name = if row.target.is_some() { format!("{} measured", row.name) } else { row.name.clone() };
+    vec![
+        name,
+        count(row.records_per_s),
+        format!("{:.1}", row.bytes_per_s / 1e6),
+        percentile("p50_us", row.p50_us),
+        percentile("p99_us", row.p99_us),
+        percentile("p999_us", row.p999_us),
+        format!("{:.1}", row.max_us),
+        verdict(row),
+    ]
+}
+
+fn verdict(row: &Row) -> String {
+    if !row.is_clean() {
+        return "FAILED".to_owned();
+    }
+    let Some(target) = row.target else { return "clean".to_owned() };
+    let parts = [(target.throughput_met, "throughput"), (target.p50_met, "p50"), (target.p99_met, "p99")];
+    let missed: Vec<_> = parts.iter().filter(|(met, _)| !met).map(|(_, name)| *name).collect();
+    if missed.is_empty() { "met".to_owned() } else { format!("misses {}", missed.join(", ")) }
+}
+
+fn describe(row: &Row, text: &mut String) {
+    let pace = row.offered_per_s.map_or_else(
+        || "closed loop: latencies are service times under full load".to_owned(),
+        |rate| format!("open loop at {} records/s", count(rate)),
+    );
+    let _ = write!(
+        text,
+        "\n{}: values of {} B, batch {}, {} in flight on each of {} connections, {} partitions, ack {}, {pace}\n  \
+         {} requests in {:.1} s, {} records read back and checked: {} errors, {} lost, {} duplicated, {} reordered, \
+         {} corrupt\n",
+        row.name,
+        row.record_size,
+        row.batch,
+        row.in_flight,
+        row.connections,
+        row.partitions,
+        row.ack,
+        row.requests,
+        row.seconds,
+        row.records_checked,
+        row.errors,
+        row.lost,
+        row.duplicated,
+        row.reordered,
+        row.corrupt
+    );
+    for (message, count) in &row.messages {
+        let _ = writeln!(text, "  {count} × {message}");
+    }
+    for defect in &row.defects {
+        let _ = writeln!(text, "  {defect}");
+    }
+}
+
+fn align(lines: &[Vec<String>]) -> String {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let width = |column: usize| lines.iter().filter_map(|line| line.get(column)).map(|cell| cell.chars().count()).max();
+    let widths: Vec<_> = (0..columns).map(|column| width(column).unwrap_or(0)).collect();
+    let mut text = String::new();
+    for line in lines {
+        let cells = line.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+            0 => format!("{cell:<width$}"),
+            last if last + 1 == columns => cell.clone(),
+            _ => format!("{cell:>width$}"),
+        });
+        let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
+    }
+    text
+}
+
+/// A number in three digits and a letter.
+pub fn count(number: f64) -> String {
+    match number {
+        n if n >= 999.5e6 => format!("{:.2}G", n / 1e9),
+        n if n >= 999.5e3 => format!("{:.2}M", n / 1e6),
+        n if n >= 9_995.0 => format!("{:.0}K", n / 1e3),
+        n if n >= 999.5 => format!("{:.1}K", n / 1e3),
+        n => format!("{n:.0}"),
+    }
+}
+
+fn bytes(number: u64) -> String {
+    format!("{:.1} GiB", number as f64 / f64::from(1 << 30))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{report::tests::row, seed_table::Target};
+
+    #[test]
+    fn numbers_are_short() {
+        for (number, text) in [(0.0, "0"), (999.0, "999"), (1234.0, "1.2K"), (123_456.0, "123K"), (5.0e6, "5.00M")] {
+            assert_eq!(count(number), text);
+        }
+    }
+
+    #[test]
+    fn a_verdict_names_what_was_missed_and_a_failure_is_no_miss() {
+        let target = Target { records_per_s: 1e9, p50_us: 1e9, p99_us: 1.0 };
+        assert_eq!(verdict(&row(1000, Some(target))), "misses throughput, p99");
+        let mut failed = row(1000, Some(target));
+        failed.lost = 1;
+        assert_eq!(verdict(&failed), "FAILED");
+        assert_eq!(verdict(&row(1, None)), "clean");
+    }
+
+    #[test]
+    fn a_percentile_that_means_little_is_marked() {
+        let line = measured_line(&row(100, None));
+        assert!(!line[2].ends_with('?') && line[4].ends_with('?') && line[5].ends_with('?'), "{line:?}");
+    }
+}
