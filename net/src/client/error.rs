@@ -44,7 +44,8 @@ pub enum Error {
         /// What befell the first part that was not.
         error: Box<Error>,
     },
-    /// No connection to the server could be had, or it was lost before the request was sent. Nothing was stored.
+    /// No connection to the server could be had, or it ended before the request was sent or taken up. Nothing was
+    /// stored.
     #[error("no connection to the server at {address}: {reason}")]
     Unavailable {
         /// The server.

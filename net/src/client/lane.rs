@@ -18,7 +18,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use pyralog_engine::shard::request::{Append, Fetch, FindOffset};
-use quinn::{RecvStream, SendStream};
+use quinn::{RecvStream, SendStream, WriteError};
 
 use crate::wire::{
     frame::{Frame, FrameDecoder},
@@ -60,6 +60,15 @@ pub(super) struct Lost {
     pub sent: bool,
     /// Why; `None` for the timeout.
     pub reason: Option<Arc<str>>,
+}
+
+/// What became of requests that were sent and not answered when the stream ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// The server ended the stream in good order, which says that it carried out nothing that it did not answer.
+    NotCarriedOut,
+    /// The stream broke off.
+    Unknown,
 }
 
 /// One stream, shared by its callers.
@@ -151,8 +160,12 @@ impl Lane {
         self.lock().closed.is_none()
     }
 
-    /// Ends the lane: every caller, present or future, learns `reason`.
+    /// Ends the lane: every caller, present or future, learns `reason`. What was sent may have reached the server.
     pub fn close(&self, reason: &str) {
+        self.end(reason, Fate::Unknown);
+    }
+
+    fn end(&self, reason: &str, fate: Fate) {
         let mut state = self.lock();
         if state.closed.is_some() {
             return;
@@ -163,7 +176,7 @@ impl Lane {
         let mut wakers: Vec<Waker> = state.line.drain(..).map(|(_, waker)| waker).collect();
         wakers.extend(state.writer.take());
         for index in 0..state.slots.len() {
-            let sent = state.slots[index].order <= taken;
+            let sent = fate == Fate::Unknown && state.slots[index].order <= taken;
             wakers.extend(state.complete(index, Err(Lost { sent, reason: Some(Arc::clone(&reason)) })));
         }
         drop(state);
@@ -406,9 +419,12 @@ impl Outgoing {
 async fn write(lane: Arc<Lane>, mut stream: SendStream) {
     let mut chunks = Vec::new();
     while poll_fn(|context| lane.poll_outbox(context, &mut chunks)).await.is_some() {
-        if let Err(error) = stream.write_all_chunks(&mut chunks).await {
-            lane.close(&error.to_string());
-            return;
+        match stream.write_all_chunks(&mut chunks).await {
+            Ok(()) => {}
+            // The server reads no further and is about to end its side: how it does that says what became of the
+            // requests.
+            Err(WriteError::Stopped(_)) => return,
+            Err(error) => return lane.close(&error.to_string()),
         }
         chunks.clear();
     }
@@ -421,7 +437,7 @@ async fn read(lane: Arc<Lane>, mut stream: RecvStream) {
     loop {
         let read = match stream.read_chunks(&mut chunks).await {
             Ok(Some(read)) => read,
-            Ok(None) => return lane.close("the server ended the stream"),
+            Ok(None) => return lane.end("the server ended the stream in good order", Fate::NotCarriedOut),
             Err(error) => return lane.close(&error.to_string()),
         };
         for chunk in &mut chunks[..read] {
@@ -554,6 +570,16 @@ mod tests {
         reply(&lane, ids[0]);
         assert!(poll(pin!(&mut third)).is_pending());
         assert_eq!(sent(&lane).len(), 1);
+    }
+
+    #[test]
+    fn a_stream_that_ends_in_good_order_leaves_nothing_unknown() {
+        let lane = lane(1000);
+        let mut call = lane.submit(produce(10));
+        assert_eq!(sent(&lane).len(), 1);
+        lane.end("drained", Fate::NotCarriedOut);
+        let Poll::Ready(Err(lost)) = poll(pin!(&mut call)) else { panic!("still waiting") };
+        assert!(!lost.sent);
     }
 
     #[test]

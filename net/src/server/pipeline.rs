@@ -266,10 +266,22 @@ impl Pipeline {
         match self.state.get() {
             State::Ending(how) if self.open.get() == 0 => Some(how),
             State::Broken if self.open.get() == 0 => Some(StreamEnd::Finish),
-            // The server stops: the requests still open are fetches that wait for records.
+            // The server stops. What is still open are fetches that wait for records, or else what took too long: a
+            // client must not take the end of the stream for the word that such a write was not carried out.
+            _ if self.core.is_finishing() && self.open.get() > self.waiting() => {
+                Some(StreamEnd::Reset(ErrorCode::OUTCOME_UNKNOWN))
+            }
             _ if self.core.is_finishing() => Some(StreamEnd::Finish),
             _ => None,
         }
+    }
+
+    /// Fetches that wait for records.
+    fn waiting(&self) -> usize {
+        let waits = |slot: &Option<Slot>| {
+            slot.as_ref().is_some_and(|slot| matches!(slot.asked, Asked::Fetch { waits: true, .. }))
+        };
+        self.slots.borrow().iter().filter(|slot| waits(slot)).count()
     }
 
     fn take_burst(&self) -> Burst {
@@ -331,11 +343,7 @@ impl Pipeline {
 
 impl Drop for Pipeline {
     fn drop(&mut self) {
-        let waiting = |slot: &Option<Slot>| {
-            slot.as_ref().is_some_and(|slot| matches!(slot.asked, Asked::Fetch { waits: true, .. }))
-        };
-        let waiting = self.slots.borrow().iter().filter(|slot| waiting(slot)).count();
-        self.core.count_under_way(waiting as isize - self.open.get() as isize);
+        self.core.count_under_way(self.waiting() as isize - self.open.get() as isize);
         self.core.unregister(self.id);
     }
 }
