@@ -456,3 +456,86 @@ mod real {
         assert!(cores.into_iter().next().unwrap().join().is_err());
     }
 }
+
+mod simulated {
+    use std::{cell::Cell, rc::Rc};
+
+    use pyralog_engine::runtime::sim::{
+        Sim, SimConfig, SimRuntime,
+        faults::{FaultKind, FaultRates},
+    };
+
+    use super::*;
+
+    const STEPS_MAX: u64 = 2_000_000;
+
+    /// A world where everything is slow and out of order, and nothing is lost.
+    fn worlds() -> impl Iterator<Item = Sim> {
+        (0..20).map(|seed| {
+            let rates = FaultRates::none().with(FaultKind::Stall, 100).with(FaultKind::RingDelay, 1_000);
+            let alignment = if seed % 2 == 0 { 512 } else { 4096 };
+            Sim::new(seed, &SimConfig { rates, alignment })
+        })
+    }
+
+    fn on_one_core<F, Fut>(case: F)
+    where
+        F: Fn(SimRuntime, PathBuf) -> Fut,
+        Fut: Future<Output = ()> + 'static,
+    {
+        for sim in worlds() {
+            let (_, cores) = sim.process(1);
+            let (runtime, dir) = (cores[0].clone(), PathBuf::from("/scratch"));
+            let (made, parent) = (runtime.clone(), dir.clone());
+            sim.block_on(&runtime, async move { made.create_dir_all(&parent).await.unwrap() }, STEPS_MAX).unwrap();
+            sim.block_on(&runtime, case(runtime.clone(), dir), STEPS_MAX).unwrap();
+        }
+    }
+
+    fn on_meshed_cores<F, Fut>(cores: usize, case: F)
+    where
+        F: Fn(SimRuntime, usize, Rings<SimRuntime>) -> Fut,
+        Fut: Future<Output = ()> + 'static,
+    {
+        for sim in worlds() {
+            let running = Rc::new(Cell::new(cores));
+            let (_, runtimes) = sim.process(cores);
+            for (core, (runtime, mesh)) in runtimes.into_iter().zip(sim.mesh(cores, CAPACITY)).enumerate() {
+                let (running, case) = (Rc::clone(&running), case(runtime.clone(), core, mesh));
+                runtime.spawn(async move {
+                    case.await;
+                    running.set(running.get() - 1);
+                });
+            }
+            sim.run_until(|| running.get() == 0, STEPS_MAX).unwrap();
+        }
+    }
+
+    macro_rules! contract {
+        ($($case:ident)*) => { $( #[test] fn $case() { on_one_core(super::$case); } )* };
+    }
+    contract! {
+        open_modes
+        what_is_written_is_read_also_before_a_sync
+        reads_fall_short_at_the_end_of_the_file
+        a_hole_reads_as_zeros
+        truncating_cuts_off_and_extends_with_zeros
+        a_trimmed_buffer_is_written_up_to_its_new_end
+        renaming_replaces_and_an_open_file_follows_its_name
+        a_removed_file_lives_until_it_is_closed
+        directories_are_made_listed_and_removed
+        many_writes_at_once_all_arrive
+        an_operation_may_be_abandoned_at_any_time
+        sleepers_wake_in_the_order_of_their_deadlines
+        spawned_tasks_run_beside_their_caller
+    }
+
+    macro_rules! ring_contract {
+        ($($case:ident)*) => { $( #[test] fn $case() { on_meshed_cores(2, super::$case); } )* };
+    }
+    ring_contract! {
+        rings_keep_the_order_and_lose_nothing
+        rings_are_bounded_and_drain_after_the_sender_is_gone
+        a_sender_learns_that_the_receiver_is_gone
+    }
+}

@@ -1,1 +1,339 @@
-//! Simulated.
+//! The simulated world: all cores of a server in one thread, with a seeded scheduler, virtual time, and a disk that forgets, tears
+//! and fails as real ones do. The same seed gives the same run, step by step, which [`Sim::trace_hash`] proves.
+//!
+//! Which ready task runs next, how long the disk takes, what a loss of power leaves and what goes wrong when are drawn from
+//! separate streams of the seed, so that a change to one does not shuffle all others.
+
+mod disk;
+mod executor;
+pub mod faults;
+mod inode;
+mod names;
+mod random;
+mod ring;
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    io,
+    path::Path,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use executor::{Stream, World};
+use faults::{FaultCounts, FaultKind, FaultRates};
+use inode::Inode;
+pub use random::SimRandom;
+pub use ring::{SimReceiver, SimSender};
+
+use super::{Buffer, DirEntry, File, Mesh, OpenMode, Runtime};
+use crate::limits::DEVICE_BLOCK_BYTES_MAX;
+
+/// What the wall clock says when a world begins: some time in 2023.
+const EPOCH_MILLIS: i64 = 1_700_000_000_000;
+
+/// How a world is made.
+#[derive(Clone, Debug)]
+pub struct SimConfig {
+    /// How often things go wrong.
+    pub rates: FaultRates,
+    /// The logical block of the drive in bytes: 512, 1024, 2048 or 4096.
+    pub alignment: u64,
+}
+
+impl Default for SimConfig {
+    fn default() -> Self {
+        SimConfig { rates: FaultRates::none(), alignment: 512 }
+    }
+}
+
+/// A world, seen from outside.
+#[derive(Clone)]
+pub struct Sim {
+    world: Rc<World>,
+}
+
+/// A server process in the world: dies as a whole.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProcessId(u64);
+
+/// Why a run did not get to where it should.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Stuck {
+    /// No task is ready and nothing will ever wake one.
+    #[error("every task waits for ever, after {steps} steps")]
+    Deadlock {
+        /// Steps of the world so far.
+        steps: u64,
+    },
+    /// The bound was reached.
+    #[error("not done after {steps} steps")]
+    TooManySteps {
+        /// Steps of the world so far.
+        steps: u64,
+    },
+}
+
+impl Sim {
+    /// The world of `seed`.
+    pub fn new(seed: u64, config: &SimConfig) -> Self {
+        Sim { world: World::new(seed, config.rates.clone(), config.alignment) }
+    }
+
+    /// Starts a process with `cores` cores; nothing runs on them yet.
+    pub fn process(&self, cores: usize) -> (ProcessId, Vec<SimRuntime>) {
+        let process = ProcessId(self.world.next_id());
+        let runtime = || SimRuntime { world: Rc::clone(&self.world), process };
+        (process, (0..cores).map(|_| runtime()).collect())
+    }
+
+    /// A ring from each of `cores` cores to every other, each with room for `capacity` items.
+    pub fn mesh<T: Send + 'static>(&self, cores: usize, capacity: usize) -> Vec<Mesh<SimRuntime, T>> {
+        let empty =
+            || Mesh { senders: (0..cores).map(|_| None).collect(), receivers: (0..cores).map(|_| None).collect() };
+        let mut seats: Vec<Mesh<SimRuntime, T>> = (0..cores).map(|_| empty()).collect();
+        for from in 0..cores {
+            for to in (0..cores).filter(|to| *to != from) {
+                let (sender, receiver) = ring::ring(&self.world, capacity);
+                seats[from].senders[to] = Some(sender);
+                seats[to].receivers[from] = Some(receiver);
+            }
+        }
+        seats
+    }
+
+    /// Runs until `done`, looking before each step, for at most `steps_max` steps.
+    pub fn run_until(&self, mut done: impl FnMut() -> bool, steps_max: u64) -> Result<(), Stuck> {
+        for _ in 0..steps_max {
+            if done() {
+                return Ok(());
+            }
+            if !self.world.step() {
+                return if done() { Ok(()) } else { Err(Stuck::Deadlock { steps: self.steps() }) };
+            }
+        }
+        Err(Stuck::TooManySteps { steps: self.steps() })
+    }
+
+    /// Runs `task` on a core of `runtime`'s process until it is done.
+    pub fn block_on<T: 'static>(
+        &self,
+        runtime: &SimRuntime,
+        task: impl Future<Output = T> + 'static,
+        steps_max: u64,
+    ) -> Result<T, Stuck> {
+        let result = Rc::new(RefCell::new(None));
+        let slot = Rc::clone(&result);
+        runtime.spawn(async move {
+            let value = task.await;
+            *slot.borrow_mut() = Some(value);
+        });
+        self.run_until(|| result.borrow().is_some(), steps_max)?;
+        let value = result.borrow_mut().take();
+        value.ok_or(Stuck::Deadlock { steps: self.steps() })
+    }
+
+    /// Lets `duration` of virtual time pass, or `steps_max` steps.
+    pub fn run_for(&self, duration: Duration, steps_max: u64) -> Result<(), Stuck> {
+        let until = self.now() + duration;
+        let passed = Rc::new(Cell::new(false));
+        let flag = Rc::clone(&passed);
+        self.world.at(until, move || flag.set(true));
+        self.run_until(|| passed.get(), steps_max)
+    }
+
+    /// Kills a process where it stands, as SIGKILL does. What it handed to the drive goes on and stays.
+    pub fn kill(&self, process: ProcessId) {
+        self.world.count(FaultKind::Kill);
+        self.world.drop_process(process.0);
+    }
+
+    /// Cuts the power: the process ends, and of what was not synced the drive keeps what the faults' rates let it.
+    pub fn lose_power(&self, process: ProcessId) {
+        self.world.count(FaultKind::PowerLoss);
+        self.world.drop_process(process.0);
+        self.world.lose_power();
+    }
+
+    /// From now on things go wrong as often as `rates` says. Ends a shortage of room.
+    pub fn set_rates(&self, rates: FaultRates) {
+        *self.world.rates.borrow_mut() = rates;
+        self.world.free_space();
+    }
+
+    /// Turns over one bit of a file, durably. `false` if there is no such file or it is empty.
+    pub fn flip_bit(&self, path: &Path) -> bool {
+        self.world.flip_bit(path)
+    }
+
+    /// The virtual time.
+    pub fn now(&self) -> Duration {
+        self.world.now()
+    }
+
+    /// How many times a task was polled.
+    pub fn steps(&self) -> u64 {
+        self.world.steps()
+    }
+
+    /// A hash of every step and of everything the disk did: equal for equal seeds.
+    pub fn trace_hash(&self) -> u64 {
+        self.world.trace_hash()
+    }
+
+    /// How often each kind of fault had an effect.
+    pub fn counts(&self) -> FaultCounts {
+        self.world.counts.borrow().clone()
+    }
+}
+
+/// One core of a simulated process. See [`Runtime`].
+#[derive(Clone)]
+pub struct SimRuntime {
+    world: Rc<World>,
+    process: ProcessId,
+}
+
+impl Runtime for SimRuntime {
+    type File = SimFile;
+    type Buffer = SimBuffer;
+    type Sender<T: Send + 'static> = SimSender<T>;
+    type Receiver<T: Send + 'static> = SimReceiver<T>;
+
+    fn monotonic(&self) -> Duration {
+        self.world.now()
+    }
+
+    fn unix_millis(&self) -> i64 {
+        EPOCH_MILLIS + self.world.now().as_millis() as i64
+    }
+
+    fn random_u64(&self) -> u64 {
+        self.world.random(Stream::Runtime, SimRandom::next_u64)
+    }
+
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        self.world.spawn(self.process.0, task);
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
+        self.world.sleep(duration)
+    }
+
+    fn yield_now(&self) -> impl Future<Output = ()> + 'static {
+        let mut yielded = false;
+        std::future::poll_fn(move |context| {
+            if std::mem::replace(&mut yielded, true) {
+                return std::task::Poll::Ready(());
+            }
+            context.waker().wake_by_ref();
+            std::task::Poll::Pending
+        })
+    }
+
+    fn allocate(&self, len: usize) -> SimBuffer {
+        assert!(
+            len > 0 && (len as u64).is_multiple_of(DEVICE_BLOCK_BYTES_MAX),
+            "{len} bytes is no multiple of {DEVICE_BLOCK_BYTES_MAX}"
+        );
+        SimBuffer::zeroed(len)
+    }
+
+    async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        let inode = self.world.open(path, mode).await?;
+        Ok(SimFile { world: Rc::clone(&self.world), inode })
+    }
+
+    async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        self.world.rename(from.to_owned(), to.to_owned()).await
+    }
+
+    async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        self.world.remove_file(path.to_owned()).await
+    }
+
+    async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        self.world.remove_dir(path.to_owned()).await
+    }
+
+    async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        self.world.create_dir_all(path).await
+    }
+
+    async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        self.world.list_dir(path.to_owned()).await
+    }
+
+    async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        self.world.sync_dir(path).await
+    }
+}
+
+/// An open file of the simulated disk. See [`File`].
+pub struct SimFile {
+    world: Rc<World>,
+    inode: Rc<RefCell<Inode>>,
+}
+
+impl File for SimFile {
+    type Buffer = SimBuffer;
+
+    fn alignment(&self) -> u64 {
+        self.world.disk.alignment
+    }
+
+    async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        self.world.read(&self.inode, position, len).await.map(Bytes::from)
+    }
+
+    async fn write_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
+        self.world.write(&self.inode, position, buffer.bytes()).await
+    }
+
+    async fn fdatasync(&self) -> io::Result<()> {
+        self.world.sync(&self.inode).await
+    }
+
+    async fn size(&self) -> io::Result<u64> {
+        Ok(self.inode.borrow().len())
+    }
+
+    async fn truncate(&self, len: u64) -> io::Result<()> {
+        self.world.truncate(&self.inode, len).await
+    }
+}
+
+/// Memory of the simulated world, aligned like real memory for direct I/O. See [`Buffer`].
+pub struct SimBuffer {
+    memory: Vec<u8>,
+    start: usize,
+    len: usize,
+}
+
+impl SimBuffer {
+    fn zeroed(len: usize) -> Self {
+        let align = DEVICE_BLOCK_BYTES_MAX as usize;
+        let memory = vec![0; len + align];
+        let start = memory.as_ptr().align_offset(align);
+        assert!(start < align, "memory that cannot be aligned");
+        SimBuffer { memory, start, len }
+    }
+}
+
+impl Buffer for SimBuffer {
+    fn bytes(&self) -> &[u8] {
+        &self.memory[self.start..self.start + self.len]
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        &mut self.memory[self.start..self.start + self.len]
+    }
+
+    fn trim(&mut self, len: usize) {
+        assert!(len <= self.len, "a buffer of {} bytes cannot grow to {len}", self.len);
+        self.len = len;
+    }
+}

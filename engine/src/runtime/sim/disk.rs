@@ -1,0 +1,302 @@
+//! The simulated drive: operations take time, complete out of order, fail, and forget at a loss of power what was not synced.
+//!
+//! An operation runs its course once it was submitted, whether or not anybody waits for it, as in a kernel.
+
+use std::{
+    cell::{Cell, RefCell},
+    io,
+    ops::Range,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{
+    executor::{Done, Stream, World},
+    faults::FaultKind,
+    inode::Inode,
+    names::{self, Dir, Node, os_error},
+    random::SimRandom,
+};
+use crate::runtime::{DirEntry, OpenMode};
+
+/// The drive of a world.
+pub(super) struct Disk {
+    root: Rc<RefCell<Dir>>,
+    pub(super) alignment: u64,
+    /// Grows at every loss of power; what was under way then never happens.
+    reign: Cell<u64>,
+    next_write: Cell<u64>,
+    /// The newest write that completed, to notice when writes overtake each other.
+    newest_completed: Cell<u64>,
+    /// The drive is full until then.
+    full_until: Cell<Duration>,
+}
+
+/// How long operations take, in nanoseconds. Names are changed through a journal, which is slow.
+const READ_NANOS: Range<u64> = 40_000..200_000;
+const WRITE_NANOS: Range<u64> = 15_000..150_000;
+const SYNC_NANOS: Range<u64> = 50_000..800_000;
+const NAME_NANOS: Range<u64> = 20_000..300_000;
+
+impl Disk {
+    pub(super) fn new(alignment: u64) -> Self {
+        assert!(alignment.is_power_of_two() && (512..=4096).contains(&alignment), "an alignment of {alignment} bytes");
+        Disk {
+            root: Rc::default(),
+            alignment,
+            reign: Cell::new(0),
+            next_write: Cell::new(1),
+            newest_completed: Cell::new(0),
+            full_until: Cell::new(Duration::ZERO),
+        }
+    }
+}
+
+impl World {
+    /// Lets an operation take its time, and then happen; `effect` gives its result.
+    async fn operation<T: 'static>(
+        self: &Rc<Self>,
+        nanos: Range<u64>,
+        effect: impl FnOnce(&Rc<World>) -> T + 'static,
+    ) -> T {
+        let mut took = Duration::from_nanos(self.random(Stream::Disk, |random| random.within(nanos)));
+        if self.fault(FaultKind::Stall, Stream::Disk) {
+            took *= 1000;
+        }
+        let done = Done::new();
+        let (event, world, reign) = (Rc::clone(&done), Rc::clone(self), self.disk.reign.get());
+        self.at(self.now() + took, move || {
+            if world.disk.reign.get() == reign {
+                event.set(effect(&world));
+            }
+        });
+        done.wait().await
+    }
+
+    /// Whether the drive is full now; it becomes so by chance and stays so for a while.
+    fn is_full(&self) -> bool {
+        if self.now() >= self.disk.full_until.get() && self.fault(FaultKind::NoSpace, Stream::Disk) {
+            let millis = self.random(Stream::Disk, |random| random.within(20..2_000));
+            self.disk.full_until.set(self.now() + Duration::from_millis(millis));
+        }
+        self.now() < self.disk.full_until.get()
+    }
+
+    /// Ends a shortage of room.
+    pub(super) fn free_space(&self) {
+        self.disk.full_until.set(Duration::ZERO);
+    }
+
+    pub(super) async fn open(self: &Rc<Self>, path: &Path, mode: OpenMode) -> io::Result<Rc<RefCell<Inode>>> {
+        let path = path.to_owned();
+        self.operation(NAME_NANOS, move |world| world.open_now(&path, mode)).await
+    }
+
+    fn open_now(&self, path: &Path, mode: OpenMode) -> io::Result<Rc<RefCell<Inode>>> {
+        let (dir, name) = names::parent(&self.disk.root, path)?;
+        match (names::look_up(&dir, name), mode) {
+            (Some(Node::Dir(_)), _) => Err(os_error(libc::EISDIR)),
+            (Some(_), OpenMode::CreateNew) => Err(os_error(libc::EEXIST)),
+            (Some(Node::File(inode)), OpenMode::Existing) => Ok(inode),
+            (Some(Node::File(inode)), OpenMode::CreateTruncate) => {
+                inode.borrow_mut().truncate(0, self.next_write());
+                Ok(inode)
+            }
+            (None, OpenMode::Existing) => Err(os_error(libc::ENOENT)),
+            (None, _) if self.is_full() => Err(os_error(libc::ENOSPC)),
+            (None, _) => {
+                let inode = Rc::new(RefCell::new(Inode::default()));
+                names::link(&dir, name, Node::File(Rc::clone(&inode)));
+                Ok(inode)
+            }
+        }
+    }
+
+    fn next_write(&self) -> u64 {
+        self.disk.next_write.replace(self.disk.next_write.get() + 1)
+    }
+
+    pub(super) async fn read(
+        self: &Rc<Self>,
+        inode: &Rc<RefCell<Inode>>,
+        position: u64,
+        len: usize,
+    ) -> io::Result<Vec<u8>> {
+        self.check_aligned("read", position, len);
+        let inode = Rc::clone(inode);
+        self.operation(READ_NANOS, move |world| {
+            if world.fault(FaultKind::ReadError, Stream::Disk) {
+                return Err(os_error(libc::EIO));
+            }
+            Ok(inode.borrow().read(position, len))
+        })
+        .await
+    }
+
+    /// The rule of O_DIRECT. A real drive answers EINVAL; here it is a bug that must not pass unseen.
+    fn check_aligned(&self, what: &str, position: u64, len: usize) {
+        let alignment = self.disk.alignment;
+        let aligned = position.is_multiple_of(alignment) && (len as u64).is_multiple_of(alignment);
+        assert!(aligned, "a {what} of {len} bytes at {position} on a drive with blocks of {alignment}");
+    }
+
+    pub(super) async fn write(
+        self: &Rc<Self>,
+        inode: &Rc<RefCell<Inode>>,
+        position: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        self.check_aligned("write", position, bytes.len());
+        if position + bytes.len() as u64 > inode.borrow().len() && self.is_full() {
+            return self.operation(WRITE_NANOS, |_| Err(os_error(libc::ENOSPC))).await;
+        }
+        let (version, len) = (self.next_write(), bytes.len());
+        inode.borrow_mut().write(position, bytes, version);
+        self.trace(position ^ (len as u64) << 40);
+        let inode = Rc::clone(inode);
+        self.operation(WRITE_NANOS, move |world| {
+            if world.fault(FaultKind::WriteError, Stream::Disk) {
+                world.random(Stream::Disk, |random| inode.borrow_mut().fail(position, len, version, random));
+                return Err(os_error(libc::EIO));
+            }
+            if version < world.disk.newest_completed.replace(version.max(world.disk.newest_completed.get())) {
+                world.count(FaultKind::Reordered);
+            }
+            inode.borrow_mut().complete(position, len, version);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn sync(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>) -> io::Result<()> {
+        let point = inode.borrow().begin_sync();
+        let inode = Rc::clone(inode);
+        self.operation(SYNC_NANOS, move |world| {
+            if world.fault(FaultKind::SyncError, Stream::Disk) {
+                world.random(Stream::Disk, |random| inode.borrow_mut().fail_sync(random));
+                return Err(os_error(libc::EIO));
+            }
+            inode.borrow_mut().end_sync(point);
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn truncate(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, len: u64) -> io::Result<()> {
+        let inode = Rc::clone(inode);
+        self.operation(NAME_NANOS, move |world| {
+            if len > inode.borrow().len() && world.is_full() {
+                return Err(os_error(libc::ENOSPC));
+            }
+            inode.borrow_mut().truncate(len, world.next_write());
+            Ok(())
+        })
+        .await
+    }
+
+    pub(super) async fn rename(self: &Rc<Self>, from: PathBuf, to: PathBuf) -> io::Result<()> {
+        self.operation(NAME_NANOS, move |world| names::rename(&world.disk.root, &from, &to)).await
+    }
+
+    pub(super) async fn remove_file(self: &Rc<Self>, path: PathBuf) -> io::Result<()> {
+        self.operation(NAME_NANOS, move |world| names::remove_file(&world.disk.root, &path)).await
+    }
+
+    pub(super) async fn remove_dir(self: &Rc<Self>, path: PathBuf) -> io::Result<()> {
+        self.operation(NAME_NANOS, move |world| names::remove_dir(&world.disk.root, &path)).await
+    }
+
+    pub(super) async fn create_dir_all(self: &Rc<Self>, path: &Path) -> io::Result<()> {
+        let mut ancestors: Vec<&Path> = path.ancestors().filter(|path| path.file_name().is_some()).collect();
+        ancestors.reverse();
+        for step in ancestors {
+            let made = step.to_owned();
+            if self.operation(NAME_NANOS, move |world| world.create_dir_now(&made)).await? {
+                self.sync_dir(step.parent().unwrap_or(Path::new("/"))).await?;
+            }
+        }
+        Ok(())
+    }
+
+    fn create_dir_now(&self, path: &Path) -> io::Result<bool> {
+        let (dir, name) = names::parent(&self.disk.root, path)?;
+        match names::look_up(&dir, name) {
+            Some(Node::Dir(_)) => Ok(false),
+            Some(Node::File(_)) => Err(os_error(libc::EEXIST)),
+            None if self.is_full() => Err(os_error(libc::ENOSPC)),
+            None => {
+                names::link(&dir, name, Node::Dir(Rc::default()));
+                Ok(true)
+            }
+        }
+    }
+
+    pub(super) async fn list_dir(self: &Rc<Self>, path: PathBuf) -> io::Result<Vec<DirEntry>> {
+        self.operation(NAME_NANOS, move |world| {
+            let dir = names::directory(&world.disk.root, &path)?;
+            let entry =
+                |(name, node): (&_, &Node)| DirEntry { path: path.join(name), is_dir: matches!(node, Node::Dir(_)) };
+            let entries = dir.borrow().nodes().map(entry).collect();
+            Ok(entries)
+        })
+        .await
+    }
+
+    pub(super) async fn sync_dir(self: &Rc<Self>, path: &Path) -> io::Result<()> {
+        let dir = names::directory(&self.disk.root, path)?;
+        let point = dir.borrow().begin_sync();
+        self.operation(SYNC_NANOS, move |world| {
+            if world.fault(FaultKind::SyncError, Stream::Disk) {
+                return Err(os_error(libc::EIO));
+            }
+            dir.borrow_mut().end_sync(point);
+            Ok(())
+        })
+        .await
+    }
+
+    /// The power is lost: what was under way never happens, and of what was not synced the drive keeps what it likes.
+    pub(super) fn lose_power(&self) {
+        self.disk.reign.set(self.disk.reign.get() + 1);
+        let root = Rc::clone(&self.disk.root);
+        self.random(Stream::Disk, |random| self.lose_in(&root, random));
+    }
+
+    fn lose_in(&self, dir: &Rc<RefCell<Dir>>, random: &mut SimRandom) {
+        let rates = self.rates.borrow().clone();
+        let rate = |kind| rates.get(kind);
+        for _ in 0..dir.borrow_mut().lose_power(rate(FaultKind::LostName), random) {
+            self.count(FaultKind::LostName);
+        }
+        let nodes: Vec<Node> = dir.borrow().nodes().map(|(_, node)| node.clone()).collect();
+        for node in nodes {
+            match node {
+                Node::Dir(inner) => self.lose_in(&inner, random),
+                Node::File(inode) => {
+                    let rates = (rate(FaultKind::LostUnsynced), rate(FaultKind::TornSector), rate(FaultKind::LostSize));
+                    let losses = inode.borrow_mut().lose_power(rates, random);
+                    (0..losses.lost).for_each(|_| self.count(FaultKind::LostUnsynced));
+                    (0..losses.torn).for_each(|_| self.count(FaultKind::TornSector));
+                    if losses.size {
+                        self.count(FaultKind::LostSize);
+                    }
+                    if random.happens(rate(FaultKind::BitFlip)) && inode.borrow_mut().flip_bit(random) {
+                        self.count(FaultKind::BitFlip);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Turns over one bit of the file at `path`, durably. `false` if there is none.
+    pub(super) fn flip_bit(&self, path: &Path) -> bool {
+        let found = names::parent(&self.disk.root, path).ok().and_then(|(dir, name)| names::look_up(&dir, name));
+        let Some(Node::File(inode)) = found else { return false };
+        let flipped = self.random(Stream::Disk, |random| inode.borrow_mut().flip_bit(random));
+        if flipped {
+            self.count(FaultKind::BitFlip);
+        }
+        flipped
+    }
+}

@@ -1,0 +1,285 @@
+//! Time and tasks of the simulated world: one thread, one step at a time, the next one chosen by the seed.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    future::{Future, poll_fn},
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    task::{Context, Poll, Wake, Waker},
+    time::Duration,
+};
+
+use super::{
+    disk::Disk,
+    faults::{FaultCounts, FaultKind, FaultRates},
+    random::{SimRandom, mix},
+};
+
+/// What one poll of a task costs in virtual time. Without it, a task that yields until some time has come would never see it.
+const STEP_COST: Duration = Duration::from_micros(1);
+
+/// The streams of chance of one seed.
+#[derive(Clone, Copy)]
+pub(super) enum Stream {
+    Schedule = 1,
+    Disk = 2,
+    Ring = 3,
+    Runtime = 4,
+}
+
+/// Tasks that were woken and not looked at yet. Behind a lock only because a `Waker` must be `Send`; there is one thread.
+type Woken = Arc<Mutex<Vec<u64>>>;
+
+struct TaskWaker {
+    id: u64,
+    queued: AtomicBool,
+    woken: Woken,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Relaxed)
+            && let Ok(mut woken) = self.woken.lock()
+        {
+            woken.push(self.id);
+        }
+    }
+}
+
+struct Task {
+    process: u64,
+    /// `None` while it is polled.
+    future: Option<Pin<Box<dyn Future<Output = ()>>>>,
+    waker: Arc<TaskWaker>,
+}
+
+type Event = Box<dyn FnOnce()>;
+
+/// Everything there is.
+pub(super) struct World {
+    now: Cell<Duration>,
+    tasks: RefCell<BTreeMap<u64, Task>>,
+    ready: RefCell<Vec<u64>>,
+    woken: Woken,
+    events: RefCell<BTreeMap<(Duration, u64), Event>>,
+    next_id: Cell<u64>,
+    /// Processes that were crashed; what their dying tasks spawn is dropped.
+    dead: RefCell<Vec<u64>>,
+    random: [RefCell<SimRandom>; 4],
+    pub(super) rates: RefCell<FaultRates>,
+    pub(super) counts: RefCell<FaultCounts>,
+    trace: Cell<u64>,
+    steps: Cell<u64>,
+    pub(super) disk: Disk,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, rates: FaultRates, alignment: u64) -> Rc<Self> {
+        let stream = |stream: Stream| RefCell::new(SimRandom::new(seed, stream as u64));
+        Rc::new(World {
+            now: Cell::new(Duration::from_secs(1)),
+            tasks: RefCell::default(),
+            ready: RefCell::default(),
+            woken: Woken::default(),
+            events: RefCell::default(),
+            next_id: Cell::new(1),
+            dead: RefCell::default(),
+            random: [stream(Stream::Schedule), stream(Stream::Disk), stream(Stream::Ring), stream(Stream::Runtime)],
+            rates: RefCell::new(rates),
+            counts: RefCell::default(),
+            trace: Cell::new(seed),
+            steps: Cell::new(0),
+            disk: Disk::new(alignment),
+        })
+    }
+
+    pub(super) fn now(&self) -> Duration {
+        self.now.get()
+    }
+
+    pub(super) fn steps(&self) -> u64 {
+        self.steps.get()
+    }
+
+    pub(super) fn trace_hash(&self) -> u64 {
+        self.trace.get()
+    }
+
+    /// Adds something that happened to the trace.
+    pub(super) fn trace(&self, what: u64) {
+        self.trace.set(mix(self.trace.get().rotate_left(5) ^ what ^ self.now.get().as_nanos() as u64));
+    }
+
+    pub(super) fn next_id(&self) -> u64 {
+        self.next_id.replace(self.next_id.get() + 1)
+    }
+
+    pub(super) fn random<T>(&self, stream: Stream, draw: impl FnOnce(&mut SimRandom) -> T) -> T {
+        draw(&mut self.random[stream as usize - 1].borrow_mut())
+    }
+
+    /// Whether a fault of `kind` happens now. It is counted if so.
+    pub(super) fn fault(&self, kind: FaultKind, stream: Stream) -> bool {
+        let rate = self.rates.borrow().get(kind);
+        let happens = rate > 0 && self.random(stream, |random| random.happens(rate));
+        if happens {
+            self.count(kind);
+        }
+        happens
+    }
+
+    pub(super) fn count(&self, kind: FaultKind) {
+        self.counts.borrow_mut().add(kind);
+        self.trace(0x1000 + kind as u64);
+    }
+
+    pub(super) fn spawn(&self, process: u64, future: impl Future<Output = ()> + 'static) {
+        if self.dead.borrow().contains(&process) {
+            return;
+        }
+        let id = self.next_id();
+        let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) });
+        self.tasks.borrow_mut().insert(id, Task { process, future: Some(Box::pin(future)), waker });
+        self.ready.borrow_mut().push(id);
+    }
+
+    /// Has `event` happen at `when`.
+    pub(super) fn at(&self, when: Duration, event: impl FnOnce() + 'static) -> (Duration, u64) {
+        let key = (when.max(self.now()), self.next_id());
+        self.events.borrow_mut().insert(key, Box::new(event));
+        key
+    }
+
+    fn cancel(&self, key: (Duration, u64)) {
+        let event = self.events.borrow_mut().remove(&key);
+        drop(event);
+    }
+
+    /// Waits until `duration` from the first poll on.
+    pub(super) fn sleep(self: &Rc<Self>, duration: Duration) -> impl Future<Output = ()> + 'static {
+        struct Pending(Rc<World>, (Duration, u64));
+        impl Drop for Pending {
+            fn drop(&mut self) {
+                self.0.cancel(self.1);
+            }
+        }
+        let world = Rc::clone(self);
+        async move {
+            let done = Done::new();
+            let event = Rc::clone(&done);
+            let key = world.at(world.now() + duration, move || event.set(()));
+            let _pending = Pending(world, key);
+            done.wait().await;
+        }
+    }
+
+    /// Does one thing: polls a ready task, or lets the time pass until the next event. `false` if there is nothing to do.
+    pub(super) fn step(self: &Rc<Self>) -> bool {
+        self.collect_woken();
+        let ready = self.ready.borrow().len() as u64;
+        if ready > 0 {
+            let chosen = self.random(Stream::Schedule, |random| random.below(ready)) as usize;
+            let id = self.ready.borrow_mut().swap_remove(chosen);
+            self.now.set(self.now() + STEP_COST);
+            self.run_due_events();
+            self.poll(id);
+            return true;
+        }
+        let next = self.events.borrow().keys().next().copied();
+        let Some((when, _)) = next else { return false };
+        self.now.set(self.now().max(when));
+        self.run_due_events();
+        true
+    }
+
+    fn collect_woken(&self) {
+        if let Ok(mut woken) = self.woken.lock() {
+            self.ready.borrow_mut().append(&mut woken);
+        }
+    }
+
+    fn run_due_events(&self) {
+        loop {
+            let mut events = self.events.borrow_mut();
+            match events.first_entry() {
+                Some(entry) if entry.key().0 <= self.now() => {
+                    let event = entry.remove();
+                    drop(events);
+                    event();
+                }
+                _ => return,
+            }
+        }
+    }
+
+    fn poll(self: &Rc<Self>, id: u64) {
+        let taken = match self.tasks.borrow_mut().get_mut(&id) {
+            Some(task) => task.future.take().map(|future| (future, Arc::clone(&task.waker))),
+            None => None,
+        };
+        let Some((mut future, task_waker)) = taken else { return };
+        self.steps.set(self.steps() + 1);
+        self.trace(id);
+        task_waker.queued.store(false, Relaxed);
+        let waker = Waker::from(task_waker);
+        let done = future.as_mut().poll(&mut Context::from_waker(&waker)).is_ready();
+        if done {
+            let finished = self.tasks.borrow_mut().remove(&id);
+            drop((future, finished));
+        } else if let Some(task) = self.tasks.borrow_mut().get_mut(&id) {
+            task.future = Some(future);
+        }
+    }
+
+    /// Drops every task of a process, wherever it is.
+    pub(super) fn drop_process(&self, process: u64) {
+        self.dead.borrow_mut().push(process);
+        let dying: Vec<u64> =
+            self.tasks.borrow().iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect();
+        self.trace(dying.len() as u64);
+        for id in dying {
+            // One at a time and unborrowed: what is dropped may wake or spawn others.
+            let task = self.tasks.borrow_mut().remove(&id);
+            drop(task);
+        }
+    }
+}
+
+/// A value that an event delivers to a task. It does not matter whether anybody still waits.
+pub(super) struct Done<T> {
+    value: RefCell<Option<T>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl<T> Done<T> {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::new(Done { value: RefCell::new(None), waker: RefCell::new(None) })
+    }
+
+    pub(super) fn set(&self, value: T) {
+        *self.value.borrow_mut() = Some(value);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    pub(super) async fn wait(&self) -> T {
+        poll_fn(|context| match self.value.borrow_mut().take() {
+            Some(value) => Poll::Ready(value),
+            None => {
+                *self.waker.borrow_mut() = Some(context.waker().clone());
+                Poll::Pending
+            }
+        })
+        .await
+    }
+}

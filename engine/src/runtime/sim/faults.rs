@@ -1,0 +1,105 @@
+//! What can go wrong in the simulated world, how often, and how often it did.
+
+/// A kind of fault. Each is counted when it had an effect, not when it was merely possible.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[repr(usize)]
+pub enum FaultKind {
+    /// A loss of power takes a sector that was written but not synced: it has its old content.
+    LostUnsynced,
+    /// A loss of power leaves garbage or zeros in a sector that was written but not synced.
+    TornSector,
+    /// A write completes before one that was submitted earlier.
+    Reordered,
+    /// A bit of durable data changes.
+    BitFlip,
+    /// A write fails with EIO; each of its sectors is old or new.
+    WriteError,
+    /// A sync fails with EIO once; what it should have made durable stays in danger though later syncs succeed (fsyncgate).
+    SyncError,
+    /// A read fails with EIO.
+    ReadError,
+    /// The drive is full for a while: what needs new room fails with ENOSPC.
+    NoSpace,
+    /// An operation takes a thousand times as long.
+    Stall,
+    /// A loss of power undoes a change of names that was not synced.
+    LostName,
+    /// A loss of power undoes a change of a file's length that was not synced.
+    LostSize,
+    /// A process is killed at some await point; the drive keeps its power.
+    Kill,
+    /// The power is lost at some await point.
+    PowerLoss,
+    /// A message between two cores is delayed.
+    RingDelay,
+}
+
+impl FaultKind {
+    /// How many kinds there are.
+    pub const COUNT: usize = 14;
+
+    /// All kinds.
+    pub const ALL: [FaultKind; FaultKind::COUNT] = [
+        FaultKind::LostUnsynced,
+        FaultKind::TornSector,
+        FaultKind::Reordered,
+        FaultKind::BitFlip,
+        FaultKind::WriteError,
+        FaultKind::SyncError,
+        FaultKind::ReadError,
+        FaultKind::NoSpace,
+        FaultKind::Stall,
+        FaultKind::LostName,
+        FaultKind::LostSize,
+        FaultKind::Kill,
+        FaultKind::PowerLoss,
+        FaultKind::RingDelay,
+    ];
+}
+
+/// How often each kind of fault happens, in ten thousand chances.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultRates([u32; FaultKind::COUNT]);
+
+impl FaultRates {
+    /// Nothing ever goes wrong, except that a loss of power (which the test calls for) keeps nothing that was not synced.
+    pub fn none() -> Self {
+        FaultRates::default()
+    }
+
+    /// The rate of `kind`.
+    pub fn get(&self, kind: FaultKind) -> u32 {
+        self.0[kind as usize]
+    }
+
+    /// These rates, with that of `kind` replaced; 10,000 is always.
+    #[must_use]
+    pub fn with(mut self, kind: FaultKind, per_10k: u32) -> Self {
+        assert!(per_10k <= 10_000, "{per_10k} in ten thousand");
+        self.0[kind as usize] = per_10k;
+        self
+    }
+}
+
+/// How often each kind of fault had an effect.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct FaultCounts([u64; FaultKind::COUNT]);
+
+impl FaultCounts {
+    /// The count of `kind`.
+    pub fn get(&self, kind: FaultKind) -> u64 {
+        self.0[kind as usize]
+    }
+
+    /// Counts one more.
+    pub fn add(&mut self, kind: FaultKind) {
+        self.0[kind as usize] += 1;
+    }
+
+    /// Adds another run's counts.
+    pub fn merge(&mut self, other: &FaultCounts) {
+        for (mine, theirs) in self.0.iter_mut().zip(other.0) {
+            *mine += theirs;
+        }
+    }
+}

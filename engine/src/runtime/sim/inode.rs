@@ -1,0 +1,337 @@
+//! The content of one simulated file: what reads see, what a loss of power cannot take, and what lies between the two, sector
+//! by sector.
+
+use std::{collections::BTreeMap, rc::Rc};
+
+use super::random::SimRandom;
+
+/// Bytes that survive or perish together.
+pub(super) const SECTOR: usize = 512;
+const PAGE: usize = 4096;
+const SECTORS: usize = PAGE / SECTOR;
+
+type Page = [u8; PAGE];
+
+/// Content by page; absent pages are zeros, so preparing a file costs next to nothing.
+#[derive(Clone, Default)]
+struct Pages(BTreeMap<u64, Rc<Page>>);
+
+impl Pages {
+    fn read(&self, position: u64, into: &mut [u8]) {
+        let mut done = 0;
+        while done < into.len() {
+            let at = position + done as u64;
+            let within = at as usize % PAGE;
+            let count = (PAGE - within).min(into.len() - done);
+            match self.0.get(&(at / PAGE as u64)) {
+                Some(page) => into[done..done + count].copy_from_slice(&page[within..within + count]),
+                None => into[done..done + count].fill(0),
+            }
+            done += count;
+        }
+    }
+
+    fn sector(&self, page: u64, sector: usize) -> [u8; SECTOR] {
+        let mut bytes = [0; SECTOR];
+        if let Some(content) = self.0.get(&page) {
+            bytes.copy_from_slice(&content[sector * SECTOR..(sector + 1) * SECTOR]);
+        }
+        bytes
+    }
+
+    fn set_sector(&mut self, page: u64, sector: usize, bytes: &[u8; SECTOR]) {
+        let content = match self.0.get_mut(&page) {
+            Some(content) => content,
+            None if *bytes == [0; SECTOR] => return,
+            None => self.0.entry(page).or_insert_with(|| Rc::new([0; PAGE])),
+        };
+        Rc::make_mut(content)[sector * SECTOR..(sector + 1) * SECTOR].copy_from_slice(bytes);
+    }
+
+    /// Zeros everything from `len` on.
+    fn cut(&mut self, len: u64) {
+        let last = len / PAGE as u64;
+        self.0.split_off(&(last + 1));
+        if let Some(page) = self.0.get_mut(&last) {
+            Rc::make_mut(page)[len as usize % PAGE..].fill(0);
+        }
+    }
+}
+
+/// What is known of the sectors of a page that differ from what is durable, or may.
+#[derive(Clone, Default)]
+struct Dirty {
+    /// The write each sector was last written by; 0 for clean ones.
+    version: [u64; SECTORS],
+    /// The write has completed: the next sync covers it.
+    completed: [bool; SECTORS],
+    /// A failed sync let it fall: no later sync covers it.
+    forgotten: [bool; SECTORS],
+    /// A change of length did it, not a write: file systems keep a journal of those, so it is lost with the length or not at all.
+    journaled: [bool; SECTORS],
+}
+
+/// A file.
+#[derive(Default)]
+pub(super) struct Inode {
+    visible: Pages,
+    visible_len: u64,
+    durable: Pages,
+    durable_len: u64,
+    dirty: BTreeMap<u64, Dirty>,
+}
+
+/// What a sync will make durable: what was completed when it began.
+pub(super) struct SyncPoint {
+    sectors: Vec<(u64, usize, u64, [u8; SECTOR])>,
+    len: u64,
+}
+
+/// What a loss of power did to a file.
+#[derive(Default)]
+pub(super) struct Losses {
+    pub(super) lost: u64,
+    pub(super) torn: u64,
+    pub(super) size: bool,
+}
+
+impl Inode {
+    pub(super) fn len(&self) -> u64 {
+        self.visible_len
+    }
+
+    pub(super) fn read(&self, position: u64, len: usize) -> Vec<u8> {
+        let count = self.visible_len.saturating_sub(position).min(len as u64) as usize;
+        let mut bytes = vec![0; count];
+        self.visible.read(position, &mut bytes);
+        bytes
+    }
+
+    /// A write begins: reads see it, nothing protects it.
+    pub(super) fn write(&mut self, position: u64, bytes: &[u8], version: u64) {
+        for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
+            let (page, sector) = place(position + (index * SECTOR) as u64);
+            let content: &[u8; SECTOR] = chunk.try_into().expect("a whole sector"); // why: chunks_exact gives only whole ones
+            self.visible.set_sector(page, sector, content);
+            self.touch(page, sector, version).completed[sector] = false;
+        }
+        self.visible_len = self.visible_len.max(position + bytes.len() as u64);
+    }
+
+    fn touch(&mut self, page: u64, sector: usize, version: u64) -> &mut Dirty {
+        let dirty = self.dirty.entry(page).or_default();
+        dirty.version[sector] = version;
+        dirty.completed[sector] = true;
+        dirty.forgotten[sector] = false;
+        dirty.journaled[sector] = false;
+        dirty
+    }
+
+    /// A write ends; the next sync covers it.
+    pub(super) fn complete(&mut self, position: u64, len: usize, version: u64) {
+        for index in 0..len / SECTOR {
+            let (page, sector) = place(position + (index * SECTOR) as u64);
+            if let Some(dirty) = self.dirty.get_mut(&page)
+                && dirty.version[sector] == version
+            {
+                dirty.completed[sector] = true;
+            }
+        }
+    }
+
+    /// A write fails: each of its sectors may have its old content or the new.
+    pub(super) fn fail(&mut self, position: u64, len: usize, version: u64, random: &mut SimRandom) {
+        for index in 0..len / SECTOR {
+            let (page, sector) = place(position + (index * SECTOR) as u64);
+            if random.happens(5_000) {
+                let old = self.durable.sector(page, sector);
+                self.visible.set_sector(page, sector, &old);
+            }
+        }
+        self.complete(position, len, version);
+    }
+
+    pub(super) fn truncate(&mut self, len: u64, version: u64) {
+        let old = self.visible_len;
+        self.visible.cut(len);
+        self.visible_len = len;
+        // What was cut off is durable until the next sync; what is new is zero and not durable.
+        let from = old.min(len) / SECTOR as u64;
+        let to = old.max(len).max(self.durable_len).div_ceil(SECTOR as u64);
+        for index in from..to {
+            let (page, sector) = place(index * SECTOR as u64);
+            if index * (SECTOR as u64) < self.durable_len || self.dirty.contains_key(&page) {
+                self.touch(page, sector, version).journaled[sector] = true;
+            }
+        }
+    }
+
+    pub(super) fn begin_sync(&self) -> SyncPoint {
+        let mut sectors = Vec::new();
+        for (page, dirty) in &self.dirty {
+            for sector in 0..SECTORS {
+                if dirty.version[sector] != 0 && dirty.completed[sector] && !dirty.forgotten[sector] {
+                    sectors.push((*page, sector, dirty.version[sector], self.visible.sector(*page, sector)));
+                }
+            }
+        }
+        SyncPoint { sectors, len: self.visible_len }
+    }
+
+    pub(super) fn end_sync(&mut self, point: SyncPoint) {
+        for (page, sector, version, content) in point.sectors {
+            self.durable.set_sector(page, sector, &content);
+            if let Some(dirty) = self.dirty.get_mut(&page) {
+                if dirty.version[sector] == version {
+                    dirty.version[sector] = 0;
+                }
+                if dirty.version == [0; SECTORS] {
+                    self.dirty.remove(&page);
+                }
+            }
+        }
+        self.durable_len = point.len;
+    }
+
+    /// A sync fails: about half of what it should have covered is forgotten by those that follow.
+    pub(super) fn fail_sync(&mut self, random: &mut SimRandom) {
+        for dirty in self.dirty.values_mut() {
+            for sector in 0..SECTORS {
+                dirty.forgotten[sector] |= dirty.completed[sector] && random.happens(5_000);
+            }
+        }
+    }
+
+    /// The power is lost: the device decides for each sector, and for the length, what is left.
+    pub(super) fn lose_power(&mut self, (lost, torn, size): (u32, u32, u32), random: &mut SimRandom) -> Losses {
+        let mut losses = Losses::default();
+        if self.visible_len != self.durable_len && random.happens(size) {
+            losses.size = true;
+            self.visible_len = self.durable_len;
+        }
+        for (page, dirty) in std::mem::take(&mut self.dirty) {
+            for sector in 0..SECTORS {
+                if dirty.version[sector] == 0 {
+                    continue;
+                }
+                let old = self.durable.sector(page, sector);
+                let new = self.visible.sector(page, sector);
+                let kept = if dirty.journaled[sector] {
+                    if losses.size { old } else { new }
+                } else if random.happens(torn) {
+                    losses.torn += 1;
+                    if random.happens(3_000) { [0; SECTOR] } else { garbage(random) }
+                } else if old != new && random.happens(lost) {
+                    losses.lost += 1;
+                    old
+                } else {
+                    new
+                };
+                self.visible.set_sector(page, sector, &kept);
+            }
+        }
+        self.visible.cut(self.visible_len);
+        self.durable = self.visible.clone();
+        self.durable_len = self.visible_len;
+        losses
+    }
+
+    /// Turns one bit of the content over. `false` if the file is empty.
+    pub(super) fn flip_bit(&mut self, random: &mut SimRandom) -> bool {
+        if self.visible_len == 0 {
+            return false;
+        }
+        let at = random.below(self.visible_len);
+        let bit = 1 << random.below(8);
+        let (page, sector) = place(at);
+        for pages in [&mut self.visible, &mut self.durable] {
+            let mut bytes = pages.sector(page, sector);
+            bytes[at as usize % SECTOR] ^= bit;
+            pages.set_sector(page, sector, &bytes);
+        }
+        true
+    }
+}
+
+fn place(position: u64) -> (u64, usize) {
+    (position / PAGE as u64, position as usize % PAGE / SECTOR)
+}
+
+fn garbage(random: &mut SimRandom) -> [u8; SECTOR] {
+    let mut bytes = [0; SECTOR];
+    bytes.chunks_exact_mut(8).for_each(|chunk| chunk.copy_from_slice(&random.next_u64().to_le_bytes()));
+    bytes
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALWAYS: u32 = 10_000;
+
+    fn random() -> SimRandom {
+        SimRandom::new(1, 1)
+    }
+
+    fn synced(byte: u8) -> Inode {
+        let mut inode = Inode::default();
+        inode.write(0, &[byte; 2 * PAGE], 1);
+        inode.complete(0, 2 * PAGE, 1);
+        let point = inode.begin_sync();
+        inode.end_sync(point);
+        inode
+    }
+
+    #[test]
+    fn what_was_synced_survives_and_what_was_not_is_lost() {
+        let mut inode = synced(1);
+        inode.write(SECTOR as u64, &[2; SECTOR], 2);
+        inode.complete(SECTOR as u64, SECTOR, 2);
+        assert_eq!(inode.read(SECTOR as u64, SECTOR), [2; SECTOR], "reads see what is not synced");
+        let losses = inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
+        assert_eq!((losses.lost, losses.torn), (1, 0));
+        assert_eq!(inode.read(0, 2 * PAGE), vec![1; 2 * PAGE]);
+    }
+
+    #[test]
+    fn a_sync_covers_what_was_complete_when_it_began() {
+        let mut inode = synced(1);
+        inode.write(0, &[2; SECTOR], 2);
+        let point = inode.begin_sync();
+        inode.complete(0, SECTOR, 2);
+        inode.end_sync(point);
+        inode.lose_power((ALWAYS, 0, 0), &mut random());
+        assert_eq!(inode.read(0, SECTOR), [1; SECTOR]);
+    }
+
+    #[test]
+    fn a_failed_sync_is_not_made_good_by_the_next() {
+        let mut inode = synced(1);
+        inode.write(0, &[2; PAGE], 2);
+        inode.complete(0, PAGE, 2);
+        inode.fail_sync(&mut random());
+        let point = inode.begin_sync();
+        inode.end_sync(point);
+        let losses = inode.lose_power((ALWAYS, 0, 0), &mut random());
+        assert!((1..8).contains(&losses.lost), "{} of 8 sectors were lost", losses.lost);
+    }
+
+    #[test]
+    fn an_unsynced_length_is_lost_with_what_it_cut_off() {
+        let mut inode = synced(1);
+        inode.truncate(SECTOR as u64, 2);
+        assert_eq!(inode.read(0, PAGE), [1; SECTOR]);
+        let losses = inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
+        assert!(losses.size);
+        assert_eq!(inode.read(0, 2 * PAGE), vec![1; 2 * PAGE]);
+    }
+
+    #[test]
+    fn only_what_was_not_synced_is_torn() {
+        let mut inode = synced(1);
+        inode.write(0, &[2; SECTOR], 2);
+        assert_eq!(inode.lose_power((0, ALWAYS, 0), &mut random()).torn, 1);
+        assert_ne!(inode.read(0, SECTOR), [2; SECTOR]);
+        assert_eq!(inode.read(SECTOR as u64, PAGE), [1; PAGE]);
+    }
+}
