@@ -11,4 +11,5 @@ pub mod record;
 pub mod runtime;
 pub mod shard;
 pub mod signal;
+pub mod testing;
 pub mod types;

@@ -65,8 +65,6 @@ struct Dirty {
     version: [u64; SECTORS],
     /// The write has completed: the next sync covers it.
     completed: [bool; SECTORS],
-    /// A failed sync let it fall: no later sync covers it.
-    forgotten: [bool; SECTORS],
     /// A change of length did it, not a write: file systems keep a journal of those, so it is lost with the length or not at all.
     journaled: [bool; SECTORS],
 }
@@ -122,7 +120,6 @@ impl Inode {
         let dirty = self.dirty.entry(page).or_default();
         dirty.version[sector] = version;
         dirty.completed[sector] = true;
-        dirty.forgotten[sector] = false;
         dirty.journaled[sector] = false;
         dirty
     }
@@ -170,7 +167,7 @@ impl Inode {
         let mut sectors = Vec::new();
         for (page, dirty) in &self.dirty {
             for sector in 0..SECTORS {
-                if dirty.version[sector] != 0 && dirty.completed[sector] && !dirty.forgotten[sector] {
+                if dirty.version[sector] != 0 && dirty.completed[sector] {
                     sectors.push((*page, sector, dirty.version[sector], self.visible.sector(*page, sector)));
                 }
             }
@@ -193,13 +190,19 @@ impl Inode {
         self.durable_len = point.len;
     }
 
-    /// A sync fails: about half of what it should have covered is forgotten by those that follow.
+    /// A sync fails: about half of what it should have covered falls out of the drive's cache, and no later sync brings it back,
+    /// though it succeeds.
     pub(super) fn fail_sync(&mut self, random: &mut SimRandom) {
-        for dirty in self.dirty.values_mut() {
+        for (page, dirty) in &mut self.dirty {
             for sector in 0..SECTORS {
-                dirty.forgotten[sector] |= dirty.completed[sector] && random.happens(5_000);
+                let at_stake = dirty.version[sector] != 0 && dirty.completed[sector] && !dirty.journaled[sector];
+                if at_stake && random.happens(5_000) {
+                    self.visible.set_sector(*page, sector, &self.durable.sector(*page, sector));
+                    dirty.version[sector] = 0;
+                }
             }
         }
+        self.dirty.retain(|_, dirty| dirty.version != [0; SECTORS]);
     }
 
     /// The power is lost: the device decides for each sector, and for the length, what is left.
@@ -312,8 +315,9 @@ mod tests {
         inode.fail_sync(&mut random());
         let point = inode.begin_sync();
         inode.end_sync(point);
-        let losses = inode.lose_power((ALWAYS, 0, 0), &mut random());
-        assert!((1..8).contains(&losses.lost), "{} of 8 sectors were lost", losses.lost);
+        assert_eq!(inode.lose_power((ALWAYS, 0, 0), &mut random()).lost, 0, "what is left was synced");
+        let sectors = inode.read(0, PAGE).chunks(SECTOR).filter(|sector| **sector == [1; SECTOR]).count();
+        assert!((1..8).contains(&sectors), "{sectors} of 8 sectors were lost");
     }
 
     #[test]

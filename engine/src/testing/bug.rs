@@ -1,0 +1,67 @@
+//! Bugs planted on purpose. Without the feature `planted-bugs` none of them is compiled: [`planted`] is `false`, for ever.
+
+/// A bug that somebody could have written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PlantedBug {
+    /// A sync of a segment returns without having synced.
+    SkipFsync,
+    /// A write is called durable when the device has taken it.
+    AckBeforeSync,
+    /// Recovery takes a batch by its header and does not look at the checksum of its body.
+    TrustStaleTail,
+    /// A failed write is taken for a good one.
+    IgnoreWriteError,
+    /// A sealed segment is cut off one block too early.
+    OffByOneAtRoll,
+    /// A new segment is used before its name is durable.
+    ForgetDirSync,
+    /// What recovery read is trusted before it is synced.
+    NoSyncBeforeTrust,
+    /// A failed sync is tried again, and its success believed.
+    RetryFailedSync,
+}
+
+impl PlantedBug {
+    /// All bugs.
+    pub const ALL: [PlantedBug; 8] = [
+        PlantedBug::SkipFsync,
+        PlantedBug::AckBeforeSync,
+        PlantedBug::TrustStaleTail,
+        PlantedBug::IgnoreWriteError,
+        PlantedBug::OffByOneAtRoll,
+        PlantedBug::ForgetDirSync,
+        PlantedBug::NoSyncBeforeTrust,
+        PlantedBug::RetryFailedSync,
+    ];
+}
+
+/// Whether `bug` is in force on this thread.
+#[cfg(not(feature = "planted-bugs"))]
+#[inline(always)]
+pub const fn planted(_: PlantedBug) -> bool {
+    false
+}
+
+#[cfg(feature = "planted-bugs")]
+pub use with_bugs::{plant, planted};
+
+#[cfg(feature = "planted-bugs")]
+mod with_bugs {
+    use std::cell::Cell;
+
+    use super::PlantedBug;
+
+    thread_local! {
+        static IN_FORCE: Cell<Option<PlantedBug>> = const { Cell::new(None) };
+    }
+
+    /// Whether `bug` is in force on this thread.
+    pub fn planted(bug: PlantedBug) -> bool {
+        IN_FORCE.get() == Some(bug)
+    }
+
+    /// Puts `bug`, or none, in force on this thread.
+    pub fn plant(bug: Option<PlantedBug>) {
+        IN_FORCE.set(bug);
+    }
+}

@@ -1,0 +1,148 @@
+//! What clients did and what they saw, in the order in which they learned it.
+
+use crate::types::{AckLevel, Offset, PartitionId};
+
+/// Who a record is: its producer's own number and its position in what that producer sent, with a checksum of its content.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RecordTag {
+    /// The producer, counted from 0.
+    pub producer: u32,
+    /// Grows with every record that the producer sends to a partition, also over retries and restarts.
+    pub sequence: u64,
+    /// CRC-32C of the record's content.
+    pub crc: u32,
+}
+
+/// How an append ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum AppendOutcome {
+    /// It is stored from `base` on, as safely as `level` says.
+    Acked {
+        /// What the reply said.
+        level: AckLevel,
+        /// The first record's offset.
+        base: Offset,
+    },
+    /// It is not stored and never will be.
+    Refused,
+    /// Nobody knows.
+    Unknown,
+}
+
+/// An append, by its place in the history.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AppendId(pub usize);
+
+/// An append that was sent.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AppendSent {
+    /// Where to.
+    pub partition: PartitionId,
+    /// The level asked for.
+    pub ack: AckLevel,
+    /// The records, in order.
+    pub records: Vec<RecordTag>,
+}
+
+/// What a fetch returned.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReadSeen {
+    /// Who read; an observer sees a partition's end move in one direction only, as long as nothing fails.
+    pub observer: u32,
+    /// Where.
+    pub partition: PartitionId,
+    /// The offset asked for.
+    pub from: Offset,
+    /// The records with their offsets.
+    pub records: Vec<(Offset, RecordTag)>,
+}
+
+/// Something that takes weakly stored records away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fault {
+    /// The process died. `Written` survives.
+    Kill,
+    /// The power was lost, or a drive failed a write or a sync. `Durable` survives.
+    PowerLoss,
+}
+
+impl Fault {
+    /// The weakest level that survives it.
+    pub fn survived_by(self) -> AckLevel {
+        match self {
+            Fault::Kill => AckLevel::Written,
+            Fault::PowerLoss => AckLevel::Durable,
+        }
+    }
+}
+
+/// All there is of a partition, read when everything works again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinalRead {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Its first offset.
+    pub start: Offset,
+    /// Its records from `start` on.
+    pub records: Vec<(Offset, RecordTag)>,
+}
+
+/// One thing that became known.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Event {
+    /// An append was sent.
+    Sent(AppendSent),
+    /// An append ended. Those without this event are unknown.
+    Ended(AppendId, AppendOutcome),
+    /// A fetch returned.
+    Read(ReadSeen),
+    /// Something failed, everywhere at once. The server runs anew after it.
+    Fault(Fault),
+    /// A partition was read whole, at the end.
+    Final(FinalRead),
+}
+
+/// A history. Made while a test runs, judged by [`super::checker::judge`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct History {
+    events: Vec<Event>,
+}
+
+impl History {
+    /// An empty history.
+    pub fn new() -> Self {
+        History::default()
+    }
+
+    /// An append is about to be sent.
+    pub fn send(&mut self, append: AppendSent) -> AppendId {
+        self.events.push(Event::Sent(append));
+        AppendId(self.events.len() - 1)
+    }
+
+    /// An append ended.
+    pub fn end(&mut self, append: AppendId, outcome: AppendOutcome) {
+        assert!(matches!(self.events.get(append.0), Some(Event::Sent(_))), "event {} is no append", append.0);
+        self.events.push(Event::Ended(append, outcome));
+    }
+
+    /// A fetch returned.
+    pub fn read(&mut self, read: ReadSeen) {
+        self.events.push(Event::Read(read));
+    }
+
+    /// Something failed.
+    pub fn fault(&mut self, fault: Fault) {
+        self.events.push(Event::Fault(fault));
+    }
+
+    /// A partition was read whole, at the end.
+    pub fn finish(&mut self, read: FinalRead) {
+        self.events.push(Event::Final(read));
+    }
+
+    /// Everything, in order.
+    pub fn events(&self) -> &[Event] {
+        &self.events
+    }
+}
