@@ -22,6 +22,13 @@ use crate::{
 /// each header.
 const RECORD_OVERHEAD_MAX: usize = VARINT_BYTES_MAX * (5 + 2 * RECORD_HEADERS_MAX);
 
+/// Room for the varint of any length in a record: four bytes reach 256 MiB.
+const LENGTH_BYTES: usize = 4;
+
+/// Room for the first varints of a record: its length, its timestamp and the lengths of key and value.
+const ROW_BYTES: usize = VARINT_BYTES_MAX + 3 * LENGTH_BYTES;
+
+const _: () = assert!(RECORD_BYTES_MAX + RECORD_OVERHEAD_MAX < 1 << (7 * LENGTH_BYTES - 1), "zigzag takes a bit too");
 const _: () = assert!(
     BATCH_HEADER_BYTES + RECORD_BYTES_MAX + RECORD_OVERHEAD_MAX <= BATCH_BYTES_MAX,
     "a record within its limits must fit into an empty batch, or BatchFull would be an endless loop for callers"
@@ -97,12 +104,17 @@ impl BatchBuilder {
             self.max_timestamp_ms = timestamp_ms;
         }
         let end = self.buffer.len() + framed_len;
-        let key_len = key.map_or(-1, |key| key.len() as i64);
-        let row = VarintRow::<{ 3 * VARINT_BYTES_MAX }>::new();
-        self.buffer.extend_from_slice(row.unsigned(len as u64).signed(timestamp_delta).signed(key_len).as_bytes());
-        self.buffer.extend_from_slice(key.unwrap_or_default());
-        self.put_prefixed(value);
-        self.put_headers(headers);
+        let row = VarintRow::<ROW_BYTES>::new().unsigned(len as u64).signed(timestamp_delta);
+        match key {
+            None => row.signed(-1).unsigned(value.len() as u64).append_to(&mut self.buffer),
+            Some(key) => {
+                row.signed(key.len() as i64).append_to(&mut self.buffer);
+                self.buffer.extend_from_slice(key);
+                put_length(&mut self.buffer, value.len());
+            }
+        }
+        self.buffer.extend_from_slice(value);
+        put_headers(&mut self.buffer, headers);
         assert!(self.buffer.len() == end, "a record ends at {}, not at {end}", self.buffer.len());
         self.max_timestamp_ms = self.max_timestamp_ms.max(timestamp_ms);
         self.record_count += 1;
@@ -176,21 +188,25 @@ impl BatchBuilder {
         }
         self.buffer.resize(BATCH_HEADER_BYTES, 0);
     }
+}
 
-    fn put_headers(&mut self, headers: &[(Bytes, Bytes)]) {
-        let row = VarintRow::<VARINT_BYTES_MAX>::new();
-        self.buffer.extend_from_slice(row.unsigned(headers.len() as u64).as_bytes());
-        for (name, value) in headers {
-            self.put_prefixed(name);
-            self.put_prefixed(value);
+#[inline]
+fn put_headers(buffer: &mut Vec<u8>, headers: &[(Bytes, Bytes)]) {
+    if headers.is_empty() {
+        return buffer.push(0);
+    }
+    put_length(buffer, headers.len());
+    for (name, value) in headers {
+        for part in [name, value] {
+            put_length(buffer, part.len());
+            buffer.extend_from_slice(part);
         }
     }
+}
 
-    fn put_prefixed(&mut self, bytes: &[u8]) {
-        let row = VarintRow::<VARINT_BYTES_MAX>::new();
-        self.buffer.extend_from_slice(row.unsigned(bytes.len() as u64).as_bytes());
-        self.buffer.extend_from_slice(bytes);
-    }
+#[inline]
+fn put_length(buffer: &mut Vec<u8>, len: usize) {
+    VarintRow::<LENGTH_BYTES>::new().unsigned(len as u64).append_to(buffer);
 }
 
 fn check_record(key: Option<&[u8]>, value: &[u8], headers: &[(Bytes, Bytes)]) -> Result<(), BatchError> {

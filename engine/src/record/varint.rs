@@ -38,6 +38,7 @@ impl<const N: usize> VarintRow<N> {
     }
 
     /// Appends `value`. Panics if the row is too short.
+    #[inline]
     pub(super) fn unsigned(mut self, mut value: u64) -> Self {
         while value >= 0x80 {
             self.bytes[self.len] = value as u8 | 0x80;
@@ -50,13 +51,22 @@ impl<const N: usize> VarintRow<N> {
     }
 
     /// Appends `value`. Panics if the row is too short.
+    #[inline]
     pub(super) fn signed(self, value: i64) -> Self {
         self.unsigned(zigzag(value))
     }
 
-    /// The bytes so far.
-    pub(super) fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
+    /// Appends the row to `buffer`.
+    #[inline]
+    pub(super) fn append_to(self, buffer: &mut Vec<u8>) {
+        let end = buffer.len() + self.len;
+        if buffer.capacity() - buffer.len() >= N {
+            // A copy of constant length is two moves, where one of variable length is a call.
+            buffer.extend_from_slice(&self.bytes);
+            buffer.truncate(end);
+        } else {
+            buffer.extend_from_slice(&self.bytes[..self.len]);
+        }
     }
 }
 
@@ -128,12 +138,21 @@ mod tests {
 
     use super::*;
 
+    fn bytes_of<const N: usize>(row: VarintRow<N>) -> Vec<u8> {
+        let (mut tight, mut roomy) = (Vec::new(), Vec::with_capacity(64));
+        tight.reserve_exact(row.len);
+        VarintRow { ..row }.append_to(&mut tight);
+        row.append_to(&mut roomy);
+        assert_eq!(tight, roomy, "the room behind the row shows");
+        tight
+    }
+
     fn unsigned_bytes(value: u64) -> Vec<u8> {
-        VarintRow::<VARINT_BYTES_MAX>::new().unsigned(value).as_bytes().to_vec()
+        bytes_of(VarintRow::<VARINT_BYTES_MAX>::new().unsigned(value))
     }
 
     fn signed_bytes(value: i64) -> Vec<u8> {
-        VarintRow::<VARINT_BYTES_MAX>::new().signed(value).as_bytes().to_vec()
+        bytes_of(VarintRow::<VARINT_BYTES_MAX>::new().signed(value))
     }
 
     #[test]
@@ -166,9 +185,9 @@ mod tests {
         fn numbers_survive_the_round_trip_and_take_the_length_foretold(unsigned: u64, signed: i64, shift in 0_u32..64) {
             // The shift makes short numbers as likely as long ones.
             let (unsigned, signed) = (unsigned >> shift, signed >> shift);
-            let row = VarintRow::<20>::new().unsigned(unsigned).signed(signed);
-            prop_assert_eq!(row.as_bytes().len(), unsigned_len(unsigned) + signed_len(signed));
-            let mut reader = Reader::new(row.as_bytes());
+            let row = bytes_of(VarintRow::<20>::new().unsigned(unsigned).signed(signed));
+            prop_assert_eq!(row.len(), unsigned_len(unsigned) + signed_len(signed));
+            let mut reader = Reader::new(&row);
             prop_assert_eq!(reader.unsigned(), Some(unsigned));
             prop_assert_eq!(reader.signed(), Some(signed));
             prop_assert!(reader.rest().is_empty());
