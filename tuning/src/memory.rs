@@ -116,13 +116,19 @@ impl Demand {
         let (cores, usable_bytes) = (self.cores, memory_bytes / 100 * USABLE_PERCENT);
         let [requests_bytes, read_cache_bytes, network_bytes] = self.lowered(usable_bytes);
         let total_bytes = requests_bytes + read_cache_bytes + network_bytes + cores * CORE_OVERHEAD_BYTES;
-        if requests_bytes / cores < REQUESTS_BYTES_PER_CORE_MIN {
-            return Err(MemoryError::TooLittleForRequests { requests_bytes, cores });
+        let least = REQUESTS_BYTES_PER_CORE_MIN * cores;
+        if self.requests.bytes < least {
+            return Err(MemoryError::TooLittleForRequests { requests_bytes: self.requests.bytes, cores });
         }
-        if total_bytes > usable_bytes {
-            let error =
-                MemoryError::DoesNotFit { usable_bytes, cores, requests_bytes, read_cache_bytes, network_bytes };
-            return Err(error);
+        // Also when lowering would have left nothing to work with.
+        if total_bytes > usable_bytes || requests_bytes < least {
+            return Err(MemoryError::DoesNotFit {
+                usable_bytes,
+                cores,
+                requests_bytes: self.requests.bytes,
+                read_cache_bytes: self.read_cache.bytes,
+                network_bytes: self.network.bytes,
+            });
         }
         Ok(Plan {
             connections_per_core: self.connections(network_bytes)?,
@@ -198,6 +204,12 @@ mod tests {
             "memory.requests (256 MiB), memory.read_cache (256 MiB), memory.network (1 GiB) and 32 MiB for 2 cores \
              need 1.5 GiB together; there are 819 MiB to plan with (80 % of the memory); lower one of them"
         );
+    }
+
+    #[test]
+    fn a_part_that_leaves_nothing_for_the_others_is_refused_as_what_it_is() {
+        let greedy = Demand { network: chosen(16 << 40), ..DEMAND };
+        assert!(matches!(greedy.plan(24 << 30), Err(MemoryError::DoesNotFit { .. })));
     }
 
     #[test]

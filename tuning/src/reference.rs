@@ -54,7 +54,8 @@ pub fn markdown(limits: &[FixedLimit]) -> String {
 const INTRODUCTION: &str = "\
 # Configuration reference
 
-Generated from the code; `PYRALOG_UPDATE_DOCS=1 cargo test -p dlog --test config_reference` writes it anew.
+Generated from the code; `PYRALOG_UPDATE_DOCS=1 cargo test -p dlog configuration_reference` writes it anew;
+`dlog config reference` prints it.
 
 Nothing needs to be configured. What is, is taken from these layers, the first that has a value:
 
