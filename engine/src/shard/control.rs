@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::types::{CoreId, Offset, PartitionIndex};
+use crate::types::{CoreId, LeaderEpoch, Offset, PartitionIndex};
 
 /// A partition as its owner sees it now.
 #[derive(Clone, Debug, Serialize)]
@@ -21,6 +21,8 @@ pub struct PartitionStatus {
     pub log_end_offset: Offset,
     /// The offset after the last synced record.
     pub durable_end_offset: Offset,
+    /// The reign over it: grows at every opening that follows a crash.
+    pub epoch: LeaderEpoch,
     /// Bytes of its segment files.
     pub size_bytes: u64,
     /// The fault that stopped its writes, if one did.

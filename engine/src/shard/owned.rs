@@ -204,6 +204,7 @@ impl<R: Runtime> Owned<R> {
             high_watermark: ends.high_watermark(),
             log_end_offset: ends.log_end(),
             durable_end_offset: ends.durable_end(),
+            epoch: self.log.epoch(),
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
         }
