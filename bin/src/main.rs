@@ -1,2 +1,8 @@
-//! dlog
-fn main() {}
+//! The `dlog` binary: the server and its command line.
+
+mod cli;
+mod serve;
+
+fn main() -> std::process::ExitCode {
+    cli::main()
+}

@@ -1,0 +1,84 @@
+//! `dlog config`: what holds, where it came from, and whether a file can be used.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+use pyralog_tuning::{Inputs, Settings, reference};
+use serde_json::{Map, Value, json};
+
+use super::{Outcome, limits::fixed_limits, serve::ServeArgs};
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Print every key with its value and the layer it came from, as the server would start with these flags, variables
+    /// and file.
+    Show(ServeArgs),
+    /// Check a file without starting anything. Flags and variables are left out.
+    Check {
+        /// The file.
+        file: PathBuf,
+    },
+    /// Print the JSON schema of the configuration file, for editors.
+    Schema,
+    /// Print docs/CONFIG.md.
+    Reference,
+}
+
+/// Does what the command says.
+pub fn run(command: &ConfigCommand, json: bool) -> Outcome {
+    match command {
+        ConfigCommand::Show(args) => show(&Settings::load(&args.inputs()?)?, json),
+        ConfigCommand::Check { file } => {
+            let settings = Settings::load(&Inputs { config_file: Some(file.clone()), ..Inputs::default() })?;
+            check(&settings, json);
+        }
+        ConfigCommand::Reference => print!("{}", reference::markdown(&fixed_limits())),
+        ConfigCommand::Schema => println!("{:#}", reference::schema()),
+    }
+    Ok(())
+}
+
+fn show(settings: &Settings, json: bool) {
+    let promise = settings.promise();
+    if json {
+        let keys: Map<String, Value> = settings
+            .entries()
+            .into_iter()
+            .map(|entry| {
+                let origin = json!({ "layer": entry.origin.layer(), "from": entry.origin.to_string() });
+                let mut object = json!({ "value": entry.value, "origin": origin });
+                if let Some(wanted) = entry.lowered_from {
+                    object["lowered_from"] = wanted.into();
+                }
+                (entry.key.path.to_owned(), object)
+            })
+            .collect();
+        let shown = json!({
+            "keys": keys, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
+        });
+        println!("{shown:#}");
+        return;
+    }
+    for entry in settings.entries() {
+        let lowered = entry.lowered_from.map_or_else(String::new, |wanted| format!(", lowered from {wanted}"));
+        let value = reference::shown(entry.key, &entry.value);
+        println!("{:<44} {value:<22} {}{lowered}", entry.key.path, entry.origin);
+    }
+    println!("\nacknowledged when {}: {}", promise.ack, promise.guarantee);
+    settings.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+}
+
+fn check(settings: &Settings, json: bool) {
+    let (promise, profile) = (settings.promise(), settings.config().profile.name());
+    if json {
+        let shown = json!({
+            "profile": profile, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
+        });
+        println!("{shown:#}");
+        return;
+    }
+    println!("the configuration is fine: profile {profile}, acknowledged when {}", promise.ack);
+    println!("{}", promise.guarantee);
+    settings.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+}

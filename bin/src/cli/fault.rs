@@ -1,0 +1,86 @@
+//! What a command reports when it does not succeed: a message, what to do, and the process's exit code.
+
+use std::fmt;
+
+use miette::Diagnostic;
+use pyralog_net::client::Error;
+use pyralog_tuning::ConfigError;
+
+/// The command did its work.
+pub const EXIT_OK: u8 = 0;
+/// It did not.
+pub const EXIT_FAILURE: u8 = 1;
+/// It was not understood: flags, names, the configuration.
+pub const EXIT_USAGE: u8 = 2;
+
+/// Why a command failed.
+#[derive(Debug)]
+pub struct Fault {
+    message: String,
+    help: Option<String>,
+    exit: u8,
+}
+
+/// The result of a command.
+pub type Outcome<T = ()> = Result<T, Fault>;
+
+impl Fault {
+    /// The command failed.
+    pub fn new(message: impl ToString) -> Self {
+        Fault { message: message.to_string(), help: None, exit: EXIT_FAILURE }
+    }
+
+    /// The command was not understood.
+    pub fn usage(message: impl ToString) -> Self {
+        Fault { exit: EXIT_USAGE, ..Fault::new(message) }
+    }
+
+    /// The same, with what to do.
+    pub fn with_help(mut self, help: impl ToString) -> Self {
+        self.help = Some(help.to_string());
+        self
+    }
+
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        self.exit
+    }
+
+    /// The fault for a machine.
+    pub fn as_json(&self) -> serde_json::Value {
+        serde_json::json!({ "error": self.message, "help": self.help, "exit_code": self.exit })
+    }
+}
+
+impl fmt::Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Fault {}
+
+impl Diagnostic for Fault {
+    fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
+        self.help.as_ref().map(|help| Box::new(help) as Box<dyn fmt::Display>)
+    }
+}
+
+impl From<Error> for Fault {
+    fn from(error: Error) -> Self {
+        let fault = match &error {
+            Error::Name(_) | Error::Setting { .. } => Fault::usage(&error),
+            _ => Fault::new(&error),
+        };
+        match error {
+            Error::Unavailable { .. } => fault.with_help("is the server running there? `dlog` starts one"),
+            _ => fault,
+        }
+    }
+}
+
+impl From<ConfigError> for Fault {
+    fn from(error: ConfigError) -> Self {
+        Fault::usage(error).with_help("docs/CONFIG.md lists every key; `dlog config show` prints what holds")
+    }
+}

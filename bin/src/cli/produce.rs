@@ -1,0 +1,415 @@
+//! `dlog produce`: lines of files or of stdin become records.
+//!
+//! A thread of its own reads, cuts and builds batches; the client sends them with several in flight, in order. Nothing
+//! ever holds the whole input. Without keys all records of one run go to one partition, so that their order is the
+//! input's, and what `consume` prints is the input again; the next run may take another partition.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, IsTerminal, Read},
+    path::PathBuf,
+    sync::Arc,
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use clap::ValueEnum;
+use futures_util::{StreamExt, stream::FuturesOrdered};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use pyralog_engine::{
+    limits::RECORD_BYTES_MAX,
+    record::{BatchBuilder, BatchError, Codec},
+    shard::request::Appended,
+};
+use pyralog_net::client::{self, AckLevel, LogId, PartitionHandle, PartitionId, PyralogClient, partition_of_key};
+use serde_json::json;
+use tokio::sync::mpsc;
+
+use super::{
+    Fault, Outcome,
+    format::parse_delimiter,
+    lines::{Line, Lines},
+    log::count,
+};
+
+/// The header of a record that was the last of an input and had no delimiter after it. `consume` leaves the delimiter
+/// out too when such a record is the last that it prints, so that a file without a final newline comes back as it was.
+pub const UNENDED_HEADER: &str = "dlog.unended";
+
+/// Bytes at which a batch is sent. Large enough that the server's cost per request vanishes, small enough that several
+/// are in flight and the first is written while the next is built.
+const BATCH_BYTES: usize = 256 << 10;
+
+/// Batches built ahead of sending, and batches in flight: 2 and 4 MiB.
+const BUILT_AHEAD: usize = 8;
+const IN_FLIGHT: usize = 16;
+
+/// A run that is over sooner shows no progress.
+const PROGRESS_AFTER: Duration = Duration::from_secs(1);
+
+/// The flags.
+#[derive(Debug, clap::Args)]
+pub struct ProduceArgs {
+    /// NAME, or NAMESPACE/NAME.
+    log: LogId,
+    /// The files, in order; `-` is stdin. Without any, stdin.
+    files: Vec<PathBuf>,
+    /// Write to this partition. Without it, records with a key go where the key says, and all others of this run to one
+    /// partition.
+    #[arg(long, short)]
+    partition: Option<u32>,
+    /// When a write counts as done: received, written, durable or quorum. The log's level, if not given.
+    #[arg(long, value_name = "LEVEL")]
+    ack: Option<AckLevel>,
+    /// What ends a record; \n \t \r \0 and \\ are understood.
+    #[arg(long, default_value = "\\n", value_parser = delimiter)]
+    delimiter: Delimiter,
+    /// What stands between key and value. A line without it has no key.
+    #[arg(long, value_parser = delimiter)]
+    key_delimiter: Option<Delimiter>,
+    /// How batches are compressed.
+    #[arg(long, value_enum, default_value = "none")]
+    compression: Compression,
+}
+
+#[derive(Clone, Debug)]
+pub struct Delimiter(pub Vec<u8>);
+
+/// For clap.
+pub fn delimiter(text: &str) -> Result<Delimiter, String> {
+    parse_delimiter(text).map(Delimiter)
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Compression {
+    None,
+    Lz4,
+    Zstd,
+}
+
+impl From<Compression> for Codec {
+    fn from(compression: Compression) -> Self {
+        match compression {
+            Compression::None => Codec::None,
+            Compression::Lz4 => Codec::Lz4,
+            Compression::Zstd => Codec::Zstd,
+        }
+    }
+}
+
+/// Writes the records and prints where they are.
+pub async fn run(client: &PyralogClient, args: &ProduceArgs, json: bool) -> Outcome {
+    let log = client.describe_log(&args.log).await?;
+    let sticky = PartitionId(args.partition.unwrap_or_else(|| any_number() % log.partitions));
+    if sticky.0 >= log.partitions {
+        let last = log.partitions - 1;
+        return Err(Fault::new(format!("log `{}` has partitions 0 to {last}, not {sticky}", log.name)));
+    }
+    let read_bytes = Arc::new(AtomicU64::new(0));
+    let builder = Cutter {
+        delimiter: args.delimiter.0.clone(),
+        key_delimiter: args.key_delimiter.clone().map(|delimiter| delimiter.0),
+        codec: args.compression.into(),
+        partitions: log.partitions,
+        fixed: args.partition.map(PartitionId),
+        sticky,
+        building: BTreeMap::new(),
+    };
+    let inputs = if args.files.is_empty() { vec![PathBuf::from("-")] } else { args.files.clone() };
+    let progress = Progress::new(&inputs, Arc::clone(&read_bytes));
+    let (sender, receiver) = mpsc::channel(BUILT_AHEAD);
+    let reader = std::thread::spawn({
+        let read_bytes = Arc::clone(&read_bytes);
+        move || builder.cut_all(&inputs, &read_bytes, &sender)
+    });
+    let mut sending = Sending::new(client.clone(), args.log.clone(), args.ack);
+    let sent = sending.send_all(receiver, &progress).await;
+    progress.finish();
+    // The channel is closed by now, so the reader ends at its next batch.
+    let read = reader.join().unwrap_or_else(|_| Err(Fault::new("reading the input failed")));
+    sending.summary(json, read_bytes.load(Relaxed));
+    sent.and(read)
+}
+
+/// A number that differs from run to run.
+fn any_number() -> u32 {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    now.subsec_nanos().wrapping_mul(0x9e37_79b9).rotate_left(16) ^ std::process::id()
+}
+
+/// A batch on its way from the reader to the sender.
+struct Built {
+    partition: PartitionId,
+    batch: Bytes,
+}
+
+/// Cuts inputs into records and gathers them into batches.
+struct Cutter {
+    delimiter: Vec<u8>,
+    key_delimiter: Option<Vec<u8>>,
+    codec: Codec,
+    partitions: u32,
+    /// Where all records go, if the user said so.
+    fixed: Option<PartitionId>,
+    /// Where records without a key go.
+    sticky: PartitionId,
+    building: BTreeMap<PartitionId, BatchBuilder>,
+}
+
+impl Cutter {
+    fn cut_all(mut self, inputs: &[PathBuf], read_bytes: &AtomicU64, out: &mpsc::Sender<Built>) -> Outcome {
+        for path in inputs {
+            let named = |error: &dyn std::fmt::Display| Fault::new(format!("{}: {error}", path.display()));
+            let input: Box<dyn Read> = match path.as_os_str() == "-" {
+                true => Box::new(io::stdin().lock()),
+                false => Box::new(File::open(path).map_err(|error| named(&error))?),
+            };
+            let counted = Counted { input, read_bytes };
+            let mut lines = Lines::new(counted, &self.delimiter, RECORD_BYTES_MAX);
+            loop {
+                let line = match lines.next_line() {
+                    Ok(Some(line)) => line,
+                    Ok(None) => break,
+                    Err(error) => {
+                        // What came before is good and is sent.
+                        self.send_all(out)?;
+                        return Err(named(&error));
+                    }
+                };
+                let (key, value) = self.split(&line);
+                if !self.push(key.as_deref(), &value, line.is_ended, out).map_err(|error| named(&error))? {
+                    return Ok(());
+                }
+            }
+        }
+        self.send_all(out)
+    }
+
+    fn split(&self, line: &Line) -> (Option<Bytes>, Bytes) {
+        let Some(delimiter) = &self.key_delimiter else { return (None, line.bytes.clone()) };
+        match memchr::memmem::find(&line.bytes, delimiter) {
+            Some(at) => (Some(line.bytes.slice(..at)), line.bytes.slice(at + delimiter.len()..)),
+            None => (None, line.bytes.clone()),
+        }
+    }
+
+    /// Adds a record; `false` when nobody takes batches any more.
+    fn push(
+        &mut self,
+        key: Option<&[u8]>,
+        value: &[u8],
+        is_ended: bool,
+        out: &mpsc::Sender<Built>,
+    ) -> Result<bool, BatchError> {
+        let keyed = key.map(|key| partition_of_key(key, self.partitions));
+        let partition = self.fixed.or(keyed).unwrap_or(self.sticky);
+        let codec = self.codec;
+        let builder = self.building.entry(partition).or_insert_with(|| BatchBuilder::with_capacity(codec, BATCH_BYTES));
+        let headers = [(Bytes::from_static(UNENDED_HEADER.as_bytes()), Bytes::new())];
+        let headers = if is_ended { &[][..] } else { &headers[..] };
+        if !builder.is_empty() && builder.len_bytes() + value.len() > BATCH_BYTES && !send(partition, builder, out)? {
+            return Ok(false);
+        }
+        match builder.push(key, value, headers, now_ms()) {
+            Err(BatchError::BatchFull) => {
+                let taken = send(partition, builder, out)?;
+                builder.push(key, value, headers, now_ms())?;
+                Ok(taken)
+            }
+            outcome => outcome.map(|()| true),
+        }
+    }
+
+    fn send_all(&mut self, out: &mpsc::Sender<Built>) -> Outcome {
+        for (partition, builder) in &mut self.building {
+            if !builder.is_empty() {
+                send(*partition, builder, out).map_err(Fault::new)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn send(partition: PartitionId, builder: &mut BatchBuilder, out: &mpsc::Sender<Built>) -> Result<bool, BatchError> {
+    let batch = builder.finish()?;
+    Ok(out.blocking_send(Built { partition, batch }).is_ok())
+}
+
+fn now_ms() -> i64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
+}
+
+/// An input that tells how much was read of it.
+struct Counted<'a> {
+    input: Box<dyn Read>,
+    read_bytes: &'a AtomicU64,
+}
+
+impl Read for Counted<'_> {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let read = self.input.read(buffer)?;
+        self.read_bytes.fetch_add(read as u64, Relaxed);
+        Ok(read)
+    }
+}
+
+/// Sends batches, and remembers what became of them.
+struct Sending {
+    client: PyralogClient,
+    log: LogId,
+    ack: Option<AckLevel>,
+    handles: BTreeMap<PartitionId, PartitionHandle>,
+    stored: BTreeMap<PartitionId, Stored>,
+    level: Option<AckLevel>,
+    started: Instant,
+}
+
+/// What was stored in one partition.
+#[derive(Clone, Copy)]
+struct Stored {
+    first: u64,
+    last: u64,
+    records: u64,
+}
+
+impl Sending {
+    fn new(client: PyralogClient, log: LogId, ack: Option<AckLevel>) -> Self {
+        let (handles, stored) = (BTreeMap::new(), BTreeMap::new());
+        Sending { client, log, ack, handles, stored, level: None, started: Instant::now() }
+    }
+
+    /// Keeps batches in flight until there are no more or one fails; then nothing further is sent, since it would stand
+    /// before what failed.
+    async fn send_all(&mut self, mut batches: mpsc::Receiver<Built>, progress: &Progress) -> Outcome {
+        let mut in_flight = FuturesOrdered::new();
+        let mut failure: Option<client::Error> = None;
+        loop {
+            let has_room = in_flight.len() < IN_FLIGHT && failure.is_none();
+            tokio::select! {
+                Some((partition, result)) = in_flight.next() => match result {
+                    Ok(appended) => self.note(partition, &appended),
+                    Err(error) => {
+                        batches.close();
+                        failure.get_or_insert(error);
+                    }
+                },
+                batch = batches.recv(), if has_room => match batch {
+                    Some(Built { partition, batch }) => {
+                        let ack = self.ack;
+                        let pending = self.handle(partition).await?.append(batch, ack);
+                        in_flight.push_back(async move { (partition, pending.await) });
+                    }
+                    None => break,
+                },
+                else => break,
+            }
+            progress.tick();
+        }
+        while let Some((partition, result)) = in_flight.next().await {
+            match result {
+                Ok(appended) => self.note(partition, &appended),
+                Err(error) => _ = failure.get_or_insert(error),
+            }
+        }
+        failure.map_or(Ok(()), |error| Err(self.explain(error)))
+    }
+
+    async fn handle(&mut self, partition: PartitionId) -> Outcome<&PartitionHandle> {
+        if !self.handles.contains_key(&partition) {
+            let handle = self.client.partition(&self.log, partition).await?;
+            self.handles.insert(partition, handle);
+        }
+        Ok(&self.handles[&partition])
+    }
+
+    fn note(&mut self, partition: PartitionId, appended: &Appended) {
+        let (first, records) = (appended.base_offset.0, u64::from(appended.count));
+        let last = first + records - 1;
+        let stored = self.stored.entry(partition).or_insert(Stored { first, last, records: 0 });
+        *stored =
+            Stored { first: stored.first.min(first), last: stored.last.max(last), records: stored.records + records };
+        self.level = Some(self.level.map_or(appended.level, |level| level.min(appended.level)));
+    }
+
+    fn explain(&self, error: client::Error) -> Fault {
+        let stored: u64 = self.stored.values().map(|stored| stored.records).sum();
+        let unknown = error.is_unknown();
+        let fault = Fault::from(error);
+        let message = format!("{fault}; {} acknowledged before that", count(stored, "record"));
+        match unknown {
+            true => {
+                Fault::new(message).with_help("the batches in flight may or may not be stored: consume the end to see")
+            }
+            false => Fault::new(message),
+        }
+    }
+
+    fn summary(&self, json: bool, bytes: u64) {
+        let records: u64 = self.stored.values().map(|stored| stored.records).sum();
+        let seconds = self.started.elapsed().as_secs_f64();
+        if json {
+            let partitions: Vec<_> = self
+                .stored
+                .iter()
+                .map(|(partition, stored)| {
+                    let Stored { first, last, records } = *stored;
+                    json!({ "partition": partition, "first_offset": first, "last_offset": last, "records": records })
+                })
+                .collect();
+            println!(
+                "{}",
+                json!({
+                    "log": self.log.to_string(), "records": records, "bytes": bytes, "seconds": seconds,
+                    "ack": self.level, "partitions": partitions,
+                })
+            );
+            return;
+        }
+        let level = self.level.map_or_else(String::new, |level| format!(", acknowledged as {level}"));
+        let rate = records as f64 / seconds.max(1e-9);
+        eprintln!("{}, {bytes} bytes in {seconds:.2} s ({rate:.0} records/s){level}", count(records, "record"));
+        for (partition, Stored { first, last, records }) in &self.stored {
+            eprintln!("  partition {partition}: offsets {first} to {last}, {}", count(*records, "record"));
+        }
+    }
+}
+
+/// A bar on a terminal, once it is worth one.
+struct Progress {
+    bar: ProgressBar,
+    total_bytes: Option<u64>,
+    read_bytes: Arc<AtomicU64>,
+    started: Instant,
+}
+
+impl Progress {
+    fn new(inputs: &[PathBuf], read_bytes: Arc<AtomicU64>) -> Self {
+        let size = |path: &PathBuf| std::fs::metadata(path).ok().filter(|file| file.is_file()).map(|file| file.len());
+        let total_bytes = inputs.iter().map(size).sum::<Option<u64>>();
+        Progress { bar: ProgressBar::hidden(), total_bytes, read_bytes, started: Instant::now() }
+    }
+
+    fn tick(&self) {
+        if self.started.elapsed() < PROGRESS_AFTER || !io::stderr().is_terminal() {
+            return;
+        }
+        if self.bar.is_hidden() {
+            self.bar.set_draw_target(ProgressDrawTarget::stderr_with_hz(5));
+            let template = match self.total_bytes {
+                Some(total) => {
+                    self.bar.set_length(total);
+                    "{bar:30} {bytes}/{total_bytes} {bytes_per_sec} {eta}"
+                }
+                None => "{spinner} {bytes} {bytes_per_sec}",
+            };
+            self.bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+        }
+        self.bar.set_position(self.read_bytes.load(Relaxed));
+    }
+
+    fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+}

@@ -1,0 +1,201 @@
+//! The cores: each is an executor with a shard and an endpoint on it. Starts them, hands out what the control thread
+//! needs of them, and stops them in good order.
+
+use std::{sync::Arc, time::Duration};
+
+use async_channel::{Receiver, Sender};
+use pyralog_engine::{
+    metrics::CoreMetrics,
+    runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh},
+    shard::{
+        self, ShardConfig, Wiring,
+        control::{ControlHandle, control_channel},
+        mailbox::Message,
+    },
+    types::{AckLevel, CoreId},
+};
+use pyralog_net::{
+    quic_on_glommio::ForwardingSeat,
+    server::{self, ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets},
+};
+use pyralog_tuning::{Ack, Config, memory::Plan};
+
+use super::ServeError;
+
+/// Messages that may wait in the ring from one core to another. A burst beyond that waits in the sender's own queue.
+const MAILBOX_MESSAGES: usize = 1024;
+
+/// The most that each partition keeps of its newest batches in memory, for readers near its end.
+const TAIL_KEEP_BYTES_MAX: u64 = 4 << 20;
+
+/// The part of a core's read cache that tails may use, as a divisor for one partition.
+const TAILS_PER_CACHE: u64 = 32;
+
+/// The cores, as the control thread sees them.
+#[derive(Clone)]
+pub struct Cores {
+    /// The CPUs, by core.
+    pub cpus: Vec<usize>,
+    /// By core.
+    pub controls: Vec<ControlHandle>,
+    /// By core.
+    pub metrics: Vec<Arc<CoreMetrics>>,
+}
+
+/// The running cores' other ends.
+pub struct Running {
+    /// What each core says: once when it serves, and once if it cannot.
+    pub reports: Receiver<Result<CoreId, String>>,
+    /// Closed to stop all cores.
+    stop: Sender<()>,
+    threads: Vec<CoreThread<Result<(), String>>>,
+    /// Kept until every core has ended: the order of the sockets is the order of the cores.
+    _sockets: ServerSockets,
+}
+
+/// What is the same on every core.
+#[derive(Clone)]
+pub struct Common {
+    /// Of each shard.
+    pub shard: ShardConfig,
+    /// Of each endpoint.
+    pub limits: ServerLimits,
+    /// The certificate.
+    pub identity: ServerIdentity,
+    /// What the server says of itself.
+    pub info: Arc<ServerInfo>,
+}
+
+/// What one core takes with it.
+struct Luggage {
+    mailbox: MeshSeat<Message>,
+    forwarding: ForwardingSeat,
+    socket: std::net::UdpSocket,
+    control: shard::control::ControlInbox,
+    metrics: Arc<CoreMetrics>,
+}
+
+/// The shard's settings that follow from the configuration.
+pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> ShardConfig {
+    let cache = &config.storage.cache_config;
+    // Without the cache nothing is kept back: what is only `received` goes to the drive as soon as it is free.
+    let buffer_time_max =
+        if cache.enabled { Duration::from_millis(cache.max_buffer_time_ms.0) } else { Duration::ZERO };
+    let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    ShardConfig {
+        data_dir: config.server.data_dir.clone(),
+        segment_bytes: config.storage.segment_config.max_size.0,
+        buffer_time_max,
+        buffer_bytes_max: bytes(cache.max_size.0 / cores),
+        sync_interval: Duration::from_millis(config.storage.sync_interval_ms.0),
+        default_ack: ack_level(ack),
+        cache_bytes: plan.read_cache_bytes_per_core,
+        tail_keep_bytes: bytes((plan.read_cache_bytes_per_core / TAILS_PER_CACHE).min(TAIL_KEEP_BYTES_MAX)),
+        budget_bytes: bytes(plan.requests_bytes_per_core),
+    }
+}
+
+/// The endpoints' settings that follow from the configuration.
+pub fn server_limits(config: &Config, plan: &Plan) -> ServerLimits {
+    let count = |count: u64| usize::try_from(count).unwrap_or(usize::MAX);
+    let connections_max = count(plan.connections_per_core);
+    ServerLimits {
+        connections_max,
+        connections_per_ip_max: count(config.network.connections_per_ip).min(connections_max),
+        connections_per_loopback_ip_max: connections_max,
+        quic_memory_bytes: plan.network_bytes_per_core,
+        ..ServerLimits::default()
+    }
+}
+
+/// The engine's word for a configured level.
+pub fn ack_level(ack: Ack) -> AckLevel {
+    match ack {
+        Ack::Received => AckLevel::Received,
+        Ack::Written => AckLevel::Written,
+        Ack::Durable => AckLevel::Durable,
+        Ack::Quorum => AckLevel::Quorum,
+    }
+}
+
+/// Starts a core on each of `cpus`. They serve when each has reported.
+///
+/// Errors: the host's, and a drive that fails its self-test.
+pub fn start(cpus: &[usize], common: Common, mut sockets: ServerSockets) -> Result<(Cores, Running), ServeError> {
+    let count = cpus.len();
+    let (report, reports) = async_channel::bounded(2 * count);
+    let (stop, stopped) = async_channel::bounded(1);
+    let (mut controls, mut metrics) = (Vec::new(), Vec::new());
+    let mut luggage = Vec::new();
+    let mailboxes = mesh(count, MAILBOX_MESSAGES);
+    for (index, (mailbox, forwarding)) in mailboxes.into_iter().zip(server::forwarding(count)).enumerate() {
+        let (handle, control) = control_channel();
+        let own: Arc<CoreMetrics> = Arc::default();
+        // There is a socket for each core.
+        let Some(socket) = sockets.take(CoreId(index as u16)) else { continue };
+        controls.push(handle);
+        metrics.push(Arc::clone(&own));
+        luggage.push(std::sync::Mutex::new(Some(Luggage { mailbox, forwarding, socket, control, metrics: own })));
+    }
+    // Every core takes its own luggage out of this by its number; the closure is the same for all.
+    let luggage = Arc::new(luggage);
+    let options = LaunchOptions { data_dirs: vec![common.shard.data_dir.clone()], ..LaunchOptions::default() };
+    let threads = launch(cpus, &options, move |core, runtime| {
+        let (common, report, stopped, luggage) =
+            (common.clone(), report.clone(), stopped.clone(), Arc::clone(&luggage));
+        async move {
+            let own = luggage.get(usize::from(core.0)).and_then(|own| own.lock().ok()?.take());
+            let Some(own) = own else { return Err(format!("core {core} has no socket")) };
+            let outcome = run_core(runtime, core, common, own, (&report, stopped)).await;
+            if let Err(reason) = &outcome {
+                let _ = report.send(Err(reason.clone())).await;
+            }
+            outcome
+        }
+    })?;
+    let cores = Cores { cpus: cpus.to_vec(), controls, metrics };
+    Ok((cores, Running { reports, stop, threads, _sockets: sockets }))
+}
+
+/// The life of one core.
+async fn run_core(
+    runtime: GlommioRuntime,
+    core: CoreId,
+    common: Common,
+    own: Luggage,
+    (report, stopped): (&Sender<Result<CoreId, String>>, Receiver<()>),
+) -> Result<(), String> {
+    let Luggage { mailbox, forwarding: seat, socket, control, metrics } = own;
+    let wiring = Wiring { core, mesh: mailbox.connect(&runtime).await, control: Some(control), metrics };
+    let shard = shard::open(runtime, common.shard, wiring).await.map_err(|error| error.to_string())?;
+    let parts = ServerCore {
+        shard: shard.clone(),
+        socket,
+        seat,
+        identity: common.identity,
+        limits: common.limits,
+        info: common.info,
+    };
+    let server = server::serve_core(parts).await.map_err(|error| format!("core {core} cannot serve: {error}"))?;
+    let _ = report.send(Ok(core)).await;
+    // Ends when the control thread drops its end.
+    let _ = stopped.recv().await;
+    server.drain().await;
+    shard.shut_down().await;
+    Ok(())
+}
+
+impl Running {
+    /// Stops all cores: they acknowledge what they accepted, refuse the rest, and flush. Blocks until they have ended.
+    ///
+    /// Errors: a core's own words.
+    pub fn stop(self) -> Result<(), String> {
+        self.stop.close();
+        let mut outcome = Ok(());
+        for thread in self.threads {
+            let ended = thread.join().and_then(|ended| ended);
+            outcome = outcome.and(ended);
+        }
+        outcome
+    }
+}

@@ -1,0 +1,152 @@
+//! The operator's window: `/health`, `/status` and `/metrics`, on the control thread, away from the cores.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::Instant,
+};
+
+use axum::{
+    Json, Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::IntoResponse,
+    routing::get,
+};
+use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use pyralog_net::server::ServerInfo;
+use serde_json::{Value, json};
+
+use super::{
+    cores::Cores,
+    prometheus,
+    sampler::{self, Sampler},
+};
+
+/// What the pages are made of.
+pub struct Window {
+    /// The cores.
+    pub cores: Cores,
+    /// What the server says of itself.
+    pub info: Arc<ServerInfo>,
+    /// Where clients reach it.
+    pub listen: SocketAddr,
+    /// Where these pages are.
+    pub http: SocketAddr,
+    /// The certificate's fingerprint.
+    pub fingerprint: String,
+    /// Since when it serves.
+    pub started: Instant,
+    /// Whether it is stopping.
+    pub draining: AtomicBool,
+    /// The last minute.
+    pub sampler: Mutex<Sampler>,
+    /// Counts what is not on the hot path.
+    pub cold: PrometheusHandle,
+}
+
+/// The recorder for what is not on the hot path; the process has one.
+pub fn install_recorder(version: &str) -> PrometheusHandle {
+    let recorder = PrometheusBuilder::new().build_recorder();
+    let handle = recorder.handle();
+    // Fails only if there is one already, as in tests; then that one counts.
+    let _ = metrics::set_global_recorder(recorder);
+    metrics::describe_gauge!("dlog_build_info", "Always 1; the label says which version this is.");
+    metrics::gauge!("dlog_build_info", "version" => version.to_owned()).set(1.0);
+    metrics::describe_gauge!("dlog_cores", "Cores that serve.");
+    metrics::describe_gauge!("dlog_uptime_seconds", "Time since the server was ready.");
+    metrics::describe_gauge!("dlog_process_resident_memory_bytes", "Memory of the process.");
+    metrics::describe_gauge!("dlog_process_cpu_seconds", "CPU time of the process, all cores.");
+    metrics::describe_gauge!("dlog_partitions", "Partitions that are open.");
+    metrics::describe_gauge!("dlog_partitions_read_only", "Partitions that a fault stopped from taking writes.");
+    metrics::describe_counter!("dlog_http_requests_total", "Requests for these pages.");
+    handle
+}
+
+/// The pages.
+pub fn router(window: Arc<Window>) -> Router {
+    Router::new()
+        .route("/health", get(health))
+        .route("/status", get(status))
+        .route("/metrics", get(metrics_page))
+        .with_state(window)
+}
+
+async fn health(State(window): State<Arc<Window>>) -> impl IntoResponse {
+    metrics::counter!("dlog_http_requests_total").increment(1);
+    // A load balancer takes a server out as soon as it stops taking work, before its sockets close.
+    match window.draining.load(Relaxed) {
+        true => (StatusCode::SERVICE_UNAVAILABLE, Json(json!({ "status": "draining" }))),
+        false => (StatusCode::OK, Json(json!({ "status": "ok" }))),
+    }
+}
+
+async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
+    metrics::counter!("dlog_http_requests_total").increment(1);
+    let cores = &window.cores;
+    let partitions = partitions(cores).await;
+    let shown: Vec<Value> = cores
+        .cpus
+        .iter()
+        .zip(&cores.metrics)
+        .enumerate()
+        .map(|(core, (cpu, metrics))| {
+            let owned = partitions.iter().filter(|partition| partition["core"] == core).count();
+            json!({ "core": core, "cpu": cpu, "partitions": owned, "counters": prometheus::by_name(metrics) })
+        })
+        .collect();
+    let info = &window.info;
+    let mut page = json!({
+        "version": info.version,
+        "status": if window.draining.load(Relaxed) { "draining" } else { "ok" },
+        "uptime_seconds": window.started.elapsed().as_secs(),
+        "listen": window.listen,
+        "http": window.http,
+        "fingerprint": window.fingerprint,
+        "epoch_number": partitions.iter().filter_map(|partition| partition["epoch"].as_u64()).max().unwrap_or(0),
+        "profile": info.profile,
+        "ack": info.ack,
+        "guarantee": info.guarantee,
+        "cores": shown,
+        "partitions": partitions,
+        "config": info.config,
+    });
+    let key_metrics = lock(&window.sampler).key_metrics(&cores.metrics);
+    if let (Some(page), Value::Object(figures)) = (page.as_object_mut(), key_metrics) {
+        page.insert("last_minute".to_owned(), Value::Object(figures.clone()));
+        page.extend(figures.into_iter().filter(|(name, _)| name != "seconds"));
+    }
+    Json(page)
+}
+
+async fn metrics_page(State(window): State<Arc<Window>>) -> impl IntoResponse {
+    metrics::counter!("dlog_http_requests_total").increment(1);
+    let partitions = partitions(&window.cores).await;
+    let stopped = partitions.iter().filter(|partition| !partition["read_only"].is_null()).count();
+    metrics::gauge!("dlog_partitions").set(partitions.len() as f64);
+    metrics::gauge!("dlog_partitions_read_only").set(stopped as f64);
+    metrics::gauge!("dlog_cores").set(window.cores.cpus.len() as f64);
+    metrics::gauge!("dlog_uptime_seconds").set(window.started.elapsed().as_secs_f64());
+    metrics::gauge!("dlog_process_resident_memory_bytes").set(sampler::resident_bytes() as f64);
+    metrics::gauge!("dlog_process_cpu_seconds").set(sampler::cpu_time().as_secs_f64());
+    let page = prometheus::render(&window.cores.metrics) + &window.cold.render();
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
+}
+
+/// All partitions, by log and number.
+async fn partitions(cores: &Cores) -> Vec<Value> {
+    let mut all = Vec::new();
+    for control in &cores.controls {
+        all.extend(control.partitions().await.unwrap_or_default());
+    }
+    all.sort_by(|a, b| (&a.log, a.partition).cmp(&(&b.log, b.partition)));
+    all.into_iter().map(|partition| json!(partition)).collect()
+}
+
+/// Samples are whole whatever thread panicked.
+pub fn lock(sampler: &Mutex<Sampler>) -> std::sync::MutexGuard<'_, Sampler> {
+    sampler.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,145 @@
+//! `/metrics` in Prometheus' text format: the counters of all cores, summed. Names have base units and no labels, so
+//! that the performance guide's queries work as they are written.
+
+use std::{fmt::Write as _, sync::Arc};
+
+use pyralog_engine::metrics::{CoreMetrics, Counter, LATENCY_BUCKETS, LatencyHistogram};
+
+type Field = fn(&CoreMetrics) -> &Counter;
+
+/// Name, what it says, the counter. They only grow.
+const COUNTERS: &[(&str, &str, Field)] = &[
+    ("dlog_writes_total", "Records acknowledged.", |m| &m.writes),
+    ("dlog_write_requests_total", "Batches acknowledged.", |m| &m.write_requests),
+    ("dlog_write_bytes_total", "Bytes of the batches acknowledged.", |m| &m.write_bytes),
+    ("dlog_write_errors_total", "Writes that were refused or failed.", |m| &m.write_errors),
+    ("dlog_reads_total", "Fetches answered.", |m| &m.read_requests),
+    ("dlog_read_bytes_total", "Bytes of batches handed out.", |m| &m.read_bytes),
+    ("dlog_read_errors_total", "Fetches that were refused or failed.", |m| &m.read_errors),
+    ("dlog_disk_writes_total", "Write operations sent to the drives.", |m| &m.disk_writes),
+    ("dlog_disk_write_bytes_total", "Bytes of these, padding included.", |m| &m.disk_write_bytes),
+    ("dlog_disk_syncs_total", "Syncs sent to the drives.", |m| &m.disk_syncs),
+    ("dlog_disk_reads_total", "Read operations sent to the drives.", |m| &m.disk_reads),
+    ("dlog_disk_read_bytes_total", "Bytes of these.", |m| &m.disk_read_bytes),
+    ("dlog_cache_hits_total", "Reads that found their bytes in the cache.", |m| &m.cache_hits),
+    ("dlog_cache_misses_total", "Reads that did not.", |m| &m.cache_misses),
+    ("dlog_hops_total", "Requests passed on to the core that owns their partition.", |m| &m.hops),
+    ("dlog_datagrams_misrouted_total", "Datagrams passed on to the core they are for.", |m| &m.datagrams_misrouted),
+    ("dlog_datagrams_dropped_total", "Datagrams for another core that were dropped.", |m| &m.datagrams_dropped),
+    ("dlog_connections_accepted_total", "Connections ever accepted.", |m| &m.connections_accepted),
+    ("dlog_connections_refused_total", "Connection attempts refused.", |m| &m.connections_refused),
+    ("dlog_protocol_errors_total", "Frames that broke the protocol.", |m| &m.protocol_errors),
+];
+
+/// The same, for what rises and falls.
+const GAUGES: &[(&str, &str, Field)] = &[
+    ("dlog_connections", "Connections open now.", |m| &m.connections),
+    ("dlog_memory_reserved_bytes", "Bytes of the request memory in use now.", |m| &m.memory_reserved_bytes),
+    ("dlog_undurable_bytes", "Bytes accepted but not yet synced: what a power loss would take.", |m| {
+        &m.undurable_bytes
+    }),
+];
+
+type Histogram = fn(&CoreMetrics) -> &LatencyHistogram;
+
+const HISTOGRAMS: &[(&str, &str, Histogram)] = &[
+    ("dlog_write_duration_seconds", "From the arrival of a batch at its core until its ack.", |m| &m.write_duration),
+    ("dlog_read_duration_seconds", "From the arrival of a fetch until its answer, waiting excluded.", |m| {
+        &m.read_duration
+    }),
+];
+
+/// The sum of a counter over all cores.
+pub fn sum(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
+    cores.iter().map(|core| field(core).get()).sum()
+}
+
+/// The counts of a histogram's buckets over all cores.
+pub fn bucket_counts(cores: &[Arc<CoreMetrics>], histogram: Histogram) -> [u64; LATENCY_BUCKETS] {
+    let mut sums = [0; LATENCY_BUCKETS];
+    for core in cores {
+        sums.iter_mut().zip(histogram(core).counts()).for_each(|(sum, count)| *sum += count);
+    }
+    sums
+}
+
+/// A core's counters by their names, for `/status`.
+pub fn by_name(core: &CoreMetrics) -> serde_json::Map<String, serde_json::Value> {
+    let short = |name: &str| name.trim_start_matches("dlog_").trim_end_matches("_total").to_owned();
+    COUNTERS.iter().chain(GAUGES).map(|(name, _, field)| (short(name), field(core).get().into())).collect()
+}
+
+/// The hot path's part of the page.
+pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
+    let mut page = String::with_capacity(16 << 10);
+    for (kind, families) in [("counter", COUNTERS), ("gauge", GAUGES)] {
+        for (name, help, field) in families {
+            head(&mut page, name, help, kind);
+            let _ = writeln!(page, "{name} {}", sum(cores, *field));
+        }
+    }
+    // One copy of each partition cannot lag behind itself; the name is there for the queries that ask for it.
+    head(
+        &mut page,
+        "dlog_replication_lag_seconds",
+        "How far the slowest copy is behind; 0 while there is one copy.",
+        "gauge",
+    );
+    page.push_str("dlog_replication_lag_seconds 0\n");
+    for (name, help, histogram) in HISTOGRAMS {
+        head(&mut page, name, help, "histogram");
+        let mut below = 0;
+        for (index, count) in bucket_counts(cores, *histogram).into_iter().enumerate() {
+            below += count;
+            let _ = match LatencyHistogram::upper_bound_nanos(index) {
+                Some(bound) => writeln!(page, "{name}_bucket{{le=\"{}\"}} {below}", bound as f64 / 1e9),
+                None => writeln!(page, "{name}_bucket{{le=\"+Inf\"}} {below}"),
+            };
+        }
+        let nanos: u64 = cores.iter().map(|core| histogram(core).sum_nanos()).sum();
+        let _ = writeln!(page, "{name}_sum {}\n{name}_count {below}", nanos as f64 / 1e9);
+    }
+    page
+}
+
+fn head(page: &mut String, name: &str, help: &str, kind: &str) {
+    let _ = writeln!(page, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn cores_are_summed_under_the_guides_names_without_labels() {
+        let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
+        cores[0].writes.add(3);
+        cores[1].writes.add(4);
+        cores[0].write_duration.record_many(Duration::from_micros(15), 1);
+        cores[1].write_duration.record_many(Duration::from_secs(60), 2);
+        let page = render(&cores);
+        for line in [
+            "dlog_writes_total 7",
+            "dlog_write_duration_seconds_bucket{le=\"0.00001\"} 0",
+            "dlog_write_duration_seconds_bucket{le=\"0.00002\"} 1",
+            "dlog_write_duration_seconds_bucket{le=\"+Inf\"} 3",
+            "dlog_write_duration_seconds_count 3",
+            "dlog_write_duration_seconds_sum 120.000015",
+            "# TYPE dlog_connections gauge",
+        ] {
+            assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
+        }
+    }
+
+    #[test]
+    fn buckets_cumulate_and_no_family_occurs_twice() {
+        let page = render(&[Arc::default()]);
+        let families: Vec<_> = page.lines().filter(|line| line.starts_with("# TYPE")).collect();
+        let distinct: std::collections::BTreeSet<_> = families.iter().collect();
+        assert_eq!(families.len(), distinct.len());
+        let infinite = page.lines().filter(|line| line.contains("+Inf")).count();
+        assert_eq!(infinite, HISTOGRAMS.len());
+    }
+}

@@ -1,0 +1,6 @@
+//! The `dlog` binary as its users meet it: real processes on the real disk.
+
+mod command_line;
+mod config_reference;
+mod server;
+mod support;
