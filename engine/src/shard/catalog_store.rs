@@ -104,6 +104,9 @@ pub async fn load<R: Runtime>(runtime: &R, data_dir: &Path) -> Result<Catalog, C
         }
         Err(error) => return Err(io(error)),
     };
+    // Synced before it is trusted: an earlier life may have been killed between the renaming and the sync of it.
+    file.fdatasync().await.map_err(io)?;
+    runtime.sync_dir(data_dir).await.map_err(io)?;
     let size = file.size().await.map_err(io)? as usize;
     let bytes = file.read_at(0, size.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize)).await.map_err(io)?;
     decode(&path, &bytes)

@@ -167,7 +167,7 @@ pub(super) async fn open_partition<R: Runtime>(
     entry: Arc<LogEntry>,
 ) -> Result<(), RequestError> {
     let dir = log_dir(&core.config.data_dir, &entry.name).join(id.index.to_string());
-    let made = core.context.runtime.create_dir_all(&dir).await;
+    let made = make_durable_dir(&core.context.runtime, &core.config.data_dir, &dir).await;
     let opened = match made {
         Ok(()) => recovery::open(&core.context, id, dir.clone()).await.map_err(|fault| fault.to_string()),
         Err(error) => Err(error.to_string()),
@@ -182,6 +182,16 @@ pub(super) async fn open_partition<R: Runtime>(
     };
     core.partitions.borrow_mut().insert(id, slot);
     result
+}
+
+/// Creates `dir` below `data_dir` and makes every name on the way to it durable. Also those that were there already: an earlier life
+/// may have been killed, or another partition's opening may be under way, between the making of a name and its sync.
+async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) -> std::io::Result<()> {
+    runtime.create_dir_all(dir).await?;
+    for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(data_dir)) {
+        runtime.sync_dir(parent).await?;
+    }
+    Ok(())
 }
 
 /// The folder of a log.
