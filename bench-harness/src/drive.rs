@@ -83,8 +83,10 @@ impl Driver<'_> {
         self.target.create(&log, plan.partitions, plan.ack).await?;
         let outcome = self.on_log(plan, &log).await;
         let deleted = self.target.delete(&log).await;
-        let outcome = outcome?;
-        deleted?;
+        let mut outcome = outcome?;
+        if let Err(error) = deleted {
+            outcome.measured.note_failure(&error.to_string());
+        }
         if self.stop.load(Relaxed) { Err(HarnessError::Interrupted) } else { Ok(outcome) }
     }
 
@@ -94,11 +96,15 @@ impl Driver<'_> {
             let mut load = self.load(plan, log, &dataset, None);
             let (mut outcome, found) = load.carry_out(self).await?;
             self.progress.note(&plan.name, "reading everything back");
-            outcome.checked = 0;
             let ledgers = ledgers_by_writer(found.ledgers);
-            let (defects, checked) = load.read_back(self, ledgers).await?;
-            outcome.defects += defects;
-            outcome.checked = checked;
+            match load.read_back(self, ledgers).await {
+                Ok((defects, checked)) => {
+                    outcome.defects += defects;
+                    outcome.checked = checked;
+                }
+                // What was measured is worth seeing nevertheless; the row has failed.
+                Err(error) => outcome.measured.note_failure(&error.to_string()),
+            }
             return Ok(outcome);
         }
         let level = self.prepare(plan, log, &dataset).await?;
@@ -360,7 +366,7 @@ where
             let local = LocalSet::new();
             let result = local.block_on(&runtime, work(sender.clone()));
             // Lets the connections' farewells go out.
-            runtime.block_on(tokio::time::sleep(Duration::from_millis(5)));
+            runtime.block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
             result
         });
         let _ = sender.send(Message::Done(result));

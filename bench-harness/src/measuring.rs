@@ -82,6 +82,12 @@ impl Measured {
         self.times_ns.add(&other.times_ns).expect("histograms"); // why: all have the same bounds
     }
 
+    /// Counts something that failed outside of any request that is measured.
+    pub fn note_failure(&mut self, message: &str) {
+        self.errors += 1;
+        self.count_message(message, 1);
+    }
+
     fn count_message(&mut self, message: &str, count: u64) {
         let known = self.messages.contains_key(message) || self.messages.len() < MESSAGES_MAX;
         *self.messages.entry(if known { message } else { "other errors" }.to_owned()).or_default() += count;
@@ -117,9 +123,7 @@ impl Recorder {
 
     /// A request failed. Counts also outside of the window: an error is an error.
     pub fn failed(&self, message: &str) {
-        let mut measured = self.lock();
-        measured.errors += 1;
-        measured.count_message(message, 1);
+        self.lock().note_failure(message);
     }
 
     /// What was measured since this was called last.
