@@ -204,7 +204,7 @@ fn log_name_of(dir: &Path) -> Option<LogName> {
     format!("{namespace}/{name}").parse().ok()
 }
 
-/// The device's logical block, asked of a file that stays as `probe-N`: making and removing it at each start would cost syncs.
+/// The device's logical block, asked of a file that is removed again: an empty directory has none to ask.
 async fn probe_block<R: Runtime>(runtime: &R, data_dir: &Path, core: CoreId) -> Result<u32, CatalogError> {
     let path = data_dir.join(format!(".probe-{core}"));
     let opened = runtime.open(&path, OpenMode::CreateTruncate).await;
