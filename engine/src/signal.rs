@@ -2,8 +2,8 @@
 
 use std::{cell::RefCell, future::poll_fn, task::Poll, task::Waker};
 
-/// Tasks wait, somebody notifies, all of them look again. A notification without a waiter is not kept: wait in a loop that
-/// checks its condition first.
+/// Tasks wait, somebody notifies, all of them look again. A notification without a waiter is not kept: wait in a loop
+/// that checks its condition first.
 #[derive(Default)]
 pub struct Signal {
     waiting: RefCell<Vec<Waker>>,

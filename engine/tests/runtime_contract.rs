@@ -1,5 +1,5 @@
-//! What every runtime promises, asked of each of them in the same words: what the simulation proves is worth no more than its
-//! likeness to the real one.
+//! What every runtime promises, asked of each of them in the same words: what the simulation proves is worth no more
+//! than its likeness to the real one.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,5 +1,5 @@
-//! Whole shards on the real runtime: what goes in comes out, on every core, after a clean stop and after none, and with another
-//! number of cores.
+//! Whole shards on the real runtime: what goes in comes out, on every core, after a clean stop and after none, and with
+//! another number of cores.
 
 use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 

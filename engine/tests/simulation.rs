@@ -1,5 +1,6 @@
-//! Whole servers in the simulated world: clients append and read, segments roll, things fail, processes die and the power goes
-//! out, the server starts again on another number of cores; in the end everything works, all is read, and the judge decides.
+//! Whole servers in the simulated world: clients append and read, segments roll, things fail, processes die and the
+//! power goes out, the server starts again on another number of cores; in the end everything works, all is read, and
+//! the judge decides.
 //!
 //! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on.
 

@@ -1,9 +1,9 @@
 //! quinn's [`Runtime`] on a glommio executor: timers, tasks and the UDP socket of one core.
 //!
-//! quinn demands `Send + Sync` of all of them. Nothing here ever leaves its core: what glommio makes single-threaded sits in
-//! [`SendWrapper`]s, which stop the process if that is ever broken. The socket also carries the fallback of the steering (see
-//! [`Seat`]): datagrams whose connection ID names another core are handed to it, and those that other cores hand to us are
-//! received as if they had come from the network.
+//! quinn demands `Send + Sync` of all of them. Nothing here ever leaves its core: what glommio makes single-threaded
+//! sits in [`SendWrapper`]s, which stop the process if that is ever broken. The socket also carries the fallback of the
+//! steering (see [`Seat`]): datagrams whose connection ID names another core are handed to it, and those that other
+//! cores hand to us are received as if they had come from the network.
 
 use std::{
     cell::{Cell, RefCell},
@@ -27,17 +27,17 @@ use send_wrapper::SendWrapper;
 
 use crate::steering::core_of_datagram;
 
-/// How long a full send buffer is left alone before the next attempt. glommio has no write readiness for datagrams. At 10 Gbit/s
-/// an 8 MiB buffer drains 125 KB in this time, two full GSO sends, so the device does not run dry; and it caps the attempts at
-/// 10,000 a second.
+/// How long a full send buffer is left alone before the next attempt. glommio has no write readiness for datagrams. At
+/// 10 Gbit/s an 8 MiB buffer drains 125 KB in this time, two full GSO sends, so the device does not run dry; and it
+/// caps the attempts at 10,000 a second.
 const SEND_RETRY: Duration = Duration::from_micros(100);
 
-/// How long receiving pauses after the kernel refused to say whether there is anything to receive. Such a refusal (no memory)
-/// may be lasting, and asking again at once would spin.
+/// How long receiving pauses after the kernel refused to say whether there is anything to receive. Such a refusal (no
+/// memory) may be lasting, and asking again at once would spin.
 const RECEIVE_RETRY: Duration = Duration::from_millis(1);
 
-/// Datagram runs from other cores that may wait for this one. A run is at most 64 KiB, so at most 16 MiB; beyond it they are
-/// dropped, as a full socket buffer would drop them.
+/// Datagram runs from other cores that may wait for this one. A run is at most 64 KiB, so at most 16 MiB; beyond it
+/// they are dropped, as a full socket buffer would drop them.
 const INBOX_RUNS_MAX: usize = 256;
 
 /// The engine's door to the executor, for those who serve QUIC on it.
@@ -71,8 +71,8 @@ impl Runtime for QuicRuntime {
 
 /// A timer that touches glommio's timer tree as rarely as it can.
 ///
-/// quinn moves a connection's deadline on almost every packet, nearly always later. The tree keeps the first, earlier entry; when
-/// that fires, the timer looks at the deadline as it is by then and arms again if need be.
+/// quinn moves a connection's deadline on almost every packet, nearly always later. The tree keeps the first, earlier
+/// entry; when that fires, the timer looks at the deadline as it is by then and arms again if need be.
 struct LazyTimer {
     deadline: Instant,
     armed: SendWrapper<Option<Armed>>,
@@ -180,7 +180,8 @@ struct Local {
 }
 
 impl CoreSocket {
-    /// Takes over a bound socket. Must be called on the executor that will use it. Without a seat every datagram is ours.
+    /// Takes over a bound socket. Must be called on the executor that will use it. Without a seat every datagram is
+    /// ours.
     ///
     /// Errors: those of the operating system.
     pub fn new(socket: std::net::UdpSocket, seat: Option<Seat>, metrics: Arc<CoreMetrics>) -> io::Result<Arc<Self>> {
@@ -237,7 +238,8 @@ impl CoreSocket {
         let mut kept = 0;
         let mut at = 0;
         while at < meta.len {
-            // A run: neighbours with one owner. GRO merges what one client socket sent, which may hold several connections.
+            // A run: neighbours with one owner. GRO merges what one client socket sent, which may hold several
+            // connections.
             let core = owner(&buffer[at..meta.len.min(at + stride)]);
             let mut end = meta.len.min(at + stride);
             while end < meta.len && owner(&buffer[end..meta.len.min(end + stride)]) == core {
@@ -316,8 +318,8 @@ impl AsyncUdpSocket for CoreSocket {
             return Poll::Ready(Ok(injected));
         }
         loop {
-            // A wait that is on must end first. And when the last receive left the socket empty, asking whether there is more
-            // comes before trying: the question is one system call less when, as usual, there is not.
+            // A wait that is on must end first. And when the last receive left the socket empty, asking whether there
+            // is more comes before trying: the question is one system call less when, as usual, there is not.
             let waiting = self.local.readable.borrow().is_some();
             if (waiting || self.local.drained.get()) && self.poll_readable(context).is_pending() {
                 if self.local.seat.is_some() {
@@ -403,8 +405,8 @@ struct WritePoller {
 }
 
 impl UdpPoller for WritePoller {
-    /// quinn 0.11 asks before *every* send, so this must be `Ready` unless a send has just found the buffer full: taking the
-    /// question for a real wait cost a factor of ten.
+    /// quinn 0.11 asks before *every* send, so this must be `Ready` unless a send has just found the buffer full:
+    /// taking the question for a real wait cost a factor of ten.
     fn poll_writable(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.outlet.poll_open(context).map(Ok)
     }

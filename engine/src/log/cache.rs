@@ -28,7 +28,8 @@ impl Weighter<BlockKey, Bytes> for ByLength {
     }
 }
 
-/// A cache of bounded size. Its policy (S3-FIFO, by `quick_cache`) lets one long scan pass without losing what is read often.
+/// A cache of bounded size. Its policy (S3-FIFO, by `quick_cache`) lets one long scan pass without losing what is read
+/// often.
 pub struct BlockCache {
     blocks: RefCell<Cache<BlockKey, Bytes, ByLength>>,
 }

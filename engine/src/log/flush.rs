@@ -1,6 +1,7 @@
 //! Group commit: what waits in the tail goes to the device in one go, and one sync makes all of it durable.
 //!
-//! The owner calls [`Log::write_waiting`] and [`Log::sync`] in turn, one at a time; what arrives meanwhile joins the next group.
+//! The owner calls [`Log::write_waiting`] and [`Log::sync`] in turn, one at a time; what arrives meanwhile joins the
+//! next group.
 
 use std::rc::Rc;
 
@@ -20,8 +21,8 @@ use crate::{
 type SegmentRef<R> = Rc<Segment<R>>;
 
 impl<R: Runtime> Log<R> {
-    /// Hands what waits to the device, or a good part of it. Returns the offset after the last record written so far; `None` if
-    /// nothing waited.
+    /// Hands what waits to the device, or a good part of it. Returns the offset after the last record written so far;
+    /// `None` if nothing waited.
     pub async fn write_waiting(self: &Rc<Self>) -> Result<Option<Offset>, LogFault> {
         let groups = {
             let mut tail = self.tail.borrow_mut();
@@ -69,8 +70,8 @@ impl<R: Runtime> Log<R> {
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))
     }
 
-    /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the last
-    /// segment only, so all before it must be whole and durable by then.
+    /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the
+    /// last segment only, so all before it must be whole and durable by then.
     async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
         if let Some((previous, file)) = self.newest_file() {
             self.seal_segment(&previous, &file).await?;
@@ -118,8 +119,8 @@ impl<R: Runtime> Log<R> {
     }
 }
 
-/// Creates a segment's file with its header block. File and name are durable when this returns: no ack may come from a segment
-/// that a loss of power could take away whole.
+/// Creates a segment's file with its header block. File and name are durable when this returns: no ack may come from a
+/// segment that a loss of power could take away whole.
 pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>) -> Result<Rc<R::File>, LogFault> {
     let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
     let mut block = runtime.allocate(SEGMENT_HEADER_BYTES as usize);

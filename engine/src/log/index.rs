@@ -1,8 +1,8 @@
 //! The sparse index of a segment: where to begin looking for an offset or a time.
 //!
-//! Its entries cut the segment into *index blocks* that begin at batch boundaries, at least [`INDEX_INTERVAL_BYTES`] apart: the
-//! unit that is read, checked and cached. The index of the active segment grows in memory; that of a sealed one is kept
-//! beside it as a checked rkyv archive. It is derived data: on any doubt it is rebuilt from the segment.
+//! Its entries cut the segment into *index blocks* that begin at batch boundaries, at least [`INDEX_INTERVAL_BYTES`]
+//! apart: the unit that is read, checked and cached. The index of the active segment grows in memory; that of a sealed
+//! one is kept beside it as a checked rkyv archive. It is derived data: on any doubt it is rebuilt from the segment.
 
 use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 

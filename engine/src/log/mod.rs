@@ -1,8 +1,9 @@
 //! One partition's bytes: segments on disk, the tail in memory, and the way from the one to the other.
 //!
-//! A log takes batches that were placed by the partition and keeps them; it knows nothing of acks, watermarks or clients. It
-//! promises that what was synced is found again at the next opening, at the same offsets and with the same bytes, and that
-//! damaged bytes are reported and never handed out. All of it runs on the owning core; nothing here is shared.
+//! A log takes batches that were placed by the partition and keeps them; it knows nothing of acks, watermarks or
+//! clients. It promises that what was synced is found again at the next opening, at the same offsets and with the same
+//! bytes, and that damaged bytes are reported and never handed out. All of it runs on the owning core; nothing here is
+//! shared.
 
 pub mod cache;
 pub mod flush;
@@ -83,7 +84,8 @@ impl LogFault {
         }
     }
 
-    /// What an error means of a write into prepared room, or of a sync: the fate of the bytes is unknown, whatever the reason.
+    /// What an error means of a write into prepared room, or of a sync: the fate of the bytes is unknown, whatever the
+    /// reason.
     pub(crate) fn failed(operation: &'static str, path: &Path, error: &std::io::Error) -> Self {
         LogFault::Failed { operation, path: path.to_path_buf(), reason: error.to_string() }
     }
@@ -122,8 +124,8 @@ impl<R: Runtime> Log<R> {
         }
     }
 
-    /// The active segment, or its successor if a batch of `batch_bytes` would make it too large. The successor has no file yet:
-    /// the flush makes it when it gets there.
+    /// The active segment, or its successor if a batch of `batch_bytes` would make it too large. The successor has no
+    /// file yet: the flush makes it when it gets there.
     fn segment_for(&self, batch_bytes: usize, base_offset: Offset) -> Rc<Segment<R>> {
         let active = self.active();
         let fits = self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes;
@@ -172,7 +174,8 @@ impl<R: Runtime> Log<R> {
     }
 }
 
-/// Removes the files of a log from its directory, and the directory if that leaves it empty. Files that are not ours stay.
+/// Removes the files of a log from its directory, and the directory if that leaves it empty. Files that are not ours
+/// stay.
 pub async fn delete_files<R: Runtime>(runtime: &R, dir: &Path) -> std::io::Result<()> {
     for entry in runtime.list_dir(dir).await? {
         if !entry.is_dir && belongs_to_log(&entry.path) {

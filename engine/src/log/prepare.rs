@@ -1,5 +1,5 @@
-//! Filling a segment with zeros ahead of use, so that a commit neither changes the file's length nor meets unwritten extents,
-//! which cost it a journal commit: 1.6 to 2.3 times the latency, measured.
+//! Filling a segment with zeros ahead of use, so that a commit neither changes the file's length nor meets unwritten
+//! extents, which cost it a journal commit: 1.6 to 2.3 times the latency, measured.
 //!
 //! The prepared stretch doubles as the segment grows: a small log stays small on disk, a fast one is never waited for.
 
@@ -28,8 +28,8 @@ impl<R: Runtime> Drop for Preparing<'_, R> {
 }
 
 impl<R: Runtime> Log<R> {
-    /// Waits until `segment`, whose file exists, is filled with zeros up to `end` at least, and sees to it that it will be for
-    /// what comes after.
+    /// Waits until `segment`, whose file exists, is filled with zeros up to `end` at least, and sees to it that it will
+    /// be for what comes after.
     pub(super) async fn ensure_prepared(self: &Rc<Self>, segment: &Rc<Segment<R>>, end: u64) -> Result<(), LogFault> {
         loop {
             if segment.prepared_end.get() >= end {

@@ -134,7 +134,8 @@ impl<R: Runtime> Log<R> {
         Ok(pieces)
     }
 
-    /// The offset of the first batch below `end` whose newest record is not older than `timestamp_ms`; `end` if there is none.
+    /// The offset of the first batch below `end` whose newest record is not older than `timestamp_ms`; `end` if there
+    /// is none.
     pub async fn find_time(self: &Rc<Self>, timestamp_ms: i64, end: Offset) -> Result<Offset, RequestError> {
         let bases: Vec<Offset> = self.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
         for base in bases {

@@ -1,18 +1,20 @@
 //! Opening a log: finding its end after whatever happened.
 //!
-//! Only the last segment is read: all others were synced before it was created. Let E be the highest durable hint found in it.
+//! Only the last segment is read: all others were synced before it was created. Let E be the highest durable hint found
+//! in it.
 //!
 //! | case | found | the physical fault behind it | done |
 //! |---|---|---|---|
-//! | A | zeros after the last batch | none, or a kill between two flushes | go on there |
-//! | B | invalid bytes, and E is not beyond them | a flush that was cut off by a loss of power | truncate: nothing there was acknowledged as durable |
-//! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence: acknowledged records are damaged; nothing is cut off |
+//! | A | zeros after the last batch | none, or a kill | go on there |
+//! | B | invalid bytes, and E is not beyond them | a flush cut off by a loss of power | truncate: not durable |
+//! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence; nothing is cut off |
 //! | D | an empty header block and no batch | power lost while the segment was created | remove the file |
 //! | E | a damaged header block, or an empty one before batches | bit rot | fence |
 //! | F | an intact batch with an offset that was there already | a misdirected write, a mixed-up directory | fence |
 //! | G | no segment | the log is new | create the first |
 //!
-//! What was read is synced before it is trusted: after a kill, bytes that O_DIRECT handed over may still sit in the device's cache.
+//! What was read is synced before it is trusted: after a kill, bytes that O_DIRECT handed over may still sit in the
+//! device's cache.
 
 use std::{
     cell::RefCell,
@@ -71,8 +73,8 @@ pub struct Recovered<R: Runtime> {
 struct LastSegment {
     end_offset: Offset,
     end_position: u64,
-    /// The end of the last batch's bytes, before its padding: where a torn tail is cut off. What is left of its block reads as zero
-    /// then, else the next scan would find the rest of a torn batch there.
+    /// The end of the last batch's bytes, before its padding: where a torn tail is cut off. What is left of its block
+    /// reads as zero then, else the next scan would find the rest of a torn batch there.
     cut_position: u64,
     /// How far zeros follow.
     prepared_end: u64,
@@ -121,7 +123,8 @@ async fn finish<R: Runtime>(
     if let (Some(file), None) = (file, &found.damage) {
         let fault = |operation, error| LogFault::from_io(operation, &last.path, &error);
         if found.torn {
-            tracing::info!(file = %last.path.display(), position = found.cut_position, "case B: a torn tail is cut off");
+            let (file, position) = (last.path.display(), found.cut_position);
+            tracing::info!(%file, position, "case B: a torn tail is cut off");
             file.truncate(found.cut_position).await.map_err(|e| fault("truncating", e))?;
         }
         file.fdatasync().await.map_err(|e| fault("fdatasync", e))?;
@@ -299,7 +302,8 @@ impl<R: Runtime> LastScan<'_, R> {
                         self.found.damage = Some(Damage { case: 'F', path, position: batch.position, reason });
                         return batch.position;
                     }
-                    // Bytes between the two are missing, and what is left of them looks like padding. Torn or rotten: E tells.
+                    // Bytes between the two are missing, and what is left of them looks like padding. Torn or rotten: E
+                    // tells.
                     self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
                     return self.stop(batch.position, reason);
                 }
@@ -317,8 +321,9 @@ impl<R: Runtime> LastScan<'_, R> {
         position
     }
 
-    /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that know of
-    /// a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can be found again.
+    /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that
+    /// know of a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can
+    /// be found again.
     fn behind(&mut self, bytes: &[u8], start: u64) -> u64 {
         self.zeros_follow &= bytes.iter().all(|byte| *byte == 0);
         let block = u64::from(self.segment.header.block_bytes);

@@ -61,7 +61,8 @@ pub struct Walk<'a> {
 }
 
 impl<'a> Walk<'a> {
-    /// A walk that begins at a batch. Padding between flush groups, up to the next multiple of `block_bytes`, is skipped.
+    /// A walk that begins at a batch. Padding between flush groups, up to the next multiple of `block_bytes`, is
+    /// skipped.
     pub fn new(bytes: &'a [u8], start: u64, segment: (u32, Incarnation), check: Check) -> Self {
         let (block_bytes, incarnation) = segment;
         Walk { bytes, start, at: 0, block_bytes: u64::from(block_bytes), incarnation, check }

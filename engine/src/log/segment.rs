@@ -1,4 +1,5 @@
-//! A segment file: its name, its header block, and what is known of it in memory. Format: `docs/FORMAT.md`, "Segment file".
+//! A segment file: its name, its header block, and what is known of it in memory. Format: `docs/FORMAT.md`, "Segment
+//! file".
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,8 +1,8 @@
-//! The newest bytes of a partition, in memory: the group that is being filled, those that wait for the device, and written ones
-//! that are kept for consumers near the end.
+//! The newest bytes of a partition, in memory: the group that is being filled, those that wait for the device, and
+//! written ones that are kept for consumers near the end.
 //!
-//! A batch is copied once, into the aligned buffer that the device will read, and stamped there. A group is padded to the
-//! device's block when it is sealed, so that a sector which was written is never written again.
+//! A batch is copied once, into the aligned buffer that the device will read, and stamped there. A group is padded to
+//! the device's block when it is sealed, so that a sector which was written is never written again.
 
 use std::{collections::VecDeque, rc::Rc};
 
@@ -16,8 +16,8 @@ use crate::{
     types::Offset,
 };
 
-/// The largest buffer a group is given, unless one batch is larger. Device bandwidth is reached from here on, and more of them
-/// are written side by side.
+/// The largest buffer a group is given, unless one batch is larger. Device bandwidth is reached from here on, and more
+/// of them are written side by side.
 const GROUP_BYTES_MAX: usize = 512 << 10;
 
 /// A batch on its way into the tail.
@@ -147,7 +147,8 @@ impl<R: Runtime> Tail<R> {
         let expected_end = open.segment.end_position.get();
         assert!(open.position == expected_end, "group at {} behind {expected_end}", open.position);
         open.segment.end_position.set(open.position + padded_bytes as u64);
-        // Grow fast and shrink slowly: a burst should not be cut into small groups because one quiet commit came before it.
+        // Grow fast and shrink slowly: a burst should not be cut into small groups because one quiet commit came before
+        // it.
         self.expected_bytes = (open.len * 2).max(self.expected_bytes / 2);
         let mut buffer = open.buffer;
         buffer.trim(padded_bytes);
@@ -202,8 +203,8 @@ impl<R: Runtime> Tail<R> {
         self.written_bytes = 0;
     }
 
-    /// The bytes in memory of `segment` from `position` on, as far as they are contiguous without padding: a slice of a sealed group,
-    /// or a copy of the open one. `None` if they are not in memory.
+    /// The bytes in memory of `segment` from `position` on, as far as they are contiguous without padding: a slice of a
+    /// sealed group, or a copy of the open one. `None` if they are not in memory.
     pub fn bytes_at(&self, segment: &Rc<Segment<R>>, position: u64) -> Option<TailBytes> {
         if let Some(open) = &self.open
             && Rc::ptr_eq(&open.segment, segment)

@@ -1,10 +1,12 @@
-//! The five offsets that say where a partition stands. This is their only owner: one setter, which asserts order and monotony.
+//! The five offsets that say where a partition stands. This is their only owner: one setter, which asserts order and
+//! monotony.
 
 use crate::types::Offset;
 
 /// Where a partition begins and how far it is visible, synced, written and assigned.
 ///
-/// Always `log_start ≤ high_watermark ≤ log_end` and `durable_end ≤ written_end ≤ log_end`; none of them ever goes back.
+/// Always `log_start ≤ high_watermark ≤ log_end` and `durable_end ≤ written_end ≤ log_end`; none of them ever goes
+/// back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     log_start: Offset,

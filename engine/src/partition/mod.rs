@@ -1,8 +1,9 @@
-//! One partition's promises: which offset a batch gets, when its append may be acknowledged, and what consumers may see.
+//! One partition's promises: which offset a batch gets, when its append may be acknowledged, and what consumers may
+//! see.
 //!
-//! Pure: events come in through `handle_…`, effects go out through [`Partition::poll_effect`]; no bytes, no file, no clock. The
-//! invariant is that an ack is released exactly when the high watermark passes its records, so what is acknowledged is
-//! visible, in order, and nothing is visible that is less safe than its own ack asked for.
+//! Pure: events come in through `handle_…`, effects go out through [`Partition::poll_effect`]; no bytes, no file, no
+//! clock. The invariant is that an ack is released exactly when the high watermark passes its records, so what is
+//! acknowledged is visible, in order, and nothing is visible that is less safe than its own ack asked for.
 
 pub mod ends;
 pub mod waiters;

@@ -1,5 +1,5 @@
-//! Who waits for a partition to move: appends for their ack, fetches for new records. Both are kept in the order of what they
-//! wait for, so that a move touches only those it serves.
+//! Who waits for a partition to move: appends for their ack, fetches for new records. Both are kept in the order of
+//! what they wait for, so that a move touches only those it serves.
 
 use std::collections::{BTreeMap, VecDeque};
 
@@ -37,8 +37,8 @@ impl<A> AckQueue<A> {
         self.pending.push_back(ack);
     }
 
-    /// Takes the first append if `ends` fulfils what it asked for. Later ones wait for it even if they ask for less: what is
-    /// acknowledged must be visible, and the high watermark cannot jump over a record.
+    /// Takes the first append if `ends` fulfils what it asked for. Later ones wait for it even if they ask for less:
+    /// what is acknowledged must be visible, and the high watermark cannot jump over a record.
     pub fn pop_fulfilled(&mut self, ends: &Ends) -> Option<PendingAck<A>> {
         let first = self.pending.front()?;
         let reached = match first.level {

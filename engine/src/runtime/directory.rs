@@ -30,8 +30,8 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(entries)
 }
 
-/// Makes the names in `path` durable. With fsync: fdatasync of a directory need not write a new name, which leaves its length
-/// as it was.
+/// Makes the names in `path` durable. With fsync: fdatasync of a directory need not write a new name, which leaves its
+/// length as it was.
 pub(super) fn sync(path: &Path) -> io::Result<()> {
     fs::File::open(path)?.sync_all()
 }

@@ -1,8 +1,9 @@
 //! The real world: one pinned glommio executor per core, each with its own io_uring rings.
 //!
 //! This is the only file of the engine that names glommio. It works around what is known of glommio 0.9, each where it
-//! happens: the poll probe that misfires on fresh files, `connect` that sleeps through its wake-up, `statx` that goes by the
-//! file's first name, `send` that waits for ever when the receiver went away, blocking closures whose panic hangs the caller.
+//! happens: the poll probe that misfires on fresh files, `connect` that sleeps through its wake-up, `statx` that goes
+//! by the file's first name, `send` that waits for ever when the receiver went away, blocking closures whose panic
+//! hangs the caller.
 
 use std::{
     io,
@@ -33,8 +34,9 @@ use crate::types::CoreId;
 /// How long a sender whose ring is full waits before it looks again. A ring of a thousand drains in about this time.
 const FULL_RING_PAUSE: Duration = Duration::from_micros(100);
 
-/// How often an executor wakes when nothing happens. A wake-up from another thread can get lost while an executor falls asleep
-/// (seen in a test that wakes a thousand times beside twenty other executors): then it waits for this long, not for ever.
+/// How often an executor wakes when nothing happens. A wake-up from another thread can get lost while an executor falls
+/// asleep (seen in a test that wakes a thousand times beside twenty other executors): then it waits for this long, not
+/// for ever.
 const HEARTBEAT: Duration = Duration::from_millis(10);
 
 /// How often an executor wakes while its rings are being connected.
@@ -49,9 +51,11 @@ pub struct GlommioRuntime {
 /// How [`launch`] makes executors.
 #[derive(Clone, Debug)]
 pub struct LaunchOptions {
-    /// How long a task may run before it is asked to yield. glommio's own default of 100 ms starves receiving while sending.
+    /// How long a task may run before it is asked to yield. glommio's own default of 100 ms starves receiving while
+    /// sending.
     pub preempt_timer: Duration,
-    /// How long an idle core polls before it sleeps: saves some 50 µs per wake-up for a whole core's time. 0 by default.
+    /// How long an idle core polls before it sleeps: saves some 50 µs per wake-up for a whole core's time. 0 by
+    /// default.
     pub spin_before_park: Duration,
     /// Entries of each io_uring submission queue.
     pub ring_depth: usize,
@@ -99,7 +103,8 @@ impl<T: Send + 'static> CoreThread<T> {
     }
 }
 
-/// Starts an executor on each of `cpus`, in core order, and runs `main` on each. Returns when all run and every drive of
+/// Starts an executor on each of `cpus`, in core order, and runs `main` on each. Returns when all run and every drive
+/// of
 /// `options.data_dirs` passed its self-test on every core; on an error no core is left running.
 ///
 /// Errors: any [`StartError`].
@@ -233,12 +238,13 @@ impl GlommioRuntime {
         GlommioRuntime { stays_on_its_core: PhantomData }
     }
 
-    /// Makes this core's executor learn the truth about the drive of `dir`, and tests that what is written there with direct I/O
-    /// can be read back. Must come before any other file of that drive is opened on this core; [`launch`] does it.
+    /// Makes this core's executor learn the truth about the drive of `dir`, and tests that what is written there with
+    /// direct I/O can be read back. Must come before any other file of that drive is opened on this core; [`launch`]
+    /// does it.
     ///
-    /// glommio decides once per executor and drive whether the drive supports polled I/O, by a read at the start of the first
-    /// file opened. On a fresh file that read succeeds without reaching the drive, and from then on reads fail with EOPNOTSUPP
-    /// and writes take 5 ms. So that first file is one with synced content.
+    /// glommio decides once per executor and drive whether the drive supports polled I/O, by a read at the start of the
+    /// first file opened. On a fresh file that read succeeds without reaching the drive, and from then on reads fail
+    /// with EOPNOTSUPP and writes take 5 ms. So that first file is one with synced content.
     ///
     /// Errors: `DataDir`, `SelfTest`.
     pub async fn prime(&self, dir: &Path, core: CoreId) -> Result<(), StartError> {
@@ -368,7 +374,8 @@ impl Runtime for GlommioRuntime {
     }
 }
 
-/// Runs `operation` on the core's helper thread. If it panics, the caller gets an error: glommio would let it wait for ever.
+/// Runs `operation` on the core's helper thread. If it panics, the caller gets an error: glommio would let it wait for
+/// ever.
 async fn blocking<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
     let guarded = move || {
         catch_unwind(AssertUnwindSafe(operation))
@@ -387,7 +394,8 @@ fn io_error(error: GlommioError<()>) -> io::Error {
 
 /// A file opened with O_DIRECT. See [`File`].
 ///
-/// Futures of it may be dropped at any time: glommio keeps buffers that the kernel may still touch until the kernel is done.
+/// Futures of it may be dropped at any time: glommio keeps buffers that the kernel may still touch until the kernel is
+/// done.
 pub struct GlommioFile {
     file: DmaFile,
 }
@@ -404,7 +412,8 @@ impl File for GlommioFile {
             return Ok(Bytes::new());
         }
         let first = self.read_once(position, len).await?;
-        // Short and ragged: the end of the file. Short and aligned: perhaps the end, perhaps a kernel that stopped early.
+        // Short and ragged: the end of the file. Short and aligned: perhaps the end, perhaps a kernel that stopped
+        // early.
         if first.len() == len || first.is_empty() || !(first.len() as u64).is_multiple_of(self.alignment()) {
             return Ok(first);
         }
@@ -508,8 +517,8 @@ pub fn mesh<T: Send + 'static>(cores: usize, capacity: usize) -> Vec<MeshSeat<T>
 impl<T: Send + 'static> MeshSeat<T> {
     /// Connects this core's rings. Returns when every other core has done the same.
     pub async fn connect(self, runtime: &GlommioRuntime) -> Mesh<GlommioRuntime, T> {
-        // An executor that sleeps while its peer connects may miss the wake-up for good (seen in 15 of 20 starts of four
-        // executors). A timer that keeps waking it until all stands cures it (0 of 20).
+        // An executor that sleeps while its peer connects may miss the wake-up for good (seen in 15 of 20 starts of
+        // four executors). A timer that keeps waking it until all stands cures it (0 of 20).
         let connecting = Rc::new(());
         let (alive, ticker) = (Rc::downgrade(&connecting), runtime.clone());
         runtime.spawn(async move {

@@ -1,9 +1,10 @@
 //! The only door to the world: disk, clock, tasks, chance and the rings between cores.
 //!
-//! Everything in this crate that waits or touches a file does it through [`Runtime`], a static generic. [`glommio`] is the
-//! real one: one pinned io_uring executor per core. [`sim`] is a seeded simulation of all cores in one thread, with virtual
-//! time and a disk that forgets, tears and lies as real ones do. One contract suite (`tests/runtime_contract.rs`) runs against
-//! both, so that what the simulation proves holds for the real thing. If glommio ever has to go, one file is rewritten.
+//! Everything in this crate that waits or touches a file does it through [`Runtime`], a static generic. [`glommio`] is
+//! the real one: one pinned io_uring executor per core. [`sim`] is a seeded simulation of all cores in one thread, with
+//! virtual time and a disk that forgets, tears and lies as real ones do. One contract suite
+//! (`tests/runtime_contract.rs`) runs against both, so that what the simulation proves holds for the real thing. If
+//! glommio ever has to go, one file is rewritten.
 
 use std::{future::Future, io, path::Path, path::PathBuf, rc::Rc, time::Duration};
 
@@ -52,7 +53,8 @@ pub trait Runtime: Clone + 'static {
     /// Opens a file for direct reading and writing. See [`OpenMode`].
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
 
-    /// Gives a file another name in the same directory, replacing what had it. Durable only after [`Runtime::sync_dir`].
+    /// Gives a file another name in the same directory, replacing what had it. Durable only after
+    /// [`Runtime::sync_dir`].
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
 
     /// Removes a file. Durable only after [`Runtime::sync_dir`].
@@ -104,12 +106,12 @@ pub trait File: 'static {
     /// Reads `len` bytes at `position`; fewer at the end of the file, none beyond it.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
 
-    /// Writes all of `buffer` at `position`, or gives an error. Written is not durable. To write only the first part of a buffer,
-    /// [`Buffer::trim`] it before it is shared.
+    /// Writes all of `buffer` at `position`, or gives an error. Written is not durable. To write only the first part of
+    /// a buffer, [`Buffer::trim`] it before it is shared.
     fn write_at(&self, position: u64, buffer: Rc<Self::Buffer>) -> impl Future<Output = io::Result<()>>;
 
-    /// Makes every completed write, and the length, durable. An error means that what was written since the last success may
-    /// be lost, and that a second attempt may wrongly succeed: never retry.
+    /// Makes every completed write, and the length, durable. An error means that what was written since the last
+    /// success may be lost, and that a second attempt may wrongly succeed: never retry.
     fn fdatasync(&self) -> impl Future<Output = io::Result<()>>;
 
     /// The length in bytes.
@@ -153,8 +155,8 @@ pub struct Mesh<R: Runtime, T: Send + 'static> {
 
 /// Shares a filled buffer as [`Bytes`] without copying it.
 ///
-/// The result may be cloned and sliced freely but must stay on this core: the last owner frees a buffer that belongs to the
-/// core's ring, and `SendWrapper` stops the process if that happens elsewhere. What crosses cores is copied (see
+/// The result may be cloned and sliced freely but must stay on this core: the last owner frees a buffer that belongs to
+/// the core's ring, and `SendWrapper` stops the process if that happens elsewhere. What crosses cores is copied (see
 /// `shard/mailbox.rs`).
 pub fn share<B: Buffer>(buffer: &Rc<B>) -> Bytes {
     struct Shared<B: Buffer>(SendWrapper<Rc<B>>);

@@ -1,5 +1,6 @@
-//! Whether this host can run us at all: io_uring, lockable memory, and what to tell the operator if not. Also the hook that
-//! turns a panic on any thread into the end of the process, because a dead core would leave its partitions unserved for ever.
+//! Whether this host can run us at all: io_uring, lockable memory, and what to tell the operator if not. Also the hook
+//! that turns a panic on any thread into the end of the process, because a dead core would leave its partitions
+//! unserved for ever.
 
 use std::{
     io,
@@ -36,7 +37,8 @@ pub enum StartError {
     },
     /// The limit on locked memory is too low.
     #[error(
-        "memlock too low: {has_bytes} bytes, needs {needs_bytes}; raise it with `ulimit -l {}`, LimitMEMLOCK= in the systemd \
+        "memlock too low: {has_bytes} bytes, needs {needs_bytes}; raise it with `ulimit -l {}`, LimitMEMLOCK= in the \
+         systemd \
          unit, or --ulimit memlock= for a container",
         needs_bytes.div_ceil(1024)
     )]
@@ -66,7 +68,8 @@ pub enum StartError {
     },
     /// What was written with O_DIRECT did not come back.
     #[error(
-        "the drive of {dir} failed the self-test: {reason}; direct I/O does not work there, choose another data directory"
+        "the drive of {dir} failed the self-test: {reason}; direct I/O does not work there, choose another data \
+         directory"
     )]
     SelfTest {
         /// The directory.
@@ -131,8 +134,8 @@ fn io_uring_error(error: &io::Error) -> StartError {
     StartError::IoUringUnavailable { reason: error.to_string(), advice }
 }
 
-/// Raises the soft limit on locked memory to the hard one, then checks that `cores` executors can start and says whether their
-/// I/O memory, `io_memory_bytes` for each, will be registered.
+/// Raises the soft limit on locked memory to the hard one, then checks that `cores` executors can start and says
+/// whether their I/O memory, `io_memory_bytes` for each, will be registered.
 ///
 /// Errors: `MemlockTooLow`.
 pub fn check_memlock(cores: usize, io_memory_bytes: usize) -> Result<Registration, StartError> {

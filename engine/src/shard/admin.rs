@@ -1,4 +1,5 @@
-//! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears of it.
+//! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears
+//! of it.
 
 use std::{
     cell::{Cell, RefCell},
@@ -135,8 +136,8 @@ impl<R: Runtime> Core<R> {
         id
     }
 
-    /// Takes a catalogue over: this core's partitions of new logs are opened before anybody can see the log, those of deleted
-    /// logs are gone when this returns.
+    /// Takes a catalogue over: this core's partitions of new logs are opened before anybody can see the log, those of
+    /// deleted logs are gone when this returns.
     pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
         let current = Arc::clone(&self.catalog.borrow());
         let new: Vec<&Arc<LogEntry>> = next.logs().filter(|log| current.by_uid(log.uid).is_none()).collect();

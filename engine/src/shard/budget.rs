@@ -106,8 +106,8 @@ impl Budget {
 }
 
 impl Reservation {
-    /// Makes this a reservation of `bytes`. Growing goes beyond the budget if it must: it counts memory that is there already, and
-    /// makes others wait.
+    /// Makes this a reservation of `bytes`. Growing goes beyond the budget if it must: it counts memory that is there
+    /// already, and makes others wait.
     pub fn resize(&mut self, bytes: usize) {
         let others = self.budget.used_bytes.get() - self.bytes;
         let shrunk = bytes < self.bytes;

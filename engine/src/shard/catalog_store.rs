@@ -1,4 +1,5 @@
-//! The catalogue on disk: `catalog.json`, replaced whole. Its first line says how long the second is and what its checksum is.
+//! The catalogue on disk: `catalog.json`, replaced whole. Its first line says how long the second is and what its
+//! checksum is.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +30,10 @@ pub enum CatalogError {
         reason: String,
     },
     /// The file is not a catalogue that we wrote.
-    #[error("{} is damaged: {reason}; restore it from a copy, the logs themselves are in the folder `logs`", path.display())]
+    #[error(
+        "{} is damaged: {reason}; restore it from a copy, the logs themselves are in the folder `logs`",
+        path.display()
+    )]
     Damaged {
         /// The file.
         path: PathBuf,

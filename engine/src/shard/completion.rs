@@ -59,7 +59,8 @@ impl CompletionQueue {
     }
 }
 
-/// The way back for one request's outcome. Dropped unused, it reports that the outcome is unknown: no asker waits for ever.
+/// The way back for one request's outcome. Dropped unused, it reports that the outcome is unknown: no asker waits for
+/// ever.
 pub struct ReplyTo {
     asker: Option<Asker>,
     token: u64,

@@ -1,4 +1,5 @@
-//! Answering fetches: from memory at once, from the device in a task of its own, or later, when there is something to see.
+//! Answering fetches: from memory at once, from the device in a task of its own, or later, when there is something to
+//! see.
 
 use std::{rc::Rc, time::Duration};
 

@@ -1,7 +1,7 @@
 //! Carrying a partition's bytes to the device: when to write, when to sync, what to do when it fails.
 //!
-//! One task per partition that has something to carry; an idle partition has none. While one write or sync is under way, what
-//! arrives joins the next: batching comes from the load itself, there is no linger.
+//! One task per partition that has something to carry; an idle partition has none. While one write or sync is under
+//! way, what arrives joins the next: batching comes from the load itself, there is no linger.
 
 use std::{rc::Rc, time::Duration};
 
@@ -94,7 +94,7 @@ impl<R: Runtime> Owned<R> {
                 Err(LogFault::Full { .. }) if !self.stops() => {
                     if !self.full.replace(true) {
                         let dir = self.core.config.data_dir.display();
-                        tracing::warn!(log = %self.entry.name, partition = %self.id.index, "the drive of {dir} is full");
+                        tracing::warn!(log = %self.entry.name, "the drive of {dir} is full");
                     }
                     runtime.sleep(FULL_RETRY).await;
                 }

@@ -1,7 +1,7 @@
 //! Crossing from core to core, in one place: what goes out to each other core, and what waits for an answer from it.
 //!
-//! Every pair of cores has a ring each way. What does not fit into the ring waits in the [`Outbox`], which the request budgets
-//! of the clients bound; one task per ring empties it, so a burst of messages costs one wake-up.
+//! Every pair of cores has a ring each way. What does not fit into the ring waits in the [`Outbox`], which the request
+//! budgets of the clients bound; one task per ring empties it, so a burst of messages costs one wake-up.
 
 use std::{
     cell::{Cell, RefCell},

@@ -1,7 +1,8 @@
-//! One core of the server: takes a request, feeds the partition it concerns, and carries out the partition's effects on its log.
+//! One core of the server: takes a request, feeds the partition it concerns, and carries out the partition's effects on
+//! its log.
 //!
-//! A shard owns every partition that [`placement`] gives its core, with all their state, as plain data. What concerns another
-//! core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs ([`admin`]).
+//! A shard owns every partition that [`placement`] gives its core, with all their state, as plain data. What concerns
+//! another core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs ([`admin`]).
 
 mod admin;
 pub mod budget;
@@ -145,7 +146,8 @@ impl<R: Runtime> Shard<R> {
         placement::owner(partition, self.0.cores)
     }
 
-    /// Carries out `request`, here or on the core that owns what it concerns, and delivers the outcome to `reply`. Never waits.
+    /// Carries out `request`, here or on the core that owns what it concerns, and delivers the outcome to `reply`.
+    /// Never waits.
     pub fn submit(&self, request: Request, reply: ReplyTo) {
         self.0.submit(request, reply);
     }

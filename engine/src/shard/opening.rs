@@ -1,4 +1,5 @@
-//! Starting a shard: reading the catalogue, recovering the partitions, and setting the tasks to work that connect it to others.
+//! Starting a shard: reading the catalogue, recovering the partitions, and setting the tasks to work that connect it to
+//! others.
 
 use std::{
     cell::{Cell, RefCell},
@@ -47,9 +48,11 @@ pub struct Wiring<R: Runtime> {
     pub metrics: Arc<CoreMetrics>,
 }
 
-/// Starts the shard of one core: recovers its partitions and begins to serve. Every core of a server must be opened at once.
+/// Starts the shard of one core: recovers its partitions and begins to serve. Every core of a server must be opened at
+/// once.
 ///
-/// Errors: the catalogue cannot be read. A partition that cannot be opened is served as such, and does not stop the others.
+/// Errors: the catalogue cannot be read. A partition that cannot be opened is served as such, and does not stop the
+/// others.
 pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>) -> Result<Shard<R>, CatalogError> {
     let Wiring { core: id, mesh, control, metrics } = wiring;
     let catalog = catalog_store::load(&runtime, &config.data_dir).await?;
@@ -184,8 +187,9 @@ pub(super) async fn open_partition<R: Runtime>(
     result
 }
 
-/// Creates `dir` below `data_dir` and makes every name on the way to it durable. Also those that were there already: an earlier life
-/// may have been killed, or another partition's opening may be under way, between the making of a name and its sync.
+/// Creates `dir` below `data_dir` and makes every name on the way to it durable. Also those that were there already: an
+/// earlier life may have been killed, or another partition's opening may be under way, between the making of a name and
+/// its sync.
 async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) -> std::io::Result<()> {
     runtime.create_dir_all(dir).await?;
     for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(data_dir)) {

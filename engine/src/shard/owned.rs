@@ -1,5 +1,5 @@
-//! A partition that this core owns: its promises ([`Partition`]) and its bytes ([`Log`]), which know nothing of each other, and
-//! the carrying of the effects of the one to the other.
+//! A partition that this core owns: its promises ([`Partition`]) and its bytes ([`Log`]), which know nothing of each
+//! other, and the carrying of the effects of the one to the other.
 
 use std::{
     cell::{Cell, RefCell},
@@ -122,7 +122,8 @@ impl<R: Runtime> Owned<R> {
         let arrived = core.context.runtime.monotonic();
         let bytes = request.batch.len();
         let level = request.ack.or(self.entry.ack).unwrap_or(core.config.default_ack);
-        // The write buffer is full: from here on `received` must wait for the device, else memory would grow without bound.
+        // The write buffer is full: from here on `received` must wait for the device, else memory would grow without
+        // bound.
         let crowded = core.unwritten_bytes.get() + bytes > core.config.buffer_bytes_max;
         let wait_for = if crowded { level.max(AckLevel::Written) } else { level };
         if self.log.unwritten_bytes() == 0 {
@@ -172,7 +173,8 @@ impl<R: Runtime> Owned<R> {
 
     /// Stops writes for good: a write or a sync failed.
     pub(super) fn fence(&self, reason: String) {
-        tracing::error!(log = %self.entry.name, partition = %self.id.index, reason, "the partition accepts no more writes");
+        let partition = self.id.index;
+        tracing::error!(log = %self.entry.name, %partition, reason, "the partition accepts no more writes");
         self.state.borrow_mut().handle_fault(reason);
         self.carry_effects();
     }

@@ -1,4 +1,5 @@
-//! Bugs planted on purpose. Without the feature `planted-bugs` none of them is compiled: [`planted`] is `false`, for ever.
+//! Bugs planted on purpose. Without the feature `planted-bugs` none of them is compiled: [`planted`] is `false`, for
+//! ever.
 
 /// A bug that somebody could have written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

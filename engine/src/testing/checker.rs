@@ -1,8 +1,10 @@
 //! The judge: takes a history and names every promise that was broken. Linear in the history's length.
 //!
-//! It walks through the events and keeps, per partition, what must be at each offset and how safely it is known to be stored. A
-//! fault turns what is stored less safely into what may be gone. The rules have the numbers of the programme in
-//! `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event that shows it.
+//! It walks through the events and keeps, per partition, what must be at each offset and how safely it is known to be
+//! stored. A fault turns what is stored less safely into what may be gone. The rules have the numbers of the programme
+//! in
+//! `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event that
+//! shows it.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -199,8 +201,8 @@ impl Judge<'_> {
         }
     }
 
-    /// A record was shown. It is only shown when it is as safe as was asked for; and what an earlier life of the server stored
-    /// was synced before this life showed it.
+    /// A record was shown. It is only shown when it is as safe as was asked for; and what an earlier life of the server
+    /// stored was synced before this life showed it.
     fn see(&mut self, partition: PartitionId, offset: Offset, tag: RecordTag) {
         let state = self.partitions.entry(partition).or_default();
         let Some(append) = state.sent.get(&(tag.producer, tag.sequence)).copied() else {
@@ -298,8 +300,8 @@ impl Judge<'_> {
 }
 
 impl PartitionState {
-    /// A fault took, or may have taken, what is stored less safely than `level`. What lies before a safe record is as safe: a log
-    /// is kept as a prefix.
+    /// A fault took, or may have taken, what is stored less safely than `level`. What lies before a safe record is as
+    /// safe: a log is kept as a prefix.
     fn lose_below(&mut self, level: AckLevel) {
         let mut safest = AckLevel::Received;
         let mut durable_from_end = true;

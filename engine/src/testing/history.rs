@@ -2,7 +2,8 @@
 
 use crate::types::{AckLevel, Offset, PartitionId};
 
-/// Who a record is: its producer's own number and its position in what that producer sent, with a checksum of its content.
+/// Who a record is: its producer's own number and its position in what that producer sent, with a checksum of its
+/// content.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RecordTag {
     /// The producer, counted from 0.

@@ -1,7 +1,7 @@
 //! Who the server is: its certificate, made on first start, and the secrets that all its cores share.
 //!
-//! `<data>/tls/` holds `cert.pem`, `key.pem` (0600) and `fingerprint`, the SHA-256 of the certificate, which clients pin. An
-//! operator may put a certificate and key of their own there.
+//! `<data>/tls/` holds `cert.pem`, `key.pem` (0600) and `fingerprint`, the SHA-256 of the certificate, which clients
+//! pin. An operator may put a certificate and key of their own there.
 
 use std::{
     fs, io,
@@ -58,9 +58,9 @@ pub struct ServerIdentity {
     pub(super) secrets: Secrets,
 }
 
-/// Keys that every core must share, since any core may get any packet. They are derived from the private key, so that they survive
-/// a restart: a client of the old process then gets a stateless reset that it believes, and reconnects at once instead of waiting
-/// for its idle timeout.
+/// Keys that every core must share, since any core may get any packet. They are derived from the private key, so that
+/// they survive a restart: a client of the old process then gets a stateless reset that it believes, and reconnects at
+/// once instead of waiting for its idle timeout.
 #[derive(Clone)]
 pub(super) struct Secrets {
     pub reset_key: Arc<hmac::Key>,
@@ -144,8 +144,8 @@ fn server_crypto(
     config.alpn_protocols = vec![ALPN.to_vec()];
     // Our order of ciphers, not the client's.
     config.ignore_client_order = true;
-    // No 0-RTT: a replayed request would be a second write. And no resumption: connections live long, and the sessions would be
-    // shared state between cores.
+    // No 0-RTT: a replayed request would be a second write. And no resumption: connections live long, and the sessions
+    // would be shared state between cores.
     config.max_early_data_size = 0;
     config.send_tls13_tickets = 0;
     config.session_storage = Arc::new(NoServerSessionStorage {});

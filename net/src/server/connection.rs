@@ -1,9 +1,9 @@
-//! One connection: its streams, and on each stream a reader that turns bytes into requests and a writer that turns outcomes into
-//! bytes.
+//! One connection: its streams, and on each stream a reader that turns bytes into requests and a writer that turns
+//! outcomes into bytes.
 //!
-//! Back-pressure is QUIC's: a reader that waits, for memory or for room among the stream's open requests, does not read, and the
-//! client's window closes. Natural batching in both directions: the reader takes all that came and submits every request in it
-//! before it yields; the writer writes all answers that are there in one call.
+//! Back-pressure is QUIC's: a reader that waits, for memory or for room among the stream's open requests, does not
+//! read, and the client's window closes. Natural batching in both directions: the reader takes all that came and
+//! submits every request in it before it yields; the writer writes all answers that are there in one call.
 
 use std::{
     cell::{Cell, RefCell},
@@ -45,8 +45,8 @@ const REQUEST_BYTES: usize = 256;
 /// Chunks that one read takes: the datagrams of one receive.
 const CHUNKS: usize = 64;
 
-/// Streams of a connection that may end without a single whole request, over and above those that brought one. Opening and
-/// resetting streams costs the client next to nothing and us a task each.
+/// Streams of a connection that may end without a single whole request, over and above those that brought one. Opening
+/// and resetting streams costs the client next to nothing and us a task each.
 const BARREN_STREAMS_MAX: u32 = 1000;
 
 /// How long the end of a stream waits for the client to have got everything.
@@ -336,7 +336,8 @@ async fn write_answers(pipeline: Rc<Pipeline>, mut send: SendStream) {
     loop {
         match pipeline.next().await {
             Next::Burst(mut burst) => {
-                // Once broken, answers are still taken, so that their memory is given back when the shard is done with them.
+                // Once broken, answers are still taken, so that their memory is given back when the shard is done with
+                // them.
                 if !pipeline.is_broken() && send.write_all_chunks(&mut burst.chunks).await.is_err() {
                     pipeline.set_broken();
                 }

@@ -12,17 +12,17 @@ use super::{
 };
 use crate::quic_on_glommio::{CoreSocket, QuicRuntime, Seat};
 
-/// Bytes of the largest datagram. quinn sends ten segments in one GSO call, which together must stay below 64 KiB, or the path
-/// collapses to 1200. Both ends must allow it: quinn's default of 1472 caps the discovery. Loopback: 1.7 to 2.0 GB/s at 6500
-/// against 0.9 at 1452.
+/// Bytes of the largest datagram. quinn sends ten segments in one GSO call, which together must stay below 64 KiB, or
+/// the path collapses to 1200. Both ends must allow it: quinn's default of 1472 caps the discovery. Loopback: 1.7 to
+/// 2.0 GB/s at 6500 against 0.9 at 1452.
 pub(crate) const DATAGRAM_BYTES_MAX: u16 = 6500;
 
-/// Bytes of the first datagrams: what every Ethernet carries under IPv6 (1500 - 48), so that bulk need not wait for the discovery.
-/// quinn falls back to 1200 if a path does not carry it.
+/// Bytes of the first datagrams: what every Ethernet carries under IPv6 (1500 - 48), so that bulk need not wait for the
+/// discovery. quinn falls back to 1200 if a path does not carry it.
 pub(crate) const DATAGRAM_BYTES_INITIAL: u16 = 1452;
 
-/// The round trip assumed before one is measured; it sets the first timeouts. We serve local networks: quinn's 333 ms would make a
-/// lost first packet felt.
+/// The round trip assumed before one is measured; it sets the first timeouts. We serve local networks: quinn's 333 ms
+/// would make a lost first packet felt.
 pub(crate) const INITIAL_RTT: Duration = Duration::from_millis(20);
 
 /// Bytes in flight at first: fills a local network from the first request on, and is half a socket's default buffer.
@@ -35,8 +35,8 @@ const INCOMING_MAX: usize = 1024;
 const INCOMING_BUFFER_BYTES: u64 = 16 << 10;
 const INCOMING_BUFFERS_BYTES: u64 = 8 << 20;
 
-/// Opens the core's endpoint on its socket. Must be called on the core's executor. The socket is returned too, for datagrams that
-/// other cores pass on.
+/// Opens the core's endpoint on its socket. Must be called on the core's executor. The socket is returned too, for
+/// datagrams that other cores pass on.
 ///
 /// Errors: those of the operating system.
 pub(super) fn open(
@@ -90,11 +90,13 @@ fn transport_config(limits: &ServerLimits) -> io::Result<TransportConfig> {
         .datagram_receive_buffer_size(None)
         .datagram_send_buffer_size(0)
         .max_idle_timeout(Some(idle))
-        // The connection's windows are what bounds memory, and they move with the number of connections; a stream may use all.
+        // The connection's windows are what bounds memory, and they move with the number of connections; a stream may
+        // use all.
         .stream_receive_window(stream_window)
         .receive_window(window)
         .send_window(WINDOW_BYTES_BEFORE_ADMISSION)
-        // Replies go out in the order they were written; fairness would interleave streams packet by packet, at a price.
+        // Replies go out in the order they were written; fairness would interleave streams packet by packet, at a
+        // price.
         .send_fairness(false)
         .initial_rtt(INITIAL_RTT)
         .initial_mtu(DATAGRAM_BYTES_INITIAL)

@@ -4,14 +4,15 @@ use std::time::Duration;
 
 use thiserror::Error;
 
-/// Bytes that a connection costs beside its windows: quinn's and rustls's state, buffers of datagrams under way, our tasks.
+/// Bytes that a connection costs beside its windows: quinn's and rustls's state, buffers of datagrams under way, our
+/// tasks.
 const CONNECTION_BYTES: u64 = 64 << 10;
 
 /// The smallest flow-control window worth having: four of the largest datagrams' bursts.
 const WINDOW_BYTES_MIN: u64 = 64 << 10;
 
-/// The largest window a connection is given. At 2 GB/s over loopback and 1 ms of round trip under load 2 MiB are in flight; over a
-/// network 8 MiB fill 10 Gbit/s at 6 ms.
+/// The largest window a connection is given. At 2 GB/s over loopback and 1 ms of round trip under load 2 MiB are in
+/// flight; over a network 8 MiB fill 10 Gbit/s at 6 ms.
 const WINDOW_BYTES_MAX: u64 = 8 << 20;
 
 /// The window of a connection until it is admitted.
@@ -27,11 +28,11 @@ pub struct ServerLimits {
     pub connections_max: usize,
     /// Connections from one IP address.
     pub connections_per_ip_max: usize,
-    /// Connections from one loopback address. All clients of this machine, proxies and load generators share it, and who can
-    /// connect from here can do worse than to connect often.
+    /// Connections from one loopback address. All clients of this machine, proxies and load generators share it, and
+    /// who can connect from here can do worse than to connect often.
     pub connections_per_loopback_ip_max: usize,
-    /// Bytes that all connections' QUIC state may take: `connections × (receive window + send window + 64 KiB)`. The fewer
-    /// connections there are, the larger are their windows.
+    /// Bytes that all connections' QUIC state may take: `connections × (receive window + send window + 64 KiB)`. The
+    /// fewer connections there are, the larger are their windows.
     pub quic_memory_bytes: u64,
     /// How long a handshake may take.
     pub handshake_timeout: Duration,
@@ -69,7 +70,8 @@ impl Default for ServerLimits {
 pub enum LimitsError {
     /// The connections do not fit into the memory.
     #[error(
-        "{connections} connections need at least {needed_bytes} bytes of QUIC memory per core, and there are {given_bytes}: \
+        "{connections} connections need at least {needed_bytes} bytes of QUIC memory per core, and there are \
+         {given_bytes}: \
          a connection takes a receive and a send window of at least 64 KiB each, and 64 KiB of state"
     )]
     QuicMemory {
@@ -120,8 +122,8 @@ impl ServerLimits {
         Ok(())
     }
 
-    /// The receive window, and the send window, of each of `connections`: an equal share of the memory. It moves by factors of
-    /// two, so that a connection that comes or goes seldom changes those of the others.
+    /// The receive window, and the send window, of each of `connections`: an equal share of the memory. It moves by
+    /// factors of two, so that a connection that comes or goes seldom changes those of the others.
     pub(super) fn window_bytes(&self, connections: usize) -> u64 {
         let connections =
             connections.clamp(1, self.connections_max).next_power_of_two().min(self.connections_max) as u64;

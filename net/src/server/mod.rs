@@ -1,12 +1,14 @@
 //! The QUIC front end: one endpoint per core, on one UDP port.
 //!
 //! How a server uses it. In the main thread, before any core starts: [`ServerLimits::validate`],
-//! [`ServerIdentity::load_or_create`], [`ServerSockets::bind`] (keep it until every core has ended) and [`forwarding`], which gives
-//! a seat per core. On each core's executor, once its shard stands: [`serve_core`]. All cores must call it, since it waits for
-//! the others to take their seats. To stop: [`ServerHandle::drain`] on every core, then stop the shards.
+//! [`ServerIdentity::load_or_create`], [`ServerSockets::bind`] (keep it until every core has ended) and [`forwarding`],
+//! which gives a seat per core. On each core's executor, once its shard stands: [`serve_core`]. All cores must call it,
+//! since it waits for the others to take their seats. To stop: [`ServerHandle::drain`] on every core, then stop the
+//! shards.
 //!
-//! The files, in the order in which a packet meets them: [`sockets`] and [`steering`](crate::steering) (which core), `endpoint`
-//! (QUIC's settings), `admission` (who may enter), `connection` (frames, back-pressure), `handler` (requests and answers),
+//! The files, in the order in which a packet meets them: [`sockets`] and [`steering`](crate::steering) (which core),
+//! `endpoint` (QUIC's settings), `admission` (who may enter), `connection` (frames, back-pressure), `handler` (requests
+//! and answers),
 //! `subscription`.
 
 use std::{io, net::UdpSocket, pin::pin, rc::Rc, sync::Arc, time::Duration};
@@ -83,20 +85,21 @@ pub struct ServerCore {
     pub info: Arc<ServerInfo>,
 }
 
-/// A seat for each core in the mesh over which datagrams that arrived on the wrong core are passed on. Each moves to its core.
+/// A seat for each core in the mesh over which datagrams that arrived on the wrong core are passed on. Each moves to
+/// its core.
 pub fn forwarding(cores: usize) -> Vec<ForwardingSeat> {
     forwarding_seats(cores, FORWARDED_RUNS_MAX)
 }
 
-/// Begins to serve on this core: call it on the core's executor. Returns when all cores have come this far; from then on clients are
-/// served by tasks of the executor, until [`ServerHandle::drain`].
+/// Begins to serve on this core: call it on the core's executor. Returns when all cores have come this far; from then
+/// on clients are served by tasks of the executor, until [`ServerHandle::drain`].
 ///
 /// Errors: the operating system's, about the socket.
 ///
 /// Panics if the limits are not valid.
 pub async fn serve_core(parts: ServerCore) -> io::Result<ServerHandle> {
     let ServerCore { shard, socket, seat, identity, limits, info } = parts;
-    limits.validate().expect("limits are validated at start"); // why: documented; the main thread reports errors to the operator
+    limits.validate().expect("limits are validated at start"); // why: documented
     let runtime = shard.runtime().clone();
     let mesh = seat.connect(&runtime).await;
     let senders = mesh.senders;
@@ -125,9 +128,9 @@ pub struct ServerHandle {
 }
 
 impl ServerHandle {
-    /// Stops serving in good order: refuses new connections and new requests with a retriable error, finishes the requests that
-    /// were accepted, sees their answers to the clients, and closes all connections. Bounded in time: what takes longer is cut off,
-    /// and its clients learn that the outcome is unknown.
+    /// Stops serving in good order: refuses new connections and new requests with a retriable error, finishes the
+    /// requests that were accepted, sees their answers to the clients, and closes all connections. Bounded in time:
+    /// what takes longer is cut off, and its clients learn that the outcome is unknown.
     pub async fn drain(&self) {
         let core = &self.core;
         core.admission.close();

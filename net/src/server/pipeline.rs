@@ -1,8 +1,8 @@
 //! The requests of one stream between their arrival and their answer.
 //!
-//! A reader task puts requests in, a writer task takes bursts of answers out; they meet here. What keeps a client from making the
-//! server grow: a bounded number of requests is open, and each holds its share of the core's memory budget until its answer was
-//! handed to the stream.
+//! A reader task puts requests in, a writer task takes bursts of answers out; they meet here. What keeps a client from
+//! making the server grow: a bounded number of requests is open, and each holds its share of the core's memory budget
+//! until its answer was handed to the stream.
 
 use std::{
     cell::{Cell, RefCell},
@@ -23,7 +23,8 @@ use pyralog_engine::shard::{
 use super::{connection::Core, handler};
 use crate::wire::code::ErrorCode;
 
-/// Bytes of answers after which a burst is written, though more are there: the first of them should not wait for the last.
+/// Bytes of answers after which a burst is written, though more are there: the first of them should not wait for the
+/// last.
 const BURST_BYTES: usize = 256 << 10;
 
 /// What a burst's small frames get as room at first: some 200 acks.
@@ -32,7 +33,8 @@ const SMALL_FRAMES_BYTES: usize = 8 << 10;
 /// What a request was, as far as its answer depends on it.
 pub(super) enum Asked {
     Produce,
-    /// A fetch is tried without waiting, holding memory for what it may read. If there is nothing, it waits without memory.
+    /// A fetch is tried without waiting, holding memory for what it may read. If there is nothing, it waits without
+    /// memory.
     Fetch {
         fetch: Fetch,
         waits: bool,

@@ -1,8 +1,8 @@
 //! The UDP sockets of all cores: one port, one socket each, bound together and closed together.
 //!
-//! The order of binding is the index that the steering filter answers with, and closing one socket of the group would give its
-//! index to the last one for good. So the main thread binds all of them before anything is served, and keeps a duplicate of each
-//! until the process ends: a core that dies cannot shift the others.
+//! The order of binding is the index that the steering filter answers with, and closing one socket of the group would
+//! give its index to the last one for good. So the main thread binds all of them before anything is served, and keeps a
+//! duplicate of each until the process ends: a core that dies cannot shift the others.
 
 use std::{
     io,
@@ -16,8 +16,8 @@ use thiserror::Error;
 
 use super::steering::attach_filter;
 
-/// What we ask for as the send and the receive buffer of each socket. Bulk transfer over loopback overruns the kernel's defaults
-/// (212 KiB) and loses packets.
+/// What we ask for as the send and the receive buffer of each socket. Bulk transfer over loopback overruns the kernel's
+/// defaults (212 KiB) and loses packets.
 const SOCKET_BUFFER_BYTES: usize = 8 << 20;
 
 /// Why the port could not be opened.
@@ -56,8 +56,8 @@ pub enum BindError {
 pub enum Steering {
     /// By connection ID: the normal way.
     ByConnectionId,
-    /// By a hash of the addresses, as a kernel without the filter does: every misdirected datagram is passed on by the core it
-    /// arrives on. For tests of that fallback.
+    /// By a hash of the addresses, as a kernel without the filter does: every misdirected datagram is passed on by the
+    /// core it arrives on. For tests of that fallback.
     ByAddressHash,
 }
 
@@ -87,7 +87,8 @@ impl ServerSockets {
         if !(1..=CORES_MAX).contains(&cores) {
             return Err(BindError::Cores { cores });
         }
-        // Alone first: with SO_REUSEPORT we would join another server's group without noticing, and take half its packets.
+        // Alone first: with SO_REUSEPORT we would join another server's group without noticing, and take half its
+        // packets.
         let alone = bind_one(listen, Sharing::Alone)?;
         let address = alone.local_addr().map_err(|reason| BindError::Refused { address: listen, reason })?;
         let sockets = if cores == 1 {

@@ -1,8 +1,8 @@
 //! The packet arrives where the partition lives: one byte of the QUIC destination connection ID names the core.
 //!
 //! The rule exists twice, as a program for the kernel, which picks the socket of a group that shares one port, and in
-//! [`core_of_datagram`], for what arrives on the wrong core all the same. [`CoreCids`] keeps the core in every ID that the server
-//! gives out; the client chooses its first one (see [`crate::steering`]).
+//! [`core_of_datagram`], for what arrives on the wrong core all the same. [`CoreCids`] keeps the core in every ID that
+//! the server gives out; the client chooses its first one (see [`crate::steering`]).
 
 use std::{
     hash::{DefaultHasher, Hasher},
@@ -24,8 +24,8 @@ const CID_PROOF_BYTES: usize = 4;
 const _: () = assert!(CORES_MAX <= 256, "the core is read from one byte");
 const _: () = assert!(CID_BYTES > CID_PROOF_BYTES + 1, "a connection ID must have random bytes");
 
-/// Makes the kernel pick the socket of a datagram by its connection ID. Attached once, to any socket of the group, after all of
-/// them are bound: the program's result is an index in the order of binding. Needs no privilege.
+/// Makes the kernel pick the socket of a datagram by its connection ID. Attached once, to any socket of the group,
+/// after all of them are bound: the program's result is an index in the order of binding. Needs no privilege.
 ///
 /// Errors: those of the operating system.
 pub(super) fn attach_filter(group: &impl AsFd, cores: usize) -> io::Result<()> {
@@ -46,8 +46,9 @@ pub(super) fn attach_filter(group: &impl AsFd, cores: usize) -> io::Result<()> {
 
 /// Makes connection IDs whose first byte names a core, and recognises them.
 ///
-/// An ID is the steering byte, random bytes, and a proof: a keyed hash of both. All cores share the keys of stateless resets,
-/// so a packet with a forged or a foreign ID must not be answered with a reset: it might be a valid one for somebody's connection.
+/// An ID is the steering byte, random bytes, and a proof: a keyed hash of both. All cores share the keys of stateless
+/// resets, so a packet with a forged or a foreign ID must not be answered with a reset: it might be a valid one for
+/// somebody's connection.
 #[derive(Clone)]
 pub(super) struct CoreCids {
     pub core: CoreId,
@@ -57,8 +58,8 @@ pub(super) struct CoreCids {
 
 impl CoreCids {
     fn proof(&self, open: &[u8]) -> [u8; CID_PROOF_BYTES] {
-        // SipHash over a secret prefix and a text of fixed length. 32 bits stop blind forgery at line rate: one packet in four
-        // billion draws a reset, which is then of no use.
+        // SipHash over a secret prefix and a text of fixed length. 32 bits stop blind forgery at line rate: one packet
+        // in four billion draws a reset, which is then of no use.
         let mut hasher = DefaultHasher::new();
         hasher.write(&self.key);
         hasher.write(open);

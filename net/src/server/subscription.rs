@@ -1,7 +1,7 @@
 //! A subscription: fetches that the server asks itself, one after the other, on a stream of its own.
 //!
-//! A frame is written before the next is read from the log, so the stream's window is the back-pressure, and a consumer that
-//! does not read holds one frame and nothing else.
+//! A frame is written before the next is read from the log, so the stream's window is the back-pressure, and a consumer
+//! that does not read holds one frame and nothing else.
 
 use std::{pin::pin, rc::Rc, task::Poll, time::Duration};
 
@@ -25,7 +25,8 @@ use super::{
 };
 use crate::wire::{Api, code::WireError, reply::encode_fetched_head};
 
-/// The shortest silence that a subscriber may ask for: each ends with a frame, and frames without records cost both sides.
+/// The shortest silence that a subscriber may ask for: each ends with a frame, and frames without records cost both
+/// sides.
 const SILENCE_MIN: Duration = Duration::from_millis(100);
 
 /// Bytes of one frame: enough for full speed, and what a consumer that stops reading holds of the core's memory.

@@ -1,4 +1,5 @@
-//! The simulated drive: operations take time, complete out of order, fail, and forget at a loss of power what was not synced.
+//! The simulated drive: operations take time, complete out of order, fail, and forget at a loss of power what was not
+//! synced.
 //!
 //! An operation runs its course once it was submitted, whether or not anybody waits for it, as in a kernel.
 

@@ -20,7 +20,8 @@ use super::{
     random::{SimRandom, mix},
 };
 
-/// What one poll of a task costs in virtual time. Without it, a task that yields until some time has come would never see it.
+/// What one poll of a task costs in virtual time. Without it, a task that yields until some time has come would never
+/// see it.
 const STEP_COST: Duration = Duration::from_micros(1);
 
 /// The streams of chance of one seed.
@@ -32,7 +33,8 @@ pub(super) enum Stream {
     Runtime = 4,
 }
 
-/// Tasks that were woken and not looked at yet. Behind a lock only because a `Waker` must be `Send`; there is one thread.
+/// Tasks that were woken and not looked at yet. Behind a lock only because a `Waker` must be `Send`; there is one
+/// thread.
 type Woken = Arc<Mutex<Vec<u64>>>;
 
 struct TaskWaker {
@@ -182,7 +184,8 @@ impl World {
         }
     }
 
-    /// Does one thing: polls a ready task, or lets the time pass until the next event. `false` if there is nothing to do.
+    /// Does one thing: polls a ready task, or lets the time pass until the next event. `false` if there is nothing to
+    /// do.
     pub(super) fn step(self: &Rc<Self>) -> bool {
         self.collect_woken();
         let ready = self.ready.borrow().len() as u64;

@@ -14,7 +14,8 @@ pub enum FaultKind {
     BitFlip,
     /// A write fails with EIO; each of its sectors is old or new.
     WriteError,
-    /// A sync fails with EIO once; what it should have made durable stays in danger though later syncs succeed (fsyncgate).
+    /// A sync fails with EIO once; what it should have made durable stays in danger though later syncs succeed
+    /// (fsyncgate).
     SyncError,
     /// A read fails with EIO.
     ReadError,
@@ -62,7 +63,8 @@ impl FaultKind {
 pub struct FaultRates([u32; FaultKind::COUNT]);
 
 impl FaultRates {
-    /// Nothing ever goes wrong, except that a loss of power (which the test calls for) keeps nothing that was not synced.
+    /// Nothing ever goes wrong, except that a loss of power (which the test calls for) keeps nothing that was not
+    /// synced.
     pub fn none() -> Self {
         FaultRates::default()
     }

@@ -1,5 +1,5 @@
-//! The content of one simulated file: what reads see, what a loss of power cannot take, and what lies between the two, sector
-//! by sector.
+//! The content of one simulated file: what reads see, what a loss of power cannot take, and what lies between the two,
+//! sector by sector.
 
 use std::{collections::BTreeMap, rc::Rc};
 
@@ -65,7 +65,8 @@ struct Dirty {
     version: [u64; SECTORS],
     /// The write has completed: the next sync covers it.
     completed: [bool; SECTORS],
-    /// A change of length did it, not a write: file systems keep a journal of those, so it is lost with the length or not at all.
+    /// A change of length did it, not a write: file systems keep a journal of those, so it is lost with the length or
+    /// not at all.
     journaled: [bool; SECTORS],
 }
 
@@ -109,7 +110,7 @@ impl Inode {
     pub(super) fn write(&mut self, position: u64, bytes: &[u8], version: u64) {
         for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
             let (page, sector) = place(position + (index * SECTOR) as u64);
-            let content: &[u8; SECTOR] = chunk.try_into().expect("a whole sector"); // why: chunks_exact gives only whole ones
+            let content: &[u8; SECTOR] = chunk.try_into().expect("a whole sector"); // why: chunks_exact
             self.visible.set_sector(page, sector, content);
             self.touch(page, sector, version).completed[sector] = false;
         }
@@ -190,8 +191,8 @@ impl Inode {
         self.durable_len = point.len;
     }
 
-    /// A sync fails: about half of what it should have covered falls out of the drive's cache, and no later sync brings it back,
-    /// though it succeeds.
+    /// A sync fails: about half of what it should have covered falls out of the drive's cache, and no later sync brings
+    /// it back, though it succeeds.
     pub(super) fn fail_sync(&mut self, random: &mut SimRandom) {
         for (page, dirty) in &mut self.dirty {
             for sector in 0..SECTORS {

@@ -1,8 +1,9 @@
-//! The simulated world: all cores of a server in one thread, with a seeded scheduler, virtual time, and a disk that forgets, tears
-//! and fails as real ones do. The same seed gives the same run, step by step, which [`Sim::trace_hash`] proves.
+//! The simulated world: all cores of a server in one thread, with a seeded scheduler, virtual time, and a disk that
+//! forgets, tears and fails as real ones do. The same seed gives the same run, step by step, which [`Sim::trace_hash`]
+//! proves.
 //!
-//! Which ready task runs next, how long the disk takes, what a loss of power leaves and what goes wrong when are drawn from
-//! separate streams of the seed, so that a change to one does not shuffle all others.
+//! Which ready task runs next, how long the disk takes, what a loss of power leaves and what goes wrong when are drawn
+//! from separate streams of the seed, so that a change to one does not shuffle all others.
 
 mod disk;
 mod executor;

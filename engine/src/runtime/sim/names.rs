@@ -18,7 +18,8 @@ pub(super) enum Node {
     Dir(Rc<RefCell<Dir>>),
 }
 
-/// One change of names, which a loss of power undoes as a whole or not at all: file systems with a journal promise as much.
+/// One change of names, which a loss of power undoes as a whole or not at all: file systems with a journal promise as
+/// much.
 #[derive(Clone)]
 enum Change {
     Link(OsString, Node),
@@ -62,8 +63,8 @@ impl Dir {
         self.seen.iter()
     }
 
-    /// The power is lost: each change since the last sync is kept or undone, in one of two ways by which journals fail us:
-    /// a prefix of the changes is kept, or any of them. Returns how many were undone.
+    /// The power is lost: each change since the last sync is kept or undone, in one of two ways by which journals fail
+    /// us: a prefix of the changes is kept, or any of them. Returns how many were undone.
     pub(super) fn lose_power(&mut self, rate: u32, random: &mut SimRandom) -> u64 {
         let mut names = std::mem::take(&mut self.durable);
         let prefix = random.happens(5_000);

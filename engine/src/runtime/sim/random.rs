@@ -1,5 +1,5 @@
-//! The simulation's chance: xoshiro256** (Blackman and Vigna, 2018), seeded through splitmix64. Ours, so that a seed means the
-//! same run for ever, whatever a dependency does.
+//! The simulation's chance: xoshiro256** (Blackman and Vigna, 2018), seeded through splitmix64. Ours, so that a seed
+//! means the same run for ever, whatever a dependency does.
 
 use std::ops::Range;
 
