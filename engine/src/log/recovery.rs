@@ -123,8 +123,8 @@ async fn finish<R: Runtime>(
     if let (Some(file), None) = (file, &found.damage) {
         let fault = |operation, error| LogFault::from_io(operation, &last.path, &error);
         if found.torn {
-            let (file, position) = (last.path.display(), found.cut_position);
-            tracing::info!(%file, position, "case B: a torn tail is cut off");
+            let (path, position) = (last.path.display(), found.cut_position);
+            tracing::info!(%path, position, "case B: a torn tail is cut off");
             file.truncate(found.cut_position).await.map_err(|e| fault("truncating", e))?;
         }
         file.fdatasync().await.map_err(|e| fault("fdatasync", e))?;
