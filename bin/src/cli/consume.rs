@@ -11,8 +11,9 @@ use pyralog_net::client::{FetchOptions, LogId, Offset, OffsetAt, PartitionId, Py
 
 use super::{
     Fault, Outcome,
+    cutting::UNENDED_HEADER,
     format::{Output, Shown, parse_output, print},
-    produce::{Delimiter, UNENDED_HEADER, delimiter},
+    produce::{Delimiter, delimiter},
 };
 
 /// How much is asked for at once.
@@ -42,7 +43,8 @@ pub struct ConsumeArgs {
     /// %p partition, %t timestamp in ms, %%, \n, \t.
     #[arg(long, default_value = "value", value_parser = parse_output)]
     output: Output,
-    /// What to print after each value, with `--output value`; \n \t \r \0 and \\ are understood.
+    /// What to print after each value, with `--output value`; \n \t \r \0 and \\ are understood. Nothing after the last
+    /// one if it ended an input of `produce` that had no delimiter there either.
     #[arg(long, default_value = "\\n", value_parser = delimiter)]
     delimiter: Delimiter,
 }

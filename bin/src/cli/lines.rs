@@ -44,6 +44,8 @@ pub struct Lines<R> {
     searched: usize,
     is_over: bool,
     count: u64,
+    /// What stopped the cutting after records that had to be handed on first.
+    failure: Option<LinesError>,
 }
 
 impl<R: Read> Lines<R> {
@@ -52,33 +54,49 @@ impl<R: Read> Lines<R> {
         assert!(!delimiter.is_empty(), "records would never end");
         let buffer = BytesMut::with_capacity(BLOCK_BYTES);
         let delimiter = delimiter.to_vec();
-        Lines { input, delimiter, limit_bytes, buffer, searched: 0, is_over: false, count: 0 }
+        Lines { input, delimiter, limit_bytes, buffer, searched: 0, is_over: false, count: 0, failure: None }
     }
 
-    /// The next record; `None` at the end.
-    pub fn next_line(&mut self) -> Result<Option<Line>, LinesError> {
-        loop {
-            if let Some(at) = find(&self.buffer[self.searched..], &self.delimiter) {
-                let mut bytes = self.buffer.split_to(self.searched + at + self.delimiter.len());
-                bytes.truncate(self.searched + at);
-                self.searched = 0;
-                return self.line(bytes.freeze(), true).map(Some);
-            }
-            // A delimiter may be cut in two by the end of the buffer.
-            self.searched = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
-            if self.is_over {
-                if self.buffer.is_empty() {
-                    return Ok(None);
-                }
-                let bytes = self.buffer.split().freeze();
-                self.searched = 0;
-                return self.line(bytes, false).map(Some);
-            }
-            if self.searched > self.limit_bytes {
-                return Err(LinesError::TooLong { number: self.count + 1, limit_bytes: self.limit_bytes });
-            }
-            self.read_block()?;
+    /// The records that are there, at least one, waiting for a read only if there is none; none at the end. So a slow
+    /// input's records are handed on as they come.
+    pub fn next_lines(&mut self) -> Result<Vec<Line>, LinesError> {
+        if let Some(failure) = self.failure.take() {
+            return Err(failure);
         }
+        let mut lines = Vec::new();
+        loop {
+            match self.cut() {
+                Ok(Some(line)) => lines.push(line),
+                Ok(None) if lines.is_empty() && !self.is_over => self.read_block()?,
+                Ok(None) => return Ok(lines),
+                Err(failure) if lines.is_empty() => return Err(failure),
+                Err(failure) => {
+                    self.failure = Some(failure);
+                    return Ok(lines);
+                }
+            }
+        }
+    }
+
+    /// The next record, if all of it was read.
+    fn cut(&mut self) -> Result<Option<Line>, LinesError> {
+        if let Some(at) = find(&self.buffer[self.searched..], &self.delimiter) {
+            let mut bytes = self.buffer.split_to(self.searched + at + self.delimiter.len());
+            bytes.truncate(self.searched + at);
+            self.searched = 0;
+            return self.line(bytes.freeze(), true).map(Some);
+        }
+        // A delimiter may be cut in two by the end of the buffer.
+        self.searched = self.buffer.len().saturating_sub(self.delimiter.len() - 1);
+        if self.is_over && !self.buffer.is_empty() {
+            self.searched = 0;
+            let rest = self.buffer.split().freeze();
+            return self.line(rest, false).map(Some);
+        }
+        if self.searched > self.limit_bytes {
+            return Err(LinesError::TooLong { number: self.count + 1, limit_bytes: self.limit_bytes });
+        }
+        Ok(None)
     }
 
     fn line(&mut self, bytes: Bytes, is_ended: bool) -> Result<Line, LinesError> {
@@ -130,10 +148,13 @@ mod tests {
     fn cut(input: &[u8], delimiter: &[u8], step: usize) -> Vec<(Vec<u8>, bool)> {
         let mut lines = Lines::new(Drops(input, step), delimiter, 100);
         let mut all = Vec::new();
-        while let Some(line) = lines.next_line().unwrap() {
-            all.push((line.bytes.to_vec(), line.is_ended));
+        loop {
+            let some = lines.next_lines().unwrap();
+            if some.is_empty() {
+                return all;
+            }
+            all.extend(some.into_iter().map(|line| (line.bytes.to_vec(), line.is_ended)));
         }
-        all
     }
 
     #[test]
@@ -165,15 +186,24 @@ mod tests {
     fn a_record_at_the_limit_passes_and_one_byte_more_is_named() {
         let input = [[b'x'; 100].as_slice(), b"\n", &[b'y'; 101], b"\n"].concat();
         let mut lines = Lines::new(&input[..], b"\n", 100);
-        assert_eq!(lines.next_line().unwrap().unwrap().bytes.len(), 100);
-        let message = lines.next_line().unwrap_err().to_string();
+        let before: Vec<_> = lines.next_lines().unwrap().into_iter().map(|line| line.bytes.len()).collect();
+        assert_eq!(before, [100]);
+        let message = lines.next_lines().unwrap_err().to_string();
         assert_eq!(message, "record 2 has more than 100 bytes, the most a record may have");
+    }
+
+    #[test]
+    fn what_is_there_is_handed_on_before_more_is_read() {
+        let mut lines = Lines::new(Drops(b"a\nb\nc", 4), b"\n", 100);
+        assert_eq!(lines.next_lines().unwrap().len(), 2);
+        assert_eq!(lines.next_lines().unwrap().len(), 1);
+        assert!(lines.next_lines().unwrap().is_empty());
     }
 
     #[test]
     fn an_endless_line_is_refused_before_it_fills_the_memory() {
         let mut lines = Lines::new(io::repeat(b'x'), b"\n", 1 << 20);
-        assert!(matches!(lines.next_line(), Err(LinesError::TooLong { number: 1, .. })));
+        assert!(matches!(lines.next_lines(), Err(LinesError::TooLong { number: 1, .. })));
         assert!(lines.buffer.len() <= (1 << 20) + 2 * BLOCK_BYTES);
     }
 }

@@ -2,6 +2,7 @@
 
 mod config;
 mod consume;
+mod cutting;
 mod fault;
 mod format;
 mod limits;

@@ -6,41 +6,27 @@
 
 use std::{
     collections::BTreeMap,
-    fs::File,
-    io::{self, IsTerminal, Read},
+    io::{self, IsTerminal},
     path::PathBuf,
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pyralog_engine::{
-    limits::RECORD_BYTES_MAX,
-    record::{BatchBuilder, BatchError, Codec},
-    shard::request::Appended,
-};
-use pyralog_net::client::{self, AckLevel, LogId, PartitionHandle, PartitionId, PyralogClient, partition_of_key};
+use pyralog_engine::{record::Codec, shard::request::Appended};
+use pyralog_net::client::{self, AckLevel, LogId, PartitionHandle, PartitionId, PyralogClient};
 use serde_json::json;
 use tokio::sync::mpsc;
 
 use super::{
     Fault, Outcome,
+    cutting::{self, Built, Gatherer},
     format::parse_delimiter,
-    lines::{Line, Lines},
     log::count,
 };
-
-/// The header of a record that was the last of an input and had no delimiter after it. `consume` leaves the delimiter
-/// out too when such a record is the last that it prints, so that a file without a final newline comes back as it was.
-pub const UNENDED_HEADER: &str = "dlog.unended";
-
-/// Bytes at which a batch is sent. Large enough that the server's cost per request vanishes, small enough that several
-/// are in flight and the first is written while the next is built.
-const BATCH_BYTES: usize = 256 << 10;
 
 /// Batches built ahead of sending, and batches in flight: 2 and 4 MiB.
 const BUILT_AHEAD: usize = 8;
@@ -108,8 +94,10 @@ pub async fn run(client: &PyralogClient, args: &ProduceArgs, json: bool) -> Outc
         return Err(Fault::new(format!("log `{}` has partitions 0 to {last}, not {sticky}", log.name)));
     }
     let read_bytes = Arc::new(AtomicU64::new(0));
-    let builder = Cutter {
-        delimiter: args.delimiter.0.clone(),
+    let inputs = if args.files.is_empty() { vec![PathBuf::from("-")] } else { args.files.clone() };
+    let progress = Progress::new(&inputs, Arc::clone(&read_bytes));
+    let lines = cutting::read(inputs, args.delimiter.0.clone(), Arc::clone(&read_bytes));
+    let gatherer = Gatherer {
         key_delimiter: args.key_delimiter.clone().map(|delimiter| delimiter.0),
         codec: args.compression.into(),
         partitions: log.partitions,
@@ -117,142 +105,22 @@ pub async fn run(client: &PyralogClient, args: &ProduceArgs, json: bool) -> Outc
         sticky,
         building: BTreeMap::new(),
     };
-    let inputs = if args.files.is_empty() { vec![PathBuf::from("-")] } else { args.files.clone() };
-    let progress = Progress::new(&inputs, Arc::clone(&read_bytes));
     let (sender, receiver) = mpsc::channel(BUILT_AHEAD);
-    let reader = std::thread::spawn({
-        let read_bytes = Arc::clone(&read_bytes);
-        move || builder.cut_all(&inputs, &read_bytes, &sender)
-    });
+    let gathering = std::thread::spawn(move || gatherer.gather(&lines, &sender));
     let mut sending = Sending::new(client.clone(), args.log.clone(), args.ack);
     let sent = sending.send_all(receiver, &progress).await;
     progress.finish();
-    // The channel is closed by now, so the reader ends at its next batch.
-    let read = reader.join().unwrap_or_else(|_| Err(Fault::new("reading the input failed")));
+    // Nobody takes batches any more, so it has ended or does so at once; the thread that reads may wait for its input
+    // for ever.
+    let gathered = gathering.join().unwrap_or_else(|_| Err(Fault::new("building batches failed")));
     sending.summary(json, read_bytes.load(Relaxed));
-    sent.and(read)
+    sent.and(gathered)
 }
 
 /// A number that differs from run to run.
 fn any_number() -> u32 {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     now.subsec_nanos().wrapping_mul(0x9e37_79b9).rotate_left(16) ^ std::process::id()
-}
-
-/// A batch on its way from the reader to the sender.
-struct Built {
-    partition: PartitionId,
-    batch: Bytes,
-}
-
-/// Cuts inputs into records and gathers them into batches.
-struct Cutter {
-    delimiter: Vec<u8>,
-    key_delimiter: Option<Vec<u8>>,
-    codec: Codec,
-    partitions: u32,
-    /// Where all records go, if the user said so.
-    fixed: Option<PartitionId>,
-    /// Where records without a key go.
-    sticky: PartitionId,
-    building: BTreeMap<PartitionId, BatchBuilder>,
-}
-
-impl Cutter {
-    fn cut_all(mut self, inputs: &[PathBuf], read_bytes: &AtomicU64, out: &mpsc::Sender<Built>) -> Outcome {
-        for path in inputs {
-            let named = |error: &dyn std::fmt::Display| Fault::new(format!("{}: {error}", path.display()));
-            let input: Box<dyn Read> = match path.as_os_str() == "-" {
-                true => Box::new(io::stdin().lock()),
-                false => Box::new(File::open(path).map_err(|error| named(&error))?),
-            };
-            let counted = Counted { input, read_bytes };
-            let mut lines = Lines::new(counted, &self.delimiter, RECORD_BYTES_MAX);
-            loop {
-                let line = match lines.next_line() {
-                    Ok(Some(line)) => line,
-                    Ok(None) => break,
-                    Err(error) => {
-                        // What came before is good and is sent.
-                        self.send_all(out)?;
-                        return Err(named(&error));
-                    }
-                };
-                let (key, value) = self.split(&line);
-                if !self.push(key.as_deref(), &value, line.is_ended, out).map_err(|error| named(&error))? {
-                    return Ok(());
-                }
-            }
-        }
-        self.send_all(out)
-    }
-
-    fn split(&self, line: &Line) -> (Option<Bytes>, Bytes) {
-        let Some(delimiter) = &self.key_delimiter else { return (None, line.bytes.clone()) };
-        match memchr::memmem::find(&line.bytes, delimiter) {
-            Some(at) => (Some(line.bytes.slice(..at)), line.bytes.slice(at + delimiter.len()..)),
-            None => (None, line.bytes.clone()),
-        }
-    }
-
-    /// Adds a record; `false` when nobody takes batches any more.
-    fn push(
-        &mut self,
-        key: Option<&[u8]>,
-        value: &[u8],
-        is_ended: bool,
-        out: &mpsc::Sender<Built>,
-    ) -> Result<bool, BatchError> {
-        let keyed = key.map(|key| partition_of_key(key, self.partitions));
-        let partition = self.fixed.or(keyed).unwrap_or(self.sticky);
-        let codec = self.codec;
-        let builder = self.building.entry(partition).or_insert_with(|| BatchBuilder::with_capacity(codec, BATCH_BYTES));
-        let headers = [(Bytes::from_static(UNENDED_HEADER.as_bytes()), Bytes::new())];
-        let headers = if is_ended { &[][..] } else { &headers[..] };
-        if !builder.is_empty() && builder.len_bytes() + value.len() > BATCH_BYTES && !send(partition, builder, out)? {
-            return Ok(false);
-        }
-        match builder.push(key, value, headers, now_ms()) {
-            Err(BatchError::BatchFull) => {
-                let taken = send(partition, builder, out)?;
-                builder.push(key, value, headers, now_ms())?;
-                Ok(taken)
-            }
-            outcome => outcome.map(|()| true),
-        }
-    }
-
-    fn send_all(&mut self, out: &mpsc::Sender<Built>) -> Outcome {
-        for (partition, builder) in &mut self.building {
-            if !builder.is_empty() {
-                send(*partition, builder, out).map_err(Fault::new)?;
-            }
-        }
-        Ok(())
-    }
-}
-
-fn send(partition: PartitionId, builder: &mut BatchBuilder, out: &mpsc::Sender<Built>) -> Result<bool, BatchError> {
-    let batch = builder.finish()?;
-    Ok(out.blocking_send(Built { partition, batch }).is_ok())
-}
-
-fn now_ms() -> i64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_millis() as i64)
-}
-
-/// An input that tells how much was read of it.
-struct Counted<'a> {
-    input: Box<dyn Read>,
-    read_bytes: &'a AtomicU64,
-}
-
-impl Read for Counted<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        let read = self.input.read(buffer)?;
-        self.read_bytes.fetch_add(read as u64, Relaxed);
-        Ok(read)
-    }
 }
 
 /// Sends batches, and remembers what became of them.

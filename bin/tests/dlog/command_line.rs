@@ -2,7 +2,7 @@
 
 use std::{
     fs,
-    io::{BufRead, BufReader, Read},
+    io::{BufRead, BufReader, Read, Write},
     process::Stdio,
 };
 
@@ -140,6 +140,44 @@ fn following_shows_records_as_they_come_and_ends_with_its_reader() {
     let counted = server.command(&["consume", "a", "--follow", "-n", "4"]).output().unwrap();
     assert_eq!(counted.stdout.iter().filter(|byte| **byte == b'\n').count(), 4);
     server.stop();
+}
+
+#[test]
+fn lines_are_sent_as_they_come_also_when_the_input_stays_open() {
+    let data = scratch();
+    let server = Server::start(&data.path().join("data"), &[]);
+    server.run(&["log", "create", "a"]);
+    let mut producing = server.command(&["produce", "a"]).stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = producing.stdin.take().unwrap();
+    let mut following = server.command(&["consume", "a", "--follow"]).stdout(Stdio::piped()).spawn().unwrap();
+    let mut shown = BufReader::new(following.stdout.take().unwrap());
+    for round in 0..3 {
+        writeln!(input, "round {round}").unwrap();
+        let mut line = String::new();
+        shown.read_line(&mut line).unwrap();
+        assert_eq!(line, format!("round {round}\n"));
+    }
+    drop(input);
+    assert!(crate::support::wait(&mut producing).success());
+    following.kill().unwrap();
+    following.wait().unwrap();
+    server.stop();
+}
+
+#[test]
+fn a_producer_whose_server_dies_ends_though_its_input_stays_open() {
+    let data = scratch();
+    let server = Server::start(&data.path().join("data"), &[]);
+    server.run(&["log", "create", "a"]);
+    let mut producing = server.command(&["produce", "a", "--timeout", "2"]);
+    let mut producing = producing.stdin(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut input = producing.stdin.take().unwrap();
+    input.write_all(b"before\n").unwrap();
+    let seen = server.command(&["consume", "a", "--follow", "-n", "1"]).output().unwrap();
+    assert_eq!(seen.stdout, b"before\n");
+    server.kill();
+    input.write_all(b"after\n").unwrap();
+    assert_eq!(crate::support::wait(&mut producing).code(), Some(1));
 }
 
 #[test]
