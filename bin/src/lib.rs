@@ -21,3 +21,8 @@ pub mod prelude {
     pub use bytes::Bytes;
     pub use pyralog_net::client::{BatchAck, Error, LogId, Offset, PartitionId, PyralogClient, Record, Result};
 }
+
+/// The README's example compiles.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub struct Readme;
