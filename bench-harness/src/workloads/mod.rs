@@ -1,4 +1,4 @@
-//! What one connection does: [`write`], [`read`], and [`readback`] for the judge.
+//! What one connection does: [`mod@write`], [`read`], and [`readback`] for the judge.
 
 use std::{
     cell::{Cell, RefCell},

@@ -27,7 +27,7 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 #[derive(Clone, Debug, Error)]
 #[non_exhaustive]
 pub enum Error {
-    /// The server refused the request; see [`Error::code`] and [`Error::details`].
+    /// The server refused the request; see [`Error::code`] and [`Error::detail`].
     #[error(transparent)]
     Server(Box<WireError>),
     /// Whether the write was stored is not known: the connection or the server failed before it was acknowledged.

@@ -1,8 +1,9 @@
 //! The packet arrives where the partition lives: one byte of the QUIC destination connection ID names the core.
 //!
 //! The rule exists twice, as a program for the kernel, which picks the socket of a group that shares one port, and in
-//! [`core_of_datagram`], for what arrives on the wrong core all the same. [`CoreCids`] keeps the core in every ID that
-//! the server gives out; the client chooses its first one (see [`crate::steering`]).
+//! [`core_of_datagram`](crate::steering::core_of_datagram), for what arrives on the wrong core all the same.
+//! [`CoreCids`] keeps the core in every ID that the server gives out; the client chooses its first one (see
+//! [`crate::steering`]).
 
 use std::{
     hash::{DefaultHasher, Hasher},
