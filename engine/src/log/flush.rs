@@ -15,6 +15,7 @@ use super::{
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, File, OpenMode, Runtime},
+    testing::bug::{PlantedBug, planted},
     types::Offset,
 };
 
@@ -44,7 +45,9 @@ impl<R: Runtime> Log<R> {
         });
         // All of them are awaited, also after a failure: the device must be done with the buffers.
         for outcome in join_all(writes).await {
-            outcome.map_err(|error| LogFault::failed("writing", &segment.path, &error))?;
+            if !planted(PlantedBug::IgnoreWriteError) {
+                outcome.map_err(|error| LogFault::failed("writing", &segment.path, &error))?;
+            }
         }
         self.tail.borrow_mut().mark_written(groups.len());
         Ok(Some(end_offset))
@@ -67,6 +70,9 @@ impl<R: Runtime> Log<R> {
 
     async fn sync_file(&self, segment: &Segment<R>, file: &R::File) -> Result<(), LogFault> {
         self.context.metrics.disk_syncs.add(1);
+        if planted(PlantedBug::SkipFsync) || (planted(PlantedBug::RetryFailedSync) && file.fdatasync().await.is_err()) {
+            return Ok(());
+        }
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))
     }
 
@@ -83,7 +89,10 @@ impl<R: Runtime> Log<R> {
 
     async fn seal_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>, file: &R::File) -> Result<(), LogFault> {
         self.preparation_over().await;
-        let end_position = segment.end_position.get();
+        let mut end_position = segment.end_position.get();
+        if planted(PlantedBug::OffByOneAtRoll) {
+            end_position -= u64::from(segment.header.block_bytes);
+        }
         let cut = file.truncate(end_position).await;
         cut.map_err(|error| LogFault::from_io("truncating", &segment.path, &error))?;
         segment.prepared_end.set(end_position);
@@ -131,7 +140,9 @@ pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>
     let written = file.write_at(0, Rc::new(block)).await;
     written.map_err(|error| fault("writing the header of", error))?;
     file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
-    if let Some(dir) = segment.path.parent() {
+    if let Some(dir) = segment.path.parent()
+        && !planted(PlantedBug::ForgetDirSync)
+    {
         runtime.sync_dir(dir).await.map_err(|error| fault("syncing the directory of", error))?;
     }
     segment.prepared_end.set(SEGMENT_HEADER_BYTES);

@@ -6,7 +6,12 @@
 use std::{rc::Rc, time::Duration};
 
 use super::{owned::Owned, wait_at_most};
-use crate::{log::LogFault, runtime::Runtime, types::AckLevel};
+use crate::{
+    log::LogFault,
+    runtime::Runtime,
+    testing::bug::{PlantedBug, planted},
+    types::AckLevel,
+};
 
 /// How long a full drive is left alone before the next try.
 const FULL_RETRY: Duration = Duration::from_millis(500);
@@ -139,6 +144,9 @@ impl<R: Runtime> Owned<R> {
         self.count_unwritten(self.log.unwritten_bytes());
         if let Some(end) = end {
             self.state.borrow_mut().handle_written(end);
+            if planted(PlantedBug::AckBeforeSync) {
+                self.state.borrow_mut().handle_durable(end);
+            }
             self.carry_effects();
         }
         Ok(())
