@@ -2,7 +2,8 @@
 //! power goes out, the server starts again on another number of cores; in the end everything works, all is read, and
 //! the judge decides.
 //!
-//! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on.
+//! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on, and `PYRALOG_TRACE=1`
+//! prints what each life of the server came to.
 
 use std::{
     cell::{Cell, RefCell},
@@ -125,6 +126,11 @@ struct Report {
 fn run_seed(seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
     let plan = Plan::draw(&mut random);
+    if std::env::var("PYRALOG_TRACE").is_ok() {
+        let rates: Vec<_> =
+            FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
+        println!("rates {rates:?}, alignment {}, segments of {} bytes", plan.alignment, plan.segment_bytes);
+    }
     let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     let clients = Rc::new(Clients {
         history: RefCell::new(History::new()),
@@ -209,12 +215,24 @@ fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRandom) {
             sim.run_until(|| sim.now() >= grace, STEPS_MAX).unwrap();
         }
     }
+    let open = all_open();
+    let logs: Vec<_> = shards.borrow().iter().flatten().map(|shard| shard.catalog().logs().count()).collect();
     shards.borrow_mut().clear();
     let kill = random.happens(4_000);
     if kill {
         sim.kill(process);
     } else {
         sim.lose_power(process);
+    }
+    if std::env::var("PYRALOG_TRACE").is_ok() {
+        let end = if kill { "killed" } else { "power lost" };
+        let acked = clients.appends_acked.get();
+        println!(
+            "{cores} cores, open {open}, failed {:?}, logs {logs:?}, {acked} acked; {end} at {:?}",
+            failed.borrow(),
+            sim.now()
+        );
+        println!("  {}", sim.describe_disk());
     }
     let fault = if kill && !plan.drive_fails { Fault::Kill } else { Fault::PowerLoss };
     clients.history.borrow_mut().fault(fault);
@@ -402,7 +420,17 @@ fn try_seed(seed: u64) -> Result<Report, String> {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "a panic".to_owned())
     })?;
-    if report.violations.is_empty() { Ok(report) } else { Err(report.violations.join("\n  ")) }
+    if report.violations.is_empty() { Ok(report) } else { Err(shorten(&report.violations)) }
+}
+
+fn shorten(violations: &[String]) -> String {
+    const SHOWN: usize = 5;
+    let more = violations.len().saturating_sub(SHOWN);
+    let mut lines = violations[..violations.len() - more].join("\n  ");
+    if more > 0 {
+        lines += &format!("\n  and {more} more");
+    }
+    lines
 }
 
 fn number(name: &str) -> Option<u64> {
@@ -439,7 +467,7 @@ fn no_seed_breaks_a_promise() {
 }
 
 /// How many seeds a run has unless it is told otherwise: about a minute without optimisation, a few seconds with it.
-const SEEDS: u64 = if cfg!(debug_assertions) && cfg!(not(feature = "planted-bugs")) { 50 } else { 600 };
+const SEEDS: u64 = if cfg!(debug_assertions) && cfg!(not(feature = "planted-bugs")) { 40 } else { 600 };
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {

@@ -171,7 +171,7 @@ impl World {
     }
 
     pub(super) async fn sync(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>) -> io::Result<()> {
-        let point = inode.borrow().begin_sync();
+        let point = inode.borrow_mut().begin_sync();
         let inode = Rc::clone(inode);
         self.operation(SYNC_NANOS, move |world| {
             if world.fault(FaultKind::SyncError, Stream::Disk) {
@@ -288,6 +288,21 @@ impl World {
                 }
             }
         }
+    }
+
+    pub(super) fn describe_disk(&self) -> String {
+        fn describe(dir: &Rc<RefCell<Dir>>, path: &Path, into: &mut Vec<String>) {
+            for (name, node) in dir.borrow().nodes() {
+                let path = path.join(name);
+                match node {
+                    Node::Dir(inner) => describe(inner, &path, into),
+                    Node::File(inode) => into.push(format!("{} {}", path.display(), inode.borrow().len())),
+                }
+            }
+        }
+        let mut files = Vec::new();
+        describe(&self.disk.root, Path::new("/"), &mut files);
+        files.join(", ")
     }
 
     /// Turns over one bit of the file at `path`, durably. `false` if there is none.

@@ -78,10 +78,14 @@ pub(super) struct Inode {
     durable: Pages,
     durable_len: u64,
     dirty: BTreeMap<u64, Dirty>,
+    /// How many syncs began, and which of them was the newest to end well.
+    syncs_begun: u64,
+    newest_sync: u64,
 }
 
 /// What a sync will make durable: what was completed when it began.
 pub(super) struct SyncPoint {
+    number: u64,
     sectors: Vec<(u64, usize, u64, [u8; SECTOR])>,
     len: u64,
 }
@@ -164,7 +168,8 @@ impl Inode {
         }
     }
 
-    pub(super) fn begin_sync(&self) -> SyncPoint {
+    pub(super) fn begin_sync(&mut self) -> SyncPoint {
+        self.syncs_begun += 1;
         let mut sectors = Vec::new();
         for (page, dirty) in &self.dirty {
             for sector in 0..SECTORS {
@@ -173,10 +178,15 @@ impl Inode {
                 }
             }
         }
-        SyncPoint { sectors, len: self.visible_len }
+        SyncPoint { number: self.syncs_begun, sectors, len: self.visible_len }
     }
 
     pub(super) fn end_sync(&mut self, point: SyncPoint) {
+        // A sync that began later may end first; it covered this one.
+        if point.number < self.newest_sync {
+            return;
+        }
+        self.newest_sync = point.number;
         for (page, sector, version, content) in point.sectors {
             self.durable.set_sector(page, sector, &content);
             if let Some(dirty) = self.dirty.get_mut(&page) {
@@ -319,6 +329,19 @@ mod tests {
         assert_eq!(inode.lose_power((ALWAYS, 0, 0), &mut random()).lost, 0, "what is left was synced");
         let sectors = inode.read(0, PAGE).chunks(SECTOR).filter(|sector| **sector == [1; SECTOR]).count();
         assert!((1..8).contains(&sectors), "{sectors} of 8 sectors were lost");
+    }
+
+    #[test]
+    fn syncs_may_end_in_another_order_than_they_began() {
+        let mut inode = synced(1);
+        let first = inode.begin_sync();
+        inode.write(0, &[2; SECTOR], 2);
+        inode.complete(0, SECTOR, 2);
+        let second = inode.begin_sync();
+        inode.end_sync(second);
+        inode.end_sync(first);
+        inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
+        assert_eq!(inode.read(0, SECTOR), [2; SECTOR]);
     }
 
     #[test]

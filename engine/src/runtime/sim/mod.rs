@@ -170,6 +170,11 @@ impl Sim {
         self.world.flip_bit(path)
     }
 
+    /// The files of the disk as reads see them, with their lengths: for the eyes of whoever hunts a bug.
+    pub fn describe_disk(&self) -> String {
+        self.world.describe_disk()
+    }
+
     /// The virtual time.
     pub fn now(&self) -> Duration {
         self.world.now()

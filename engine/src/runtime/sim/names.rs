@@ -35,6 +35,8 @@ pub(super) struct Dir {
     /// From what is durable to what is seen, each with its number.
     changes: Vec<(u64, Change)>,
     next_change: u64,
+    /// The changes before this are durable.
+    synced_before: u64,
 }
 
 /// What a sync of a directory will make durable.
@@ -55,6 +57,11 @@ impl Dir {
     }
 
     pub(super) fn end_sync(&mut self, point: DirSyncPoint) {
+        // A sync that began later may end first; it covered this one.
+        if point.before < self.synced_before {
+            return;
+        }
+        self.synced_before = point.before;
         self.durable = point.names;
         self.changes.retain(|(number, _)| *number >= point.before);
     }
