@@ -2,8 +2,8 @@
 //! power goes out, the server starts again on another number of cores; in the end everything works, all is read, and
 //! the judge decides.
 //!
-//! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on, and `PYRALOG_TRACE=1`
-//! prints what each life of the server came to.
+//! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on, and
+//! `PYRALOG_TRACE=1` prints what each life of the server came to.
 
 use std::{
     cell::{Cell, RefCell},
