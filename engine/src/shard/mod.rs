@@ -2,7 +2,7 @@
 //! its log.
 //!
 //! A shard owns every partition that [`placement`] gives its core, with all their state, as plain data. What concerns
-//! another core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs ([`admin`]).
+//! another core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs (`admin`).
 
 mod admin;
 pub mod budget;
