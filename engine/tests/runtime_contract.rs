@@ -416,6 +416,43 @@ mod real {
         }
     }
 
+    /// A preempt timer that is up before the first task runs has glommio park with tasks in its queue. With one this
+    /// short that happens within these passes, and without a heartbeat one time is one too many.
+    #[test]
+    fn a_core_does_not_fall_asleep_while_its_tasks_wait_to_run() {
+        const PASSES: u64 = 20_000;
+        let scratch = scratch();
+        let options = LaunchOptions {
+            preempt_timer: Duration::from_micros(50),
+            heartbeat: Duration::from_secs(3600),
+            ..options(scratch.path())
+        };
+        let (done, finished) = mpsc::channel();
+        let cores = launch(&[0, 0], &options, {
+            let seats = std::sync::Arc::new(std::sync::Mutex::new(mesh::<u64>(2, CAPACITY)));
+            move |_: CoreId, runtime: GlommioRuntime| async move {
+                // Seat 0 to whoever comes first: 1 has its ring to 0 and the other way round.
+                let (seat, other) = {
+                    let mut seats = seats.lock().unwrap();
+                    let other = seats.len() % 2;
+                    (seats.remove(0), usize::from(other == 0))
+                };
+                let mesh = seat.connect(&runtime).await;
+                for pass in 0..PASSES {
+                    runtime.yield_now().await;
+                    to(&mesh, other).send(pass).await.unwrap();
+                    assert_eq!(from(&mesh, other).recv().await, Some(pass));
+                }
+                done.send(()).unwrap();
+            }
+        });
+        let cores = cores.unwrap();
+        for _ in 0..2 {
+            finished.recv_timeout(Duration::from_secs(60)).expect("a core sleeps");
+        }
+        join(cores);
+    }
+
     #[test]
     fn a_waker_works_from_a_thread_that_is_no_executor() {
         let (send, receive) = async_channel::bounded::<u64>(1);

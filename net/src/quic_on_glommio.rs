@@ -21,6 +21,7 @@ use std::{
 
 use bytes::Bytes;
 use glommio::timer::Timer;
+use pyralog_engine::runtime::Runtime as _;
 use pyralog_engine::{metrics::CoreMetrics, types::CoreId};
 use quinn::{AsyncTimer, AsyncUdpSocket, Runtime, UdpPoller, udp};
 use send_wrapper::SendWrapper;
@@ -61,7 +62,7 @@ impl Runtime for QuicRuntime {
     }
 
     fn spawn(&self, future: Pin<Box<dyn Future<Output = ()> + Send>>) {
-        glommio::spawn_local(future).detach();
+        CoreRuntime::on_this_executor().spawn(future);
     }
 
     fn wrap_udp_socket(&self, socket: std::net::UdpSocket) -> io::Result<Arc<dyn AsyncUdpSocket>> {
@@ -380,12 +381,11 @@ impl Outlet {
             return;
         }
         let outlet = Rc::clone(self);
-        glommio::spawn_local(async move {
+        CoreRuntime::on_this_executor().spawn(async move {
             Timer::new(SEND_RETRY).await;
             outlet.blocked.set(false);
             outlet.waiting.take().into_iter().for_each(Waker::wake);
-        })
-        .detach();
+        });
     }
 
     fn poll_open(&self, context: &mut Context<'_>) -> Poll<()> {

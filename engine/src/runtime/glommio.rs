@@ -1,9 +1,9 @@
 //! The real world: one pinned glommio executor per core, each with its own io_uring rings.
 //!
-//! This is the only file of the engine that names glommio. It works around what is known of glommio 0.9, each where it
-//! happens: the poll probe that misfires on fresh files, `connect` that sleeps through its wake-up, `statx` that goes
-//! by the file's first name, `send` that waits for ever when the receiver went away, blocking closures whose panic
-//! hangs the caller.
+//! Beside `vigil` the only file of the engine that names glommio. It works around what is known of glommio 0.9, each
+//! where it happens: the poll probe that misfires on fresh files, `connect` that sleeps through its wake-up, `statx`
+//! that goes by the file's first name, `send` that waits for ever when the receiver went away, blocking closures whose
+//! panic hangs the caller.
 
 use std::{
     io,
@@ -28,16 +28,16 @@ use send_wrapper::SendWrapper;
 use super::{
     Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime, directory,
     start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock},
+    vigil,
 };
 use crate::types::CoreId;
 
 /// How long a sender whose ring is full waits before it looks again. A ring of a thousand drains in about this time.
 const FULL_RING_PAUSE: Duration = Duration::from_micros(100);
 
-/// How often an executor wakes when nothing happens. A wake-up from another thread can get lost while an executor falls
-/// asleep (seen in a test that wakes a thousand times beside twenty other executors): then it waits for this long, not
-/// for ever.
-const HEARTBEAT: Duration = Duration::from_millis(10);
+/// The preempt timer until the vigil is kept. An executor whose timer is up before its first task runs never runs it;
+/// this one outlasts any pause of a thread.
+const PREEMPT_TIMER_AT_START: Duration = Duration::from_secs(10);
 
 /// How often an executor wakes while its rings are being connected.
 const CONNECT_TICK: Duration = Duration::from_millis(1);
@@ -54,6 +54,9 @@ pub struct LaunchOptions {
     /// How long a task may run before it is asked to yield. glommio's own default of 100 ms starves receiving while
     /// sending.
     pub preempt_timer: Duration,
+    /// How often an idle core wakes: how late a wake-up from a thread that is no executor may come, should it be one of
+    /// the few that can be slept through (see `vigil`). Each costs some 20 µs.
+    pub heartbeat: Duration,
     /// How long an idle core polls before it sleeps: saves some 50 µs per wake-up for a whole core's time. 0 by
     /// default.
     pub spin_before_park: Duration,
@@ -71,6 +74,7 @@ impl Default for LaunchOptions {
     fn default() -> Self {
         LaunchOptions {
             preempt_timer: Duration::from_millis(1),
+            heartbeat: Duration::from_millis(100),
             spin_before_park: Duration::ZERO,
             ring_depth: 256,
             io_memory_bytes: 10 << 20,
@@ -199,30 +203,43 @@ where
     let (report, ready) = mpsc::channel();
     let (go, told_to_go) = async_channel::bounded(1);
     let data_dirs = options.data_dirs.clone();
+    let LaunchOptions { preempt_timer, heartbeat, .. } = *options;
     let handle = LocalExecutorBuilder::new(Placement::Fixed(cpu))
         .name(&format!("core{core}"))
-        .preempt_timer(options.preempt_timer)
+        .preempt_timer(PREEMPT_TIMER_AT_START)
         .spin_before_park(options.spin_before_park)
         .ring_depth(options.ring_depth)
         .io_memory(options.io_memory_bytes)
         .spawn(move || async move {
-            let runtime = GlommioRuntime::on_this_executor();
-            glommio::spawn_local(async {
-                loop {
-                    glommio::timer::sleep(HEARTBEAT).await;
-                }
-            })
-            .detach();
-            let mut primed = Ok(());
-            for dir in &data_dirs {
-                primed = primed.and(runtime.prime(dir, core).await);
-            }
-            // The launcher waits for this; it is never gone.
-            let _ = report.send(primed);
-            match told_to_go.recv().await {
-                Ok(()) => Some(main(core, runtime).await),
-                Err(async_channel::RecvError) => None,
-            }
+            let latency = glommio::Latency::Matters(preempt_timer);
+            let queue = glommio::executor().create_task_queue(glommio::Shares::default(), latency, "core");
+            vigil::begin(queue).await;
+            // Whatever a task spawns goes to its own queue, so this is the queue of all that follows.
+            let life = glommio::spawn_local_into(
+                async move {
+                    let runtime = GlommioRuntime::on_this_executor();
+                    runtime.spawn(async move {
+                        loop {
+                            glommio::timer::sleep(heartbeat).await;
+                        }
+                    });
+                    let whole = async move {
+                        let mut primed = Ok(());
+                        for dir in &data_dirs {
+                            primed = primed.and(runtime.prime(dir, core).await);
+                        }
+                        // The launcher waits for this; it is never gone.
+                        let _ = report.send(primed);
+                        match told_to_go.recv().await {
+                            Ok(()) => Some(main(core, runtime).await),
+                            Err(async_channel::RecvError) => None,
+                        }
+                    };
+                    vigil::guarded(whole).await
+                },
+                queue,
+            );
+            life.expect("the queue exists").await // why: made above, on this executor
         })
         .map_err(|error| StartError::Cpu { cpu, reason: error.to_string() })?;
     Ok(StartingCore { ready, go, thread: CoreThread { core, cpu, handle } })
@@ -313,7 +330,7 @@ impl Runtime for GlommioRuntime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        glommio::spawn_local(task).detach();
+        glommio::spawn_local(vigil::guarded(task)).detach();
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {

@@ -15,6 +15,7 @@ mod directory;
 pub mod glommio;
 pub mod sim;
 pub mod start;
+mod vigil;
 
 /// One core's view of the world. Cheap to clone; never leaves its core.
 pub trait Runtime: Clone + 'static {
