@@ -171,21 +171,19 @@ async fn serve_stream(core: Rc<Core>, conduct: Rc<Conduct>, send: SendStream, re
     let pipeline = Pipeline::new(Rc::clone(&core));
     let mut reader = Reader::new(receive);
     let first = match reader.next(&pipeline).await {
-        Ok(Some(first)) => {
-            conduct.barren_streams.set(conduct.barren_streams.get().saturating_sub(1));
-            Some(first)
-        }
-        Ok(None) => None,
-        Err(broken) => {
-            reader.give_up(&pipeline, broken);
-            None
+        Ok(Some(first)) => Ok(first),
+        Ok(None) => Err(StreamEnd::Finish),
+        Err(broken) => Err(reader.give_up(&pipeline, broken)),
+    };
+    let (frame, memory) = match first {
+        Ok(first) => first,
+        Err(end) => {
+            conduct.barren_streams.set(conduct.barren_streams.get() + 1);
+            pipeline.end(end);
+            return write_answers(pipeline, send).await;
         }
     };
-    let Some((frame, memory)) = first else {
-        conduct.barren_streams.set(conduct.barren_streams.get() + 1);
-        pipeline.end(StreamEnd::Finish);
-        return write_answers(pipeline, send).await;
-    };
+    conduct.barren_streams.set(conduct.barren_streams.get().saturating_sub(1));
     match handler::begin(&pipeline, frame, memory, handler::Position::First).await {
         Begun::Request => {}
         Begun::Subscription(wanted) => return subscription::serve(pipeline, wanted, send, reader.into_stream()).await,

@@ -1,5 +1,7 @@
 //! A real server in this process: shards, sockets and QUIC on threads of their own, on a real directory.
 
+#![allow(dead_code)] // each test file uses a part of it
+
 use std::{
     collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
@@ -9,6 +11,7 @@ use std::{
 };
 
 use pyralog_engine::{
+    metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh},
     shard::{self, ShardConfig, Wiring, mailbox::Message},
     types::{AckLevel, CoreId},
@@ -16,7 +19,7 @@ use pyralog_engine::{
 use pyralog_net::{
     client::{ClientBuilder, PyralogClient},
     fingerprint::Fingerprint,
-    server::{ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets, forwarding, serve_core},
+    server::{ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets, Steering, forwarding, serve_core},
 };
 use tokio::net::UdpSocket;
 
@@ -32,6 +35,8 @@ pub enum End {
 pub struct TestServer {
     pub address: SocketAddr,
     pub fingerprint: Fingerprint,
+    /// By core.
+    pub metrics: Vec<Arc<CoreMetrics>>,
     stop: async_channel::Sender<End>,
     threads: Vec<CoreThread<()>>,
     sockets: ServerSockets,
@@ -59,9 +64,14 @@ fn config(data_dir: &Path) -> ShardConfig {
 impl TestServer {
     /// Starts a server on a free port.
     pub fn start(data_dir: &Path, cores: usize) -> Self {
+        Self::start_with(data_dir, cores, ServerLimits::default(), Steering::ByConnectionId)
+    }
+
+    /// As [`TestServer::start`], with limits and a steering of one's own.
+    pub fn start_with(data_dir: &Path, cores: usize, limits: ServerLimits, steering: Steering) -> Self {
         let identity = ServerIdentity::load_or_create(data_dir).unwrap();
         let fingerprint = Fingerprint(identity.fingerprint().0);
-        let mut sockets = ServerSockets::bind("127.0.0.1:0".parse().unwrap(), cores).unwrap();
+        let mut sockets = ServerSockets::bind_steered("127.0.0.1:0".parse().unwrap(), cores, steering).unwrap();
         let address = sockets.local_addr();
         let parts = (0..cores).zip(mesh::<Message>(cores, 64)).zip(forwarding(cores));
         let parts = parts.map(|((core, mesh), seat)| Some((mesh, seat, sockets.take(CoreId(core as u16)).unwrap())));
@@ -78,13 +88,15 @@ impl TestServer {
         let options =
             LaunchOptions { data_dirs: vec![data_dir.to_path_buf()], abort_on_panic: false, ..Default::default() };
         let data_dir: PathBuf = data_dir.to_path_buf();
+        let metrics: Vec<Arc<CoreMetrics>> = (0..cores).map(|_| Arc::default()).collect();
+        let counted = metrics.clone();
         let (ready, is_ready) = std::sync::mpsc::channel();
         let main = move |core: CoreId, runtime: GlommioRuntime| async move {
             let (mesh, seat, socket) = parts.lock().unwrap()[usize::from(core.0)].take().unwrap();
             let mesh = mesh.connect(&runtime).await;
-            let wiring = Wiring { core, mesh, control: None, metrics: Arc::default() };
+            let metrics = Arc::clone(&counted[usize::from(core.0)]);
+            let wiring = Wiring { core, mesh, control: None, metrics };
             let shard = shard::open(runtime, config(&data_dir), wiring).await.unwrap();
-            let limits = ServerLimits::default();
             let parts = ServerCore { shard: shard.clone(), socket, seat, identity, limits, info };
             let serving = serve_core(parts).await.unwrap();
             ready.send(()).unwrap();
@@ -95,7 +107,7 @@ impl TestServer {
         };
         let threads = launch(&cpus, &options, main).unwrap();
         (0..cores).for_each(|_| is_ready.recv_timeout(Duration::from_secs(20)).expect("the server stands"));
-        TestServer { address, fingerprint, stop, threads, sockets }
+        TestServer { address, fingerprint, metrics, stop, threads, sockets }
     }
 
     /// A client that trusts this server.
