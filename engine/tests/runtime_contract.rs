@@ -403,8 +403,8 @@ mod real {
     }
 
     #[test]
-    fn a_mesh_of_four_cores_stands_at_every_start() {
-        for _ in 0..10 {
+    fn a_mesh_of_four_cores_stands_at_each_of_two_hundred_starts() {
+        for _ in 0..200 {
             on_meshed_cores(4, async |_, core, mesh| {
                 for other in (0..4).filter(|other| *other != core) {
                     to(&mesh, other).send(core as u64).await.unwrap();

@@ -51,10 +51,12 @@ impl Collector {
         Collector { range, pieces: Vec::new(), bytes: 0, done: false }
     }
 
-    /// Takes the wanted batches among `located`, all of which lie in `bytes`, which stand at `start` of the file.
-    fn take(&mut self, bytes: &Bytes, start: u64, located: &[Located]) {
+    /// Takes the wanted batches of `bytes`, which stand at `start` of the file of `segment` and were checked before.
+    fn take(&mut self, bytes: &Bytes, start: u64, segment: &SegmentHeader) {
+        let mut walk = Walk::new(bytes, start, (segment.block_bytes, segment.incarnation), Check::Known);
+        walk.skip_before(self.range.offset);
         let mut run: Option<(usize, usize)> = None;
-        for batch in located {
+        while let Step::Batch(batch) = walk.step() {
             if batch.header.end_offset() <= self.range.offset {
                 continue;
             }
@@ -106,8 +108,7 @@ impl<R: Runtime> Log<R> {
                 (segment, position) = (next, SEGMENT_HEADER_BYTES);
                 continue;
             };
-            let located = batches_of(&found.bytes, position, &segment.header, Check::Header).0;
-            collector.take(&found.bytes, position, &located);
+            collector.take(&found.bytes, position, &segment.header);
             position = found.next;
         }
         Some(collector.into_pieces()).filter(|pieces| !pieces.is_empty())
@@ -123,9 +124,8 @@ impl<R: Runtime> Log<R> {
         let stretch = self.stretch(&segment, block, range);
         let start = stretch.start;
         let bytes = self.checked_bytes(&segment, stretch).await?;
-        let located = batches_of(&bytes, start, &segment.header, Check::Header).0;
         let mut collector = Collector::new(range);
-        collector.take(&bytes, start, &located);
+        collector.take(&bytes, start, &segment.header);
         let pieces = collector.into_pieces();
         if pieces.is_empty() {
             let reason = format!("offset {} is not where the index says", range.offset);
@@ -219,7 +219,7 @@ impl<R: Runtime> Log<R> {
         self.context.metrics.cache_misses.add(1);
         let bytes = self.read_file(segment, stretch.start, stretch.end).await?;
         let corrupt = |position, reason| RequestError::Corrupt { file: segment.path.clone(), position, reason };
-        match batches_of(&bytes, stretch.start, &segment.header, Check::Whole).1 {
+        match check_whole(&bytes, stretch.start, &segment.header, |_| ()) {
             Step::End { .. } => {}
             Step::Invalid { position, reason } => return Err(corrupt(position, reason)),
             Step::CutOff { position, .. } => return Err(corrupt(position, "the batch is cut off".to_owned())),
@@ -297,10 +297,9 @@ impl<R: Runtime> Log<R> {
         let (mut position, end) = (SEGMENT_HEADER_BYTES, segment.end_position.get());
         while position < end {
             let bytes = self.read_file(segment, position, end.min(position + REBUILD_BYTES as u64)).await?;
-            let (located, stopped) = batches_of(&bytes, position, &segment.header, Check::Whole);
-            for batch in &located {
+            let stopped = check_whole(&bytes, position, &segment.header, |batch| {
                 index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
-            }
+            });
             position = match stopped {
                 Step::End { position } => position,
                 Step::CutOff { position: next, .. } if next > position => next,
@@ -326,13 +325,13 @@ struct Stretch {
     cached_as: Option<BlockKey>,
 }
 
-fn batches_of(bytes: &[u8], start: u64, header: &SegmentHeader, check: Check) -> (Vec<Located>, Step) {
-    let mut walk = Walk::new(bytes, start, (header.block_bytes, header.incarnation), check);
-    let mut located = Vec::new();
+/// Checks every byte of `bytes`, which stand at `start`, and shows each batch to `see`. Returns what ended the walk.
+fn check_whole(bytes: &[u8], start: u64, header: &SegmentHeader, mut see: impl FnMut(&Located)) -> Step {
+    let mut walk = Walk::new(bytes, start, (header.block_bytes, header.incarnation), Check::Whole);
     loop {
         match walk.step() {
-            Step::Batch(batch) => located.push(batch),
-            stopped => return (located, stopped),
+            Step::Batch(batch) => see(&batch),
+            stopped => return stopped,
         }
     }
 }

@@ -2,8 +2,8 @@
 
 use crate::{
     limits::BATCH_HEADER_BYTES,
-    record::{BatchError, BatchHeader, check_stored, check_stored_header},
-    types::Incarnation,
+    record::{BatchError, BatchHeader, check_stored, check_stored_header, len_if_before},
+    types::{Incarnation, Offset},
 };
 
 /// A batch found in stored bytes.
@@ -46,8 +46,8 @@ pub enum Step {
 pub enum Check {
     /// Every byte: what comes from a device.
     Whole,
-    /// The header: what was checked since it came from a device.
-    Header,
+    /// Only that a header makes sense: bytes in memory that were checked when they came from a client or a device.
+    Known,
 }
 
 /// Walks `bytes`, which stand at `position` of a segment file.
@@ -66,6 +66,16 @@ impl<'a> Walk<'a> {
     pub fn new(bytes: &'a [u8], start: u64, segment: (u32, Incarnation), check: Check) -> Self {
         let (block_bytes, incarnation) = segment;
         Walk { bytes, start, at: 0, block_bytes: u64::from(block_bytes), incarnation, check }
+    }
+
+    /// Goes past batches that end before `offset`, up to the next padding; in bytes that were checked before.
+    pub fn skip_before(&mut self, offset: Offset) {
+        while let Some(rest) = self.bytes.get(self.at..).filter(|rest| rest.first().is_some_and(|first| *first != 0)) {
+            match len_if_before(rest, offset) {
+                0 => return,
+                len => self.at += len,
+            }
+        }
     }
 
     /// What comes next. After anything but a batch the walk is over.
@@ -90,7 +100,8 @@ impl<'a> Walk<'a> {
             return Step::CutOff { position, need: BATCH_HEADER_BYTES };
         }
         let invalid = |error: BatchError| Step::Invalid { position, reason: error.to_string() };
-        let header = match check_stored_header(rest) {
+        let read = if self.check == Check::Known { BatchHeader::decode(rest) } else { check_stored_header(rest) };
+        let header = match read {
             Ok(header) => header,
             Err(error) => return invalid(error),
         };

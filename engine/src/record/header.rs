@@ -207,6 +207,17 @@ pub fn check_stored(batch: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
+/// Bytes of the batch at the start of `bytes` if all its records come before `offset`, without looking at more than
+/// that takes. For bytes that were checked before: 0, or nonsense, for others.
+pub fn len_if_before(bytes: &[u8], offset: Offset) -> usize {
+    match RawHeader::ref_from_prefix(bytes) {
+        Ok((raw, _)) if raw.base_offset.get().saturating_add(u64::from(raw.record_count.get())) <= offset.0 => {
+            BATCH_HEADER_BYTES + raw.body_len.get() as usize
+        }
+        _ => 0,
+    }
+}
+
 impl BatchHeader {
     /// Reads the header at the start of `bytes`, which may end with it or go on, and checks the limits but no checksum.
     ///
