@@ -211,7 +211,9 @@ impl<R: Runtime> Tail<R> {
             && position >= open.position
         {
             let from = (position - open.position) as usize;
-            let bytes = open.buffer.bytes().get(from..open.len)?;
+            // A group that ends with a block ends where the next position is: nothing is there yet, and to say "no
+            // bytes, go on here" would have a reader ask for ever.
+            let bytes = open.buffer.bytes().get(from..open.len).filter(|bytes| !bytes.is_empty())?;
             let next = open.position + self.pad(open.len) as u64;
             return Some(TailBytes { bytes: Bytes::copy_from_slice(bytes), next });
         }
@@ -257,4 +259,64 @@ pub struct TailBytes {
     pub bytes: Bytes,
     /// The position where the bytes after the padding begin.
     pub next: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::segment::SegmentHeader,
+        record::{BatchBuilder, Codec, check_produced},
+        runtime::sim::{Sim, SimConfig, SimRuntime},
+        types::{Incarnation, LeaderEpoch, LogUid, PartitionId, PartitionIndex},
+    };
+
+    const BLOCK: usize = 512;
+
+    fn segment() -> Rc<Segment<SimRuntime>> {
+        let header = SegmentHeader {
+            partition: PartitionId { log: LogUid(1), index: PartitionIndex(0) },
+            block_bytes: BLOCK as u32,
+            base_offset: Offset(0),
+            created_ms: 0,
+            incarnation: Incarnation(1),
+            leader_epoch: LeaderEpoch(1),
+        };
+        Rc::new(Segment::planned(std::path::Path::new("/d"), header))
+    }
+
+    /// A batch of one record that is exactly a block long.
+    fn block_long_batch() -> Bytes {
+        let batch = |value: usize| {
+            let mut builder = BatchBuilder::new(Codec::None);
+            builder.push(None, &vec![7; value], &[], 1).unwrap();
+            builder.finish().unwrap()
+        };
+        (0..BLOCK).map(batch).find(|batch| batch.len() == BLOCK).unwrap()
+    }
+
+    #[test]
+    fn a_group_that_fills_its_block_ends_there_for_readers_before_and_after_it_is_sealed() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), block_long_batch());
+        let mut tail = Tail::new(BLOCK, 1 << 20);
+        let header = check_produced(&bytes).unwrap();
+        let stamp = ServerFields {
+            base_offset: Offset(0),
+            durable_hint: Offset(0),
+            leader_epoch: LeaderEpoch(1),
+            incarnation: Incarnation(1),
+        };
+        let begin = tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp }, 1 << 20);
+        for sealed in [false, true] {
+            let found = tail.bytes_at(&segment, begin).unwrap();
+            assert_eq!((found.bytes.len(), found.next), (BLOCK, begin + BLOCK as u64), "sealed: {sealed}");
+            assert!(
+                tail.bytes_at(&segment, found.next).is_none(),
+                "a reader would go on at its place, sealed: {sealed}"
+            );
+            tail.seal();
+        }
+    }
 }
