@@ -179,3 +179,41 @@ pub(super) fn remove_dir(root: &Rc<RefCell<Dir>>, path: &Path) -> io::Result<()>
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file() -> Node {
+        Node::File(Rc::default())
+    }
+
+    fn names(dir: &Dir) -> Vec<&str> {
+        dir.nodes().map(|(name, _)| name.to_str().unwrap()).collect()
+    }
+
+    #[test]
+    fn syncs_of_a_directory_may_end_in_another_order_than_they_began() {
+        let mut dir = Dir::default();
+        dir.change(Change::Link("a".into(), file()));
+        let first = dir.begin_sync();
+        dir.change(Change::Link("b".into(), file()));
+        let second = dir.begin_sync();
+        dir.end_sync(second);
+        dir.end_sync(first);
+        dir.lose_power(10_000, &mut SimRandom::new(1, 1));
+        assert_eq!(names(&dir), ["a", "b"], "what a sync made durable is not taken back by another");
+    }
+
+    #[test]
+    fn a_name_that_came_after_the_beginning_of_a_sync_is_not_durable() {
+        let mut dir = Dir::default();
+        dir.change(Change::Link("a".into(), file()));
+        let sync = dir.begin_sync();
+        dir.change(Change::Link("b".into(), file()));
+        dir.end_sync(sync);
+        assert_eq!(names(&dir), ["a", "b"]);
+        assert_eq!(dir.lose_power(10_000, &mut SimRandom::new(1, 1)), 1);
+        assert_eq!(names(&dir), ["a"]);
+    }
+}
