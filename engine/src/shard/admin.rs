@@ -62,10 +62,10 @@ impl Drop for Turn<'_> {
 impl<R: Runtime> Core<R> {
     pub(super) fn create_log(self: &Rc<Self>, request: CreateLog, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.context.runtime.spawn(async move {
+        self.common.context.runtime.spawn(async move {
             let _turn = core.turn().await;
             let current = Arc::clone(&core.catalog.borrow());
-            let now_ms = core.context.runtime.unix_millis();
+            let now_ms = core.common.context.runtime.unix_millis();
             let outcome = match current.with_log(&request, now_ms) {
                 Ok((next, log)) => core.change(next).await.map(|()| Reply::LogCreated(log)),
                 Err(error) => Err(error),
@@ -76,7 +76,7 @@ impl<R: Runtime> Core<R> {
 
     pub(super) fn delete_log(self: &Rc<Self>, name: LogName, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.context.runtime.spawn(async move {
+        self.common.context.runtime.spawn(async move {
             let _turn = core.turn().await;
             let current = Arc::clone(&core.catalog.borrow());
             let outcome = match current.without_log(&name) {
@@ -85,8 +85,8 @@ impl<R: Runtime> Core<R> {
             };
             if let Ok(log) = &outcome {
                 // Empty by now, unless somebody else's files are in it, which then stay.
-                let dir = log_dir(&core.config.data_dir, &log.name);
-                let _ = core.context.runtime.remove_dir(&dir).await;
+                let dir = log_dir(&core.common.config.data_dir, &log.name);
+                let _ = core.common.context.runtime.remove_dir(&dir).await;
             }
             reply.send(outcome.map(|_| Reply::LogDeleted));
         });
@@ -100,14 +100,15 @@ impl<R: Runtime> Core<R> {
 
     /// Makes `next` the catalogue: on disk first, then on every core.
     async fn change(self: &Rc<Self>, next: Catalog) -> Result<(), RequestError> {
-        if self.draining.get() {
+        if self.common.draining.get() {
             return Err(RequestError::ShuttingDown);
         }
         let failed = self.admin.failed.borrow().clone();
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Err(error) = catalog_store::save(&self.context.runtime, &self.config.data_dir, &next).await {
+        if let Err(error) = catalog_store::save(&self.common.context.runtime, &self.common.config.data_dir, &next).await
+        {
             let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
             tracing::error!(%error, "no log can be created or deleted until the server is restarted");
             *self.admin.failed.borrow_mut() = Some(error.clone());
@@ -144,7 +145,7 @@ impl<R: Runtime> Core<R> {
         let gone: Vec<&Arc<LogEntry>> = current.logs().filter(|log| next.by_uid(log.uid).is_none()).collect();
         let mine = |log: &&Arc<LogEntry>| {
             let (core, entry) = (Rc::clone(self), Arc::clone(log));
-            let (id, cores) = (self.id, self.cores);
+            let (id, cores) = (self.common.id, self.cores);
             entry
                 .partition_ids()
                 .filter(move |p| placement::owner(*p, cores) == id)

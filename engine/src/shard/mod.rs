@@ -73,19 +73,25 @@ pub struct ShardConfig {
 
 /// A core's state; shared by the tasks of its core.
 struct Core<R: Runtime> {
-    id: CoreId,
+    common: Rc<Common<R>>,
     cores: usize,
-    config: ShardConfig,
-    context: Rc<LogContext<R>>,
     budget: Rc<Budget>,
     mailbox: Mailbox,
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<BTreeMap<PartitionId, Slot<R>>>,
+    admin: admin::Admin,
+}
+
+/// What a core and its partitions share. The core holds its partitions and they hold this: if they held the core, none
+/// of it would ever be freed.
+struct Common<R: Runtime> {
+    id: CoreId,
+    config: ShardConfig,
+    context: Rc<LogContext<R>>,
     /// Bytes of appends that the device has not taken, of all partitions.
     unwritten_bytes: Cell<usize>,
     /// No new work is accepted.
     draining: Cell<bool>,
-    admin: admin::Admin,
 }
 
 /// A partition that this core should own.
@@ -108,7 +114,7 @@ impl<R: Runtime> Clone for Shard<R> {
 impl<R: Runtime> Shard<R> {
     /// Which core this is.
     pub fn core(&self) -> CoreId {
-        self.0.id
+        self.0.common.id
     }
 
     /// How many cores the server has.
@@ -118,12 +124,12 @@ impl<R: Runtime> Shard<R> {
 
     /// The door to the world of this core.
     pub fn runtime(&self) -> &R {
-        &self.0.context.runtime
+        &self.0.common.context.runtime
     }
 
     /// What this core counts.
     pub fn metrics(&self) -> &Arc<CoreMetrics> {
-        &self.0.context.metrics
+        &self.0.common.context.metrics
     }
 
     /// The memory that requests in flight on this core may use.
@@ -133,7 +139,7 @@ impl<R: Runtime> Shard<R> {
 
     /// The ack level of writes that name none, to logs that name none.
     pub fn default_ack(&self) -> AckLevel {
-        self.0.config.default_ack
+        self.0.common.config.default_ack
     }
 
     /// The logs that exist, as this core knows them now.
@@ -165,7 +171,7 @@ impl<R: Runtime> Shard<R> {
 
     /// Refuses new work, waits until all that was accepted is durable, and closes the logs.
     pub async fn shut_down(&self) {
-        self.0.draining.set(true);
+        self.0.common.draining.set(true);
         let all: Vec<Rc<Owned<R>>> = self.0.open_partitions();
         for partition in all {
             partition.drain().await;
@@ -181,10 +187,10 @@ impl<R: Runtime> Core<R> {
             Request::FindOffset(find) => placement::owner(find.partition, self.cores),
             Request::CreateLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
         };
-        if owner == self.id {
+        if owner == self.common.id {
             self.carry_out(request, reply);
         } else {
-            self.context.metrics.hops.add(1);
+            self.common.context.metrics.hops.add(1);
             self.mailbox.pass_on(owner, request, reply);
         }
     }
@@ -234,7 +240,7 @@ impl<R: Runtime> Core<R> {
             Message::Response { id, outcome } => self.mailbox.answer(id, outcome),
             Message::Catalog { id, catalog } => {
                 let core = Rc::clone(self);
-                self.context.runtime.spawn(async move {
+                self.common.context.runtime.spawn(async move {
                     let result = core.take_catalog(catalog).await;
                     core.mailbox.outbox(sender).push(Message::CatalogTaken { id, result });
                 });

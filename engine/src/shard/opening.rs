@@ -11,7 +11,7 @@ use std::{
 use futures_util::stream::{self, StreamExt};
 
 use super::{
-    CATALOG_CORE, CatalogError, Core, Shard, ShardConfig, Slot,
+    CATALOG_CORE, CatalogError, Common, Core, Shard, ShardConfig, Slot,
     budget::Budget,
     catalog_store,
     control::{ControlInbox, ControlRequest},
@@ -67,17 +67,15 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         runtime,
     });
     let cores = mesh.senders.len();
+    let budget = Budget::new(config.budget_bytes, metrics);
+    let common = Common { id, config, context, unwritten_bytes: Cell::new(0), draining: Cell::new(false) };
     let core = Rc::new(Core {
-        id,
+        common: Rc::new(common),
         cores,
-        budget: Budget::new(config.budget_bytes, metrics),
-        config,
-        context,
+        budget,
         mailbox: Mailbox::new(cores),
         catalog: RefCell::new(Arc::default()),
         partitions: RefCell::default(),
-        unwritten_bytes: Cell::new(0),
-        draining: Cell::new(false),
         admin: Default::default(),
     });
     if id == CATALOG_CORE {
@@ -91,7 +89,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
 impl<R: Runtime> Core<R> {
     async fn open_all(self: &Rc<Self>, catalog: Arc<Catalog>) {
         let mine = catalog.logs().flat_map(|entry| {
-            let owned = move |p: &PartitionId| placement::owner(*p, self.cores) == self.id;
+            let owned = move |p: &PartitionId| placement::owner(*p, self.cores) == self.common.id;
             entry.partition_ids().filter(owned).map(move |p| (p, Arc::clone(entry)))
         });
         let opening = mine.map(|(id, entry)| open_partition(Rc::clone(self), id, entry));
@@ -101,7 +99,7 @@ impl<R: Runtime> Core<R> {
     }
 
     fn connect(self: &Rc<Self>, mesh: Mesh<R, Message>, control: Option<ControlInbox>) {
-        let runtime = &self.context.runtime;
+        let runtime = &self.common.context.runtime;
         for (peer, sender) in (0..).map(CoreId).zip(mesh.senders) {
             if let Some(ring) = sender {
                 runtime.spawn(Rc::clone(self.mailbox.outbox(peer)).drain::<R>(ring));
@@ -128,10 +126,10 @@ impl<R: Runtime> Core<R> {
 
     /// Removes files of logs that are not in the catalogue: their deletion was cut off.
     async fn remove_leftovers(&self, catalog: &Catalog) {
-        let runtime = &self.context.runtime;
+        let runtime = &self.common.context.runtime;
         let list =
             async |dir: PathBuf| runtime.list_dir(&dir).await.unwrap_or_default().into_iter().filter(|e| e.is_dir);
-        for namespace in list(self.config.data_dir.join("logs")).await {
+        for namespace in list(self.common.config.data_dir.join("logs")).await {
             for log in list(namespace.path.clone()).await {
                 let name = log_name_of(&log.path);
                 if name.is_none_or(|name| catalog.by_name(&name).is_some()) {
@@ -169,14 +167,14 @@ pub(super) async fn open_partition<R: Runtime>(
     id: PartitionId,
     entry: Arc<LogEntry>,
 ) -> Result<(), RequestError> {
-    let dir = log_dir(&core.config.data_dir, &entry.name).join(id.index.to_string());
-    let made = make_durable_dir(&core.context.runtime, &core.config.data_dir, &dir).await;
+    let dir = log_dir(&core.common.config.data_dir, &entry.name).join(id.index.to_string());
+    let made = make_durable_dir(&core.common.context.runtime, &core.common.config.data_dir, &dir).await;
     let opened = match made {
-        Ok(()) => recovery::open(&core.context, id, dir.clone()).await.map_err(|fault| fault.to_string()),
+        Ok(()) => recovery::open(&core.common.context, id, dir.clone()).await.map_err(|fault| fault.to_string()),
         Err(error) => Err(error.to_string()),
     };
     let (slot, result) = match opened {
-        Ok(recovered) => (Slot::Open(Owned::new(&core, id, entry, recovered)), Ok(())),
+        Ok(recovered) => (Slot::Open(Owned::new(&core.common, id, entry, recovered)), Ok(())),
         Err(reason) => {
             tracing::error!(log = %entry.name, partition = %id.index, reason, "the partition could not be opened");
             let error = RequestError::ReadFailed { file: dir, reason };

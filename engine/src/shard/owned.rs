@@ -9,7 +9,7 @@ use std::{
 };
 
 use super::{
-    Core,
+    Common,
     completion::ReplyTo,
     control::PartitionStatus,
     request::{Append, Appended, Reply},
@@ -39,7 +39,7 @@ pub(super) struct AppendToken {
 
 /// See the module.
 pub(super) struct Owned<R: Runtime> {
-    pub(super) core: Rc<Core<R>>,
+    pub(super) core: Rc<Common<R>>,
     pub(super) id: PartitionId,
     pub(super) entry: Arc<LogEntry>,
     pub(super) log: Rc<Log<R>>,
@@ -65,7 +65,12 @@ pub(super) struct Owned<R: Runtime> {
 }
 
 impl<R: Runtime> Owned<R> {
-    pub(super) fn new(core: &Rc<Core<R>>, id: PartitionId, entry: Arc<LogEntry>, recovered: Recovered<R>) -> Rc<Self> {
+    pub(super) fn new(
+        core: &Rc<Common<R>>,
+        id: PartitionId,
+        entry: Arc<LogEntry>,
+        recovered: Recovered<R>,
+    ) -> Rc<Self> {
         let Recovered { log, start, end, damage } = recovered;
         let mut state = Partition::recovered(start, end, log.epoch());
         if let Some(damage) = &damage {

@@ -290,19 +290,19 @@ impl World {
         }
     }
 
-    pub(super) fn describe_disk(&self) -> String {
-        fn describe(dir: &Rc<RefCell<Dir>>, path: &Path, into: &mut Vec<String>) {
+    /// Every file there is, with its length.
+    pub(super) fn files(&self) -> Vec<(PathBuf, u64)> {
+        fn walk(dir: &Rc<RefCell<Dir>>, path: &Path, into: &mut Vec<(PathBuf, u64)>) {
             for (name, node) in dir.borrow().nodes() {
-                let path = path.join(name);
                 match node {
-                    Node::Dir(inner) => describe(inner, &path, into),
-                    Node::File(inode) => into.push(format!("{} {}", path.display(), inode.borrow().len())),
+                    Node::Dir(inner) => walk(inner, &path.join(name), into),
+                    Node::File(inode) => into.push((path.join(name), inode.borrow().len())),
                 }
             }
         }
         let mut files = Vec::new();
-        describe(&self.disk.root, Path::new("/"), &mut files);
-        files.join(", ")
+        walk(&self.disk.root, Path::new("/"), &mut files);
+        files
     }
 
     /// Turns over one bit of the file at `path`, durably. `false` if there is none.

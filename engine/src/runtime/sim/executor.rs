@@ -76,6 +76,8 @@ pub(super) struct World {
     next_id: Cell<u64>,
     /// Processes that were crashed; what their dying tasks spawn is dropped.
     dead: RefCell<Vec<u64>>,
+    /// Nothing happens any more, and nothing is taken on.
+    ended: Cell<bool>,
     random: [RefCell<SimRandom>; 4],
     pub(super) rates: RefCell<FaultRates>,
     pub(super) counts: RefCell<FaultCounts>,
@@ -95,6 +97,7 @@ impl World {
             events: RefCell::default(),
             next_id: Cell::new(1),
             dead: RefCell::default(),
+            ended: Cell::new(false),
             random: [stream(Stream::Schedule), stream(Stream::Disk), stream(Stream::Ring), stream(Stream::Runtime)],
             rates: RefCell::new(rates),
             counts: RefCell::default(),
@@ -145,7 +148,7 @@ impl World {
     }
 
     pub(super) fn spawn(&self, process: u64, future: impl Future<Output = ()> + 'static) {
-        if self.dead.borrow().contains(&process) {
+        if self.ended.get() || self.dead.borrow().contains(&process) {
             return;
         }
         let id = self.next_id();
@@ -157,6 +160,9 @@ impl World {
     /// Has `event` happen at `when`.
     pub(super) fn at(&self, when: Duration, event: impl FnOnce() + 'static) -> (Duration, u64) {
         let key = (when.max(self.now()), self.next_id());
+        if self.ended.get() {
+            return key;
+        }
         self.events.borrow_mut().insert(key, Box::new(event));
         key
     }
@@ -254,6 +260,16 @@ impl World {
             let task = self.tasks.borrow_mut().remove(&id);
             drop(task);
         }
+    }
+
+    /// Drops every task and every event. They hold the world that holds them, so nobody else ever would.
+    pub(super) fn end(&self) {
+        self.ended.set(true);
+        // Taken out first: what is dropped may ask for anything.
+        let tasks = self.tasks.take();
+        drop(tasks);
+        let events = self.events.take();
+        drop(events);
     }
 }
 

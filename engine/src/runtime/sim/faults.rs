@@ -63,8 +63,7 @@ impl FaultKind {
 pub struct FaultRates([u32; FaultKind::COUNT]);
 
 impl FaultRates {
-    /// Nothing ever goes wrong, except that a loss of power (which the test calls for) keeps nothing that was not
-    /// synced.
+    /// Nothing ever goes wrong: even a loss of power, which the test calls for, keeps everything.
     pub fn none() -> Self {
         FaultRates::default()
     }

@@ -17,7 +17,7 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     io,
-    path::Path,
+    path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
@@ -51,10 +51,15 @@ impl Default for SimConfig {
     }
 }
 
-/// A world, seen from outside.
-#[derive(Clone)]
+/// A world, seen from outside. It ends, with every process in it, when this is dropped.
 pub struct Sim {
     world: Rc<World>,
+}
+
+impl Drop for Sim {
+    fn drop(&mut self) {
+        self.world.end();
+    }
 }
 
 /// A server process in the world: dies as a whole.
@@ -170,9 +175,9 @@ impl Sim {
         self.world.flip_bit(path)
     }
 
-    /// The files of the disk as reads see them, with their lengths: for the eyes of whoever hunts a bug.
-    pub fn describe_disk(&self) -> String {
-        self.world.describe_disk()
+    /// The files on the disk, as one would see them now, with their lengths.
+    pub fn files(&self) -> Vec<(PathBuf, u64)> {
+        self.world.files()
     }
 
     /// The virtual time.
