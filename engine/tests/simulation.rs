@@ -35,7 +35,7 @@ use pyralog_engine::{
         checker::{Evidence, judge},
         history::{AppendOutcome, AppendSent, Fault, FinalRead, History, ReadSeen, RecordTag},
     },
-    types::{AckLevel, CoreId, Offset, PartitionId},
+    types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 /// More than any life of a server takes.
@@ -505,6 +505,49 @@ fn nothing_of_a_server_outlives_its_world() {
     let counters: Vec<_> = shards.borrow().iter().flatten().map(|shard| Arc::downgrade(shard.metrics())).collect();
     drop((shards, runtimes, sim));
     assert!(counters.iter().all(|core| core.strong_count() == 0), "a seed leaves its memory to the next");
+}
+
+#[test]
+fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
+    let plan = Plan { rates: FaultRates::none(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+    let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
+    prepare_directory(&sim);
+    let clients = Clients::new(1);
+    let open = || {
+        let (process, runtimes, shards, _) = start(&sim, &plan, 1);
+        sim.run_until(|| shards.borrow()[0].is_some(), STEPS_MAX).unwrap();
+        let shard = shards.borrow()[0].clone().unwrap();
+        (process, runtimes[0].clone(), shard)
+    };
+    let partition = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
+    let append = |shard: Shard<SimRuntime>| {
+        let (batch, _) = make_batch(0, 1, &clients);
+        async move { shard.call(Request::Append(Append { partition, batch, ack: Some(AckLevel::Written) })).await }
+    };
+    let end = |runtime: &SimRuntime, shard: Shard<SimRuntime>| {
+        let ends = async move { ends(&shard, partition).await.unwrap().high_watermark };
+        sim.block_on(runtime, ends, STEPS_MAX).unwrap()
+    };
+
+    let (process, runtime, shard) = open();
+    let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, ack: None };
+    let creating = shard.clone();
+    let created = async move { creating.call(Request::CreateLog(create)).await };
+    sim.block_on(&runtime, created, STEPS_MAX).unwrap().unwrap();
+    sim.block_on(&runtime, append(shard.clone()), STEPS_MAX).unwrap().unwrap();
+    sim.set_rates(FaultRates::none().with(FaultKind::Stall, 10_000));
+    let appending = append(shard);
+    runtime.spawn(async move { drop(appending.await) });
+    sim.run_for(Duration::from_millis(10), STEPS_MAX).unwrap();
+    sim.kill(process);
+
+    sim.set_rates(FaultRates::none().with(FaultKind::LostUnsynced, 10_000));
+    let (process, runtime, shard) = open();
+    let shown = end(&runtime, shard);
+    assert_eq!(shown, Offset(2), "the write was under way when the process was killed");
+    sim.lose_power(process);
+    let (_, runtime, shard) = open();
+    assert_eq!(end(&runtime, shard), shown, "a record was shown and is gone");
 }
 
 #[test]

@@ -118,7 +118,8 @@ pub trait File: 'static {
     /// The length in bytes.
     fn size(&self) -> impl Future<Output = io::Result<u64>>;
 
-    /// Cuts off or extends (with zeros) to `len` bytes, of any alignment.
+    /// Cuts off or extends (with zeros) to `len` bytes, of any alignment. Cutting off waits for every write under
+    /// way to the file, also those that a killed process left behind.
     fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
 }
 

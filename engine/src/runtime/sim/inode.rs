@@ -1,7 +1,7 @@
 //! The content of one simulated file: what reads see, what a loss of power cannot take, and what lies between the two,
 //! sector by sector.
 
-use std::{collections::BTreeMap, rc::Rc};
+use std::{collections::BTreeMap, rc::Rc, time::Duration};
 
 use super::random::SimRandom;
 
@@ -81,6 +81,8 @@ pub(super) struct Inode {
     /// How many syncs began, and which of them was the newest to end well.
     syncs_begun: u64,
     newest_sync: u64,
+    /// When the last of the writes under way will end.
+    busy_until: Duration,
 }
 
 /// What a sync will make durable: what was completed when it began.
@@ -108,6 +110,16 @@ impl Inode {
         let mut bytes = vec![0; count];
         self.visible.read(position, &mut bytes);
         bytes
+    }
+
+    /// A write is under way, also if its process dies, until then.
+    pub(super) fn be_busy_until(&mut self, ends: Duration) {
+        self.busy_until = self.busy_until.max(ends);
+    }
+
+    /// When the last of the writes under way ends.
+    pub(super) fn busy_until(&self) -> Duration {
+        self.busy_until
     }
 
     /// A write begins: reads see it, nothing protects it.
@@ -219,6 +231,7 @@ impl Inode {
     /// The power is lost: the device decides for each sector, and for the length, what is left.
     pub(super) fn lose_power(&mut self, (lost, torn, size): (u32, u32, u32), random: &mut SimRandom) -> Losses {
         let mut losses = Losses::default();
+        self.busy_until = Duration::ZERO;
         if self.visible_len != self.durable_len && random.happens(size) {
             losses.size = true;
             self.visible_len = self.durable_len;
