@@ -203,6 +203,9 @@ fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRandom) {
     let all_open = || shards.borrow().iter().all(Option::is_some);
     sim.run_until(|| sim.now() >= end || failed.borrow().is_some() || all_open(), STEPS_MAX).unwrap();
     if all_open() {
+        // Some lives end just after they showed what the one before left.
+        let soon = sim.now() + Duration::from_micros(random.within(50..3_000));
+        let end = if random.happens(2_500) { end.min(soon) } else { end };
         for client in 0..CLIENTS {
             let core = random.below(cores as u64) as usize;
             let shard = shards.borrow()[core].clone().unwrap();
@@ -256,8 +259,10 @@ async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Clients>) 
             }
         }
     };
+    let draw = |below| clients.random.borrow_mut().below(below);
+    // As a consumer does that goes on where it was.
+    read_some(client, &shard, partitions[draw(partitions.len() as u64) as usize], &clients).await;
     loop {
-        let draw = |below| clients.random.borrow_mut().below(below);
         let partition = partitions[draw(partitions.len() as u64) as usize];
         match draw(10) {
             0..=6 => append(client, &shard, partition, &clients).await,
@@ -459,8 +464,7 @@ fn no_seed_breaks_a_promise() {
                 counts.merge(&report.counts);
             }
             Err(why) => {
-                let again = format!("PYRALOG_SEED={seed} cargo test --profile sim -p pyralog-engine --test simulation");
-                println!("seed {seed} failed; again with\n  {again}\n  {why}");
+                println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {why}");
                 failures.push(seed);
             }
         }
@@ -566,8 +570,8 @@ fn a_flipped_bit_is_never_served() {
             continue;
         }
         assert!(sim.flip_bit(&segments[random.below(segments.len() as u64) as usize]));
-        // Partitions may now say that they are damaged. One whose newest records were hit may take them for a torn write
-        // and cut them off, and then the last life's own record has their place. What is served must be right.
+        // Partitions may now say that they are damaged. One whose newest records were hit may take them for a torn
+        // write and cut them off, and then the last life's own record has their place. What is served must be right.
         noticed += u32::from(!last_life(&sim, &plan, &clients, 1).is_empty());
         let is_loss = |evidence: &Evidence| match evidence {
             Evidence::Missing(_) => true,
