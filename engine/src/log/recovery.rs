@@ -14,9 +14,9 @@
 //! | G | no segment | the log is new | create the first |
 //!
 //! Before anything is read, the writes that a killed process left under way are waited for: no sync covers them, reads
-//! may show them or not, and they could arrive on top of what is written next. Then the file is synced, since bytes that
-//! O_DIRECT handed over may still sit in the device's cache; only what is read after that is trusted. The other order
-//! would trust bytes that a failing sync of the killed process drops between the read and ours.
+//! may show them or not, and they could arrive on top of what is written next. Then the file is synced, since bytes
+//! that O_DIRECT handed over may still sit in the device's cache; only what is read after that is trusted. The other
+//! order would trust bytes that a failing sync of the killed process drops between the read and ours.
 
 use std::{
     cell::RefCell,
@@ -236,9 +236,9 @@ async fn examine<R: Runtime>(
 }
 
 /// Waits for the writes that an earlier process left under way to `file` of `size` bytes: makes it longer by a block
-/// and cuts that off again, for which a file system must wait. A sync does not. Measured on ext4 with a throttled drive:
-/// with a write under way whose process was killed, fdatasync returned at once, a read gave the old bytes, and 1.7 s
-/// later the new ones stood there. A crash half-way leaves a block of zeros, as if it had been prepared.
+/// and cuts that off again, for which a file system must wait. A sync does not. Measured on ext4 with a throttled
+/// drive: with a write under way whose process was killed, fdatasync returned at once, a read gave the old bytes, and
+/// 1.7 s later the new ones stood there. A crash half-way leaves a block of zeros, as if it had been prepared.
 async fn settle<F: File>(file: &F, size: u64) -> std::io::Result<()> {
     file.truncate(size + DEVICE_BLOCK_BYTES_MAX).await?;
     file.truncate(size).await
