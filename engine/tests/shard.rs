@@ -28,7 +28,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         sync_interval: Duration::from_millis(100),
         default_ack: AckLevel::Durable,
         cache_bytes: 4 << 20,
-        tail_keep_bytes: 256 << 10,
+        tail_bytes: 256 << 10,
         budget_bytes: 64 << 20,
     }
 }

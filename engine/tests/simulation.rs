@@ -98,7 +98,7 @@ impl Plan {
             sync_interval: Duration::from_millis(20),
             default_ack: AckLevel::Durable,
             cache_bytes: 64 << 10,
-            tail_keep_bytes: 8 << 10,
+            tail_bytes: 16 << 10,
             budget_bytes: 8 << 20,
         }
     }

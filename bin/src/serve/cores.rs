@@ -25,11 +25,9 @@ use super::ServeError;
 /// Messages that may wait in the ring from one core to another. A burst beyond that waits in the sender's own queue.
 const MAILBOX_MESSAGES: usize = 1024;
 
-/// The most that each partition keeps of its newest batches in memory, for readers near its end.
-const TAIL_KEEP_BYTES_MAX: u64 = 4 << 20;
-
-/// The part of a core's read cache that tails may use, as a divisor for one partition.
-const TAILS_PER_CACHE: u64 = 32;
+/// The part of a core's read cache that is for the newest batches of its partitions, as a divisor: they stay after they
+/// were written. The rest is for what was read from the drive.
+const TAIL_SHARE: u64 = 4;
 
 /// The cores, as the control thread sees them.
 #[derive(Clone)]
@@ -82,6 +80,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
     let buffer_time_max =
         if cache.enabled { Duration::from_millis(cache.max_buffer_time_ms.0) } else { Duration::ZERO };
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let tail_bytes = plan.read_cache_bytes_per_core / TAIL_SHARE;
     ShardConfig {
         data_dir: config.server.data_dir.clone(),
         segment_bytes: config.storage.segment_config.max_size.0,
@@ -89,8 +88,8 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         buffer_bytes_max: bytes(cache.max_size.0 / cores),
         sync_interval: Duration::from_millis(config.storage.sync_interval_ms.0),
         default_ack: ack_level(ack),
-        cache_bytes: plan.read_cache_bytes_per_core,
-        tail_keep_bytes: bytes((plan.read_cache_bytes_per_core / TAILS_PER_CACHE).min(TAIL_KEEP_BYTES_MAX)),
+        cache_bytes: plan.read_cache_bytes_per_core - tail_bytes,
+        tail_bytes: bytes(tail_bytes),
         budget_bytes: bytes(plan.requests_bytes_per_core),
     }
 }

@@ -50,6 +50,7 @@ impl<R: Runtime> Log<R> {
             }
         }
         self.tail.borrow_mut().mark_written(groups.len());
+        self.context.tails.keep(self, groups.iter().map(|group| group.allocated_bytes));
         Ok(Some(end_offset))
     }
 

@@ -14,6 +14,7 @@ pub mod recovery;
 pub mod scan;
 pub mod segment;
 pub mod tail;
+pub mod tail_memory;
 
 use std::{
     cell::{Cell, RefCell},
@@ -25,6 +26,7 @@ use std::{
 use cache::BlockCache;
 use segment::{Segment, SegmentHeader, belongs_to_log};
 use tail::{Admitted, Tail};
+use tail_memory::TailMemory;
 use thiserror::Error;
 
 use crate::{
@@ -49,8 +51,8 @@ pub struct LogContext<R: Runtime> {
     pub block_bytes: u32,
     /// A segment is sealed before it would grow beyond this.
     pub segment_bytes: u64,
-    /// Bytes of written batches that one log keeps in memory for readers near its end.
-    pub tail_keep_bytes: usize,
+    /// What was written lately, for readers near the end of a log.
+    pub tails: TailMemory<R>,
 }
 
 /// Why a log stopped.

@@ -144,7 +144,7 @@ fn assemble<R: Runtime>(
     segments: Vec<Rc<Segment<R>>>,
 ) -> Rc<Log<R>> {
     assert!(!segments.is_empty(), "a log has an active segment");
-    let tail = Tail::new(context.block_bytes as usize, context.tail_keep_bytes);
+    let tail = Tail::new(context.block_bytes as usize);
     Rc::new(Log {
         context: Rc::clone(context),
         partition,
@@ -384,7 +384,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::cache::BlockCache,
+        log::{cache::BlockCache, tail_memory::TailMemory},
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{
             Sim, SimConfig, SimRuntime,
@@ -404,7 +404,7 @@ mod tests {
             zeros: Rc::new(runtime.allocate(1 << 20)),
             block_bytes: 512,
             segment_bytes: 1 << 20,
-            tail_keep_bytes: 0,
+            tails: TailMemory::new(0),
         })
     }
 

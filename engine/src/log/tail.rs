@@ -42,6 +42,8 @@ pub struct Group<R: Runtime> {
     pub buffer: Rc<R::Buffer>,
     /// Length of that: a multiple of the device's block.
     pub padded_bytes: usize,
+    /// The memory it takes.
+    pub allocated_bytes: usize,
     /// The offset of its first record.
     pub base_offset: Offset,
     /// The offset after its last record.
@@ -64,29 +66,24 @@ pub struct Tail<R: Runtime> {
     groups: VecDeque<Rc<Group<R>>>,
     /// How many at the front of `groups` are written.
     written: usize,
-    written_bytes: usize,
     unwritten_bytes: usize,
     open: Option<OpenGroup<R>>,
     /// What the next group is expected to need, from the last ones.
     expected_bytes: usize,
     block_bytes: usize,
-    /// How many bytes of written groups are kept for readers.
-    keep_bytes: usize,
 }
 
 impl<R: Runtime> Tail<R> {
-    /// An empty tail for a device with blocks of `block_bytes`, which keeps up to `keep_bytes` of written groups.
-    pub fn new(block_bytes: usize, keep_bytes: usize) -> Self {
+    /// An empty tail for a device with blocks of `block_bytes`.
+    pub fn new(block_bytes: usize) -> Self {
         assert!(block_bytes.is_power_of_two(), "block of {block_bytes} bytes");
         Tail {
             groups: VecDeque::new(),
             written: 0,
-            written_bytes: 0,
             unwritten_bytes: 0,
             open: None,
             expected_bytes: block_bytes,
             block_bytes,
-            keep_bytes,
         }
     }
 
@@ -151,6 +148,7 @@ impl<R: Runtime> Tail<R> {
         // it.
         self.expected_bytes = (open.len * 2).max(self.expected_bytes / 2);
         let mut buffer = open.buffer;
+        let allocated_bytes = buffer.bytes().len();
         buffer.trim(padded_bytes);
         let buffer = Rc::new(buffer);
         let group = Group {
@@ -159,6 +157,7 @@ impl<R: Runtime> Tail<R> {
             bytes: share(&buffer).slice(..open.len),
             buffer,
             padded_bytes,
+            allocated_bytes,
             base_offset: open.base_offset,
             end_offset: open.end_offset,
         };
@@ -180,27 +179,21 @@ impl<R: Runtime> Tail<R> {
         taken
     }
 
-    /// The first `count` waiting groups were written.
+    /// The first `count` waiting groups were written. They stay until they are forgotten.
     pub fn mark_written(&mut self, count: usize) {
         assert!(self.written + count <= self.groups.len(), "{count} groups written of {}", self.groups.len());
         for group in self.groups.iter().skip(self.written).take(count) {
-            self.written_bytes += group.buffer.bytes().len();
             self.unwritten_bytes -= group.bytes.len();
         }
         self.written += count;
-        while self.written > 0 && self.written_bytes > self.keep_bytes {
-            if let Some(oldest) = self.groups.pop_front() {
-                self.written_bytes -= oldest.buffer.bytes().len();
-                self.written -= 1;
-            }
-        }
     }
 
-    /// Forgets written groups, to give memory back.
-    pub fn forget_written(&mut self) {
-        self.groups.drain(..self.written);
-        self.written = 0;
-        self.written_bytes = 0;
+    /// Forgets the oldest group, if it is written.
+    pub fn forget_oldest(&mut self) {
+        if let Some(written) = self.written.checked_sub(1) {
+            self.groups.pop_front();
+            self.written = written;
+        }
     }
 
     /// The bytes in memory of `segment` from `position` on, as far as they are contiguous without padding: a slice of a
@@ -300,7 +293,7 @@ mod tests {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         let (segment, bytes) = (segment(), block_long_batch());
-        let mut tail = Tail::new(BLOCK, 1 << 20);
+        let mut tail = Tail::new(BLOCK);
         let header = check_produced(&bytes).unwrap();
         let stamp = ServerFields {
             base_offset: Offset(0),

@@ -65,8 +65,8 @@ pub struct ShardConfig {
     pub default_ack: AckLevel,
     /// Bytes of index blocks kept after reading them from the device.
     pub cache_bytes: u64,
-    /// Bytes of written batches that each partition keeps for readers near its end.
-    pub tail_keep_bytes: usize,
+    /// Bytes of batches kept after writing them, for readers near the end of a partition.
+    pub tail_bytes: usize,
     /// Bytes that requests in flight may use.
     pub budget_bytes: usize,
 }

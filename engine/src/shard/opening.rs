@@ -23,7 +23,7 @@ use crate::{
     catalog::{Catalog, LogEntry},
     error::RequestError,
     limits::DEVICE_BLOCK_BYTES_MAX,
-    log::{LogContext, cache::BlockCache, delete_files, recovery},
+    log::{LogContext, cache::BlockCache, delete_files, recovery, tail_memory::TailMemory},
     metrics::CoreMetrics,
     name::LogName,
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
@@ -62,7 +62,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         zeros: Rc::new(runtime.allocate(ZERO_BYTES)),
         block_bytes,
         segment_bytes: config.segment_bytes,
-        tail_keep_bytes: config.tail_keep_bytes,
+        tails: TailMemory::new(config.tail_bytes),
         metrics: Arc::clone(&metrics),
         runtime,
     });

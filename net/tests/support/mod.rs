@@ -56,7 +56,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         sync_interval: Duration::from_millis(100),
         default_ack: AckLevel::Received,
         cache_bytes: 16 << 20,
-        tail_keep_bytes: 1 << 20,
+        tail_bytes: 1 << 20,
         budget_bytes: 64 << 20,
     }
 }
