@@ -42,7 +42,8 @@ fn what_was_acknowledged_as_durable_survives_a_kill_and_another_number_of_cores(
     }
     let server = Server::start(&data, &["--cores", &one]);
     server.feed(&["produce", "a", "--partition", "0"], b"and it goes on\n");
-    assert!(server.text(&["consume", "a", "--partition", "0", "--output", "%s\\n"]).ends_with("and it goes on\n"));
+    // The partition may hold the sample too, which is no text.
+    assert!(server.run(&["consume", "a", "--partition", "0"]).ends_with(b"and it goes on\n"));
     server.stop();
 }
 
