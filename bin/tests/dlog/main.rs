@@ -2,5 +2,7 @@
 
 mod command_line;
 mod config_reference;
+mod crash;
+mod power;
 mod server;
 mod support;
