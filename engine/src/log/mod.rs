@@ -6,6 +6,8 @@
 //! shared.
 
 pub mod cache;
+#[cfg(test)]
+mod fixture;
 pub mod flush;
 pub mod index;
 pub mod prepare;

@@ -208,7 +208,13 @@ impl<R: Runtime> Log<R> {
         let whole = last.end.filter(|end| *end <= written_end);
         let key = BlockKey { partition: self.partition, base_offset: segment.base_offset(), number: first.number };
         let cached_as = (whole.is_some() && last.number == first.number).then_some(key);
-        Stretch { start: first.start, end: whole.unwrap_or(written_end), cached_as }
+        let first_offset = index.as_ref().and_then(|index| index.entry_offset(first.number));
+        Stretch {
+            start: first.start,
+            end: whole.unwrap_or(written_end),
+            first_offset: first_offset.unwrap_or(segment.base_offset()),
+            cached_as,
+        }
     }
 
     async fn checked_bytes(&self, segment: &Segment<R>, stretch: Stretch) -> Result<Bytes, RequestError> {
@@ -219,7 +225,7 @@ impl<R: Runtime> Log<R> {
         self.context.metrics.cache_misses.add(1);
         let bytes = self.read_file(segment, stretch.start, stretch.end).await?;
         let corrupt = |position, reason| RequestError::Corrupt { file: segment.path.clone(), position, reason };
-        match check_whole(&bytes, stretch.start, &segment.header, |_| ()) {
+        match check_whole(&bytes, stretch.start, &segment.header, (stretch.first_offset, |_| ())) {
             Step::End { .. } => {}
             Step::Invalid { position, reason } => return Err(corrupt(position, reason)),
             Step::CutOff { position, .. } => return Err(corrupt(position, "the batch is cut off".to_owned())),
@@ -295,16 +301,26 @@ impl<R: Runtime> Log<R> {
     async fn rebuild_index(&self, segment: &Segment<R>) -> Result<Index, RequestError> {
         let mut index = Index::default();
         let (mut position, end) = (SEGMENT_HEADER_BYTES, segment.end_position.get());
+        let mut offset = segment.base_offset();
         while position < end {
             let bytes = self.read_file(segment, position, end.min(position + REBUILD_BYTES as u64)).await?;
-            let stopped = check_whole(&bytes, position, &segment.header, |batch| {
-                index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
-            });
+            let stopped = check_whole(
+                &bytes,
+                position,
+                &segment.header,
+                (offset, |batch: &Located| {
+                    index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+                    offset = batch.header.end_offset();
+                }),
+            );
             position = match stopped {
                 Step::End { position } => position,
                 Step::CutOff { position: next, .. } if next > position => next,
-                Step::CutOff { position: damaged, .. } | Step::Invalid { position: damaged, .. } => {
-                    let reason = "no intact batch stands here".to_owned();
+                Step::CutOff { position: damaged, .. } => {
+                    let reason = "the batch is cut off".to_owned();
+                    return Err(RequestError::Corrupt { file: segment.path.clone(), position: damaged, reason });
+                }
+                Step::Invalid { position: damaged, reason } => {
                     return Err(RequestError::Corrupt { file: segment.path.clone(), position: damaged, reason });
                 }
                 Step::Batch(_) => unreachable!("a walk ends with something else"),
@@ -321,16 +337,34 @@ impl<R: Runtime> Log<R> {
 struct Stretch {
     start: u64,
     end: u64,
+    /// Of the batch at `start`.
+    first_offset: Offset,
     /// Under which name they are cached: a single whole block.
     cached_as: Option<BlockKey>,
 }
 
-/// Checks every byte of `bytes`, which stand at `start`, and shows each batch to `see`. Returns what ended the walk.
-fn check_whole(bytes: &[u8], start: u64, header: &SegmentHeader, mut see: impl FnMut(&Located)) -> Step {
+/// Checks every byte of `bytes`, which stand at `start`, and that the records go on from `offset` without a gap: lost
+/// bytes that read as zeros look like the padding between groups. Shows each batch to `see`. Returns what ended the
+/// walk.
+fn check_whole(
+    bytes: &[u8],
+    start: u64,
+    header: &SegmentHeader,
+    (offset, mut see): (Offset, impl FnMut(&Located)),
+) -> Step {
     let mut walk = Walk::new(bytes, start, (header.block_bytes, header.incarnation), Check::Whole);
+    let (mut position, mut expected) = (start, offset);
     loop {
         match walk.step() {
-            Step::Batch(batch) => see(&batch),
+            Step::Batch(batch) if batch.header.base_offset == expected => {
+                position = batch.position + batch.header.batch_len() as u64;
+                expected = batch.header.end_offset();
+                see(&batch);
+            }
+            Step::Batch(batch) => {
+                let reason = format!("offset {expected} is missing, {} follows", batch.header.base_offset);
+                return Step::Invalid { position, reason };
+            }
             stopped => return stopped,
         }
     }
@@ -344,4 +378,69 @@ fn headers_of(piece: &Bytes) -> Vec<crate::record::BatchHeader> {
         headers.push(header);
     }
     headers
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::{Path, PathBuf};
+
+    use super::*;
+    use crate::{
+        log::{
+            fixture::{P, batch_of, context},
+            recovery,
+            segment::segment_path,
+        },
+        record::check_produced,
+        runtime::{
+            Buffer,
+            sim::{Sim, SimConfig, SimRuntime},
+        },
+    };
+
+    const BATCH: usize = 512;
+
+    /// A log with two groups of two batches, the one at offset `lost` overwritten with zeros.
+    async fn with_a_hole(runtime: SimRuntime, lost: u64) -> Rc<Log<SimRuntime>> {
+        let dir = PathBuf::from("/p");
+        runtime.create_dir_all(&dir).await.unwrap();
+        let log = recovery::open(&context(&runtime, 4096), P, dir.clone()).await.unwrap().log;
+        let batch = batch_of(BATCH);
+        for offset in 0..4 {
+            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+            if offset % 2 == 1 {
+                log.write_waiting().await.unwrap();
+            }
+        }
+        let file = runtime.open(&segment_path(&dir, Offset(0)), OpenMode::Existing).await.unwrap();
+        let mut zeros = runtime.allocate(4096);
+        zeros.trim(BATCH);
+        let position = SEGMENT_HEADER_BYTES + lost / 2 * 4096 + lost % 2 * BATCH as u64;
+        file.write_at(position, Rc::new(zeros)).await.unwrap();
+        log
+    }
+
+    #[test]
+    fn a_batch_that_reads_as_zeros_is_missed_wherever_the_reader_begins() {
+        for (lost, offset) in [0, 1, 2, 3].into_iter().flat_map(|lost| (0..=lost).map(move |offset| (lost, offset))) {
+            let sim = Sim::new(lost, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let log = with_a_hole(cores[0].clone(), lost);
+            let read = async move {
+                let range = ReadRange { offset: Offset(offset), end: Offset(4), max_bytes: 1 << 16 };
+                log.await.read_disk(range).await
+            };
+            match sim.block_on(&cores[0], read, 100_000).unwrap() {
+                Err(RequestError::Corrupt { file, .. }) => assert_eq!(file, segment_path(Path::new("/p"), Offset(0))),
+                Err(other) => panic!("{other}"),
+                Ok(pieces) => {
+                    let found: Vec<u64> =
+                        pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0).collect();
+                    let before: Vec<u64> = (offset..lost).collect();
+                    assert_eq!(found, before, "batch {lost} is lost, read from {offset}");
+                    assert!(offset < lost, "a read of a lost batch gives nothing, and says nothing");
+                }
+            }
+        }
+    }
 }

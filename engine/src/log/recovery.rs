@@ -16,7 +16,9 @@
 //! Before anything is read, the writes that a killed process left under way are waited for: no sync covers them, reads
 //! may show them or not, and they could arrive on top of what is written next. Then the file is synced, since bytes
 //! that O_DIRECT handed over may still sit in the device's cache; only what is read after that is trusted. The other
-//! order would trust bytes that a failing sync of the killed process drops between the read and ours.
+//! order would trust bytes that are dropped between the read and the sync, as a failing sync of someone else drops
+//! them. (Linux lets a killed process end only after its syncs, so this takes a start beside a process that is still
+//! dying.)
 
 use std::{
     cell::RefCell,
@@ -380,33 +382,17 @@ impl<R: Runtime> LastScan<'_, R> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use super::*;
     use crate::{
-        log::{cache::BlockCache, tail_memory::TailMemory},
-        record::{BatchBuilder, Codec, check_produced},
+        log::fixture::{P, batch_of, context},
+        record::check_produced,
         runtime::sim::{
             Sim, SimConfig, SimRuntime,
             faults::{FaultKind, FaultRates},
         },
-        types::{LogUid, PartitionIndex},
     };
 
-    const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
     const STEPS: u64 = 100_000;
-
-    fn context(runtime: &SimRuntime) -> Rc<LogContext<SimRuntime>> {
-        Rc::new(LogContext {
-            runtime: runtime.clone(),
-            metrics: Arc::default(),
-            cache: BlockCache::new(1 << 16),
-            zeros: Rc::new(runtime.allocate(1 << 20)),
-            block_bytes: 512,
-            segment_bytes: 1 << 20,
-            tails: TailMemory::new(0),
-        })
-    }
 
     async fn open_here(context: &Rc<LogContext<SimRuntime>>) -> Result<Recovered<SimRuntime>, LogFault> {
         context.runtime.create_dir_all(Path::new("/p")).await.unwrap();
@@ -417,9 +403,7 @@ mod tests {
     async fn unsynced(context: Rc<LogContext<SimRuntime>>) -> Rc<Log<SimRuntime>> {
         let log = open_here(&context).await.unwrap().log;
         for offset in 0..10 {
-            let mut builder = BatchBuilder::new(Codec::None);
-            builder.push(None, &[7; 700], &[], 1).unwrap();
-            let batch = builder.finish().unwrap();
+            let batch = batch_of(800);
             log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
             log.write_waiting().await.unwrap();
         }
@@ -432,7 +416,7 @@ mod tests {
         for delay in (0..5_000).step_by(20) {
             let sim = Sim::new(delay, &SimConfig::default());
             let (_, cores) = sim.process(1);
-            let context = context(&cores[0]);
+            let context = context(&cores[0], 512);
             let old = sim.block_on(&cores[0], unsynced(Rc::clone(&context)), STEPS).unwrap();
             let recovered = Rc::new(RefCell::new(None));
             let (slot, opening) = (Rc::clone(&recovered), Rc::clone(&context));

@@ -258,17 +258,20 @@ pub struct TailBytes {
 mod tests {
     use super::*;
     use crate::{
-        log::segment::SegmentHeader,
-        record::{BatchBuilder, Codec, check_produced},
+        log::{
+            fixture::{P, batch_of},
+            segment::SegmentHeader,
+        },
+        record::check_produced,
         runtime::sim::{Sim, SimConfig, SimRuntime},
-        types::{Incarnation, LeaderEpoch, LogUid, PartitionId, PartitionIndex},
+        types::{Incarnation, LeaderEpoch},
     };
 
     const BLOCK: usize = 512;
 
     fn segment() -> Rc<Segment<SimRuntime>> {
         let header = SegmentHeader {
-            partition: PartitionId { log: LogUid(1), index: PartitionIndex(0) },
+            partition: P,
             block_bytes: BLOCK as u32,
             base_offset: Offset(0),
             created_ms: 0,
@@ -278,21 +281,11 @@ mod tests {
         Rc::new(Segment::planned(std::path::Path::new("/d"), header))
     }
 
-    /// A batch of one record that is exactly a block long.
-    fn block_long_batch() -> Bytes {
-        let batch = |value: usize| {
-            let mut builder = BatchBuilder::new(Codec::None);
-            builder.push(None, &vec![7; value], &[], 1).unwrap();
-            builder.finish().unwrap()
-        };
-        (0..BLOCK).map(batch).find(|batch| batch.len() == BLOCK).unwrap()
-    }
-
     #[test]
     fn a_group_that_fills_its_block_ends_there_for_readers_before_and_after_it_is_sealed() {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
-        let (segment, bytes) = (segment(), block_long_batch());
+        let (segment, bytes) = (segment(), batch_of(BLOCK));
         let mut tail = Tail::new(BLOCK);
         let header = check_produced(&bytes).unwrap();
         let stamp = ServerFields {
