@@ -3,13 +3,17 @@
 mod config;
 mod consume;
 mod cutting;
+mod dump;
 mod fault;
+mod files;
 mod format;
 mod limits;
 mod lines;
 mod log;
 mod produce;
+mod repair;
 mod serve;
+mod verify;
 
 use std::{io::IsTerminal, process::ExitCode, time::Duration};
 
@@ -63,6 +67,10 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print records.
     Consume(consume::ConsumeArgs),
+    /// Check every byte of a data directory; also while a server runs, as far as that goes.
+    Verify(verify::VerifyArgs),
+    /// Show what is in a segment file, or in a partition.
+    Dump(dump::DumpArgs),
     /// Show and check configurations.
     #[command(subcommand)]
     Config(config::ConfigCommand),
@@ -90,6 +98,8 @@ fn run(cli: Cli) -> Outcome {
     match command {
         None => serve::run(&serve),
         Some(Command::Serve(args)) => serve::run(&args),
+        Some(Command::Verify(args)) => verify::run(&args, global.json),
+        Some(Command::Dump(args)) => dump::run(&args, global.json),
         Some(Command::Config(command)) => config::run(&command, global.json),
         Some(Command::Log(command)) => {
             on_tokio(global.with_client(async |client| log::run(client, &command, global.json).await))

@@ -37,6 +37,12 @@ pub enum DataDirError {
         /// One of the files.
         found: String,
     },
+    /// It is empty or missing, and a tool was to look into it.
+    #[error("{} is no data directory: it has no `{MARKER}`", path.display())]
+    Missing {
+        /// The directory.
+        path: PathBuf,
+    },
     /// It was written by another version.
     #[error("the data directory {} has {found}; this version reads and writes format {FORMAT}", path.display())]
     OtherFormat {
@@ -79,6 +85,19 @@ impl DataDir {
         if !is_ours {
             write_marker(&path).map_err(tried("writing its marker"))?;
         }
+        Ok(DataDir { path, _lock: lock })
+    }
+
+    /// Opens and locks a directory that is ours already. Nothing is created in any other.
+    ///
+    /// Errors: see [`DataDirError`]; `InUse` names the absolute path, in which a tool may still read.
+    pub fn existing(path: &Path) -> Result<Self, DataDirError> {
+        let missing = || DataDirError::Missing { path: path.to_owned() };
+        let path = fs::canonicalize(path).map_err(|_| missing())?;
+        if !is_ours(&path)? {
+            return Err(missing());
+        }
+        let lock = lock(&path)?;
         Ok(DataDir { path, _lock: lock })
     }
 
@@ -184,6 +203,19 @@ mod tests {
         let message = DataDir::open(root.path()).unwrap_err().to_string();
         assert!(message.ends_with("(it has `thesis.txt` but no `PYRALOG`)"), "{message}");
         assert_eq!(fs::read_dir(root.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_tool_makes_no_directory_ours() {
+        let root = tempfile::tempdir().unwrap();
+        for path in [root.path().to_owned(), root.path().join("missing")] {
+            assert!(matches!(DataDir::existing(&path), Err(DataDirError::Missing { .. })));
+        }
+        assert_eq!(fs::read_dir(root.path()).unwrap().count(), 0);
+        drop(DataDir::open(root.path()).unwrap());
+        let held = DataDir::existing(root.path()).unwrap();
+        assert!(matches!(DataDir::existing(root.path()), Err(DataDirError::InUse { .. })));
+        drop(held);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! signal, and stops in good order. Everything that can be refused is refused before a core runs.
 
 mod cores;
-mod data_dir;
+pub mod data_dir;
 mod http;
 mod prometheus;
 mod sampler;

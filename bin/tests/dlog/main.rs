@@ -6,3 +6,4 @@ mod crash;
 mod power;
 mod server;
 mod support;
+mod verify;

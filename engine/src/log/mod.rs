@@ -10,6 +10,7 @@ pub mod cache;
 mod fixture;
 pub mod flush;
 pub mod index;
+pub mod last_segment;
 pub mod prepare;
 pub mod read;
 pub mod recovery;
@@ -17,6 +18,7 @@ pub mod scan;
 pub mod segment;
 pub mod tail;
 pub mod tail_memory;
+pub mod verify;
 
 use std::{
     cell::{Cell, RefCell},

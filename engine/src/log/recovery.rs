@@ -26,41 +26,21 @@ use std::{
     rc::Rc,
 };
 
-use thiserror::Error;
-
 use super::{
     Log, LogContext, LogFault,
     flush::create_segment,
     index::Index,
+    last_segment::{Beginning, Damage, LastScan, LastSegment},
     new_header,
-    scan::{Check, Step, Walk},
-    segment::{Segment, SegmentHeader, SegmentHeaderError, base_offset_of},
+    segment::{Segment, SegmentHeader, base_offset_of},
     tail::Tail,
 };
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    record::check_stored_header,
     runtime::{File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, Offset, PartitionId},
 };
-
-/// What a scan reads at once. Large enough for full bandwidth, and a multiple of any block.
-const WINDOW_BYTES: usize = 4 << 20;
-
-/// Damage that no loss of power explains. The log is served up to it, and accepts no writes.
-#[derive(Clone, Debug, PartialEq, Eq, Error)]
-#[error("{} is damaged at byte {position} (case {case}): {reason}", path.display())]
-pub struct Damage {
-    /// The row of the table above.
-    pub case: char,
-    /// The segment file.
-    pub path: PathBuf,
-    /// Where in it.
-    pub position: u64,
-    /// What is wrong.
-    pub reason: String,
-}
 
 /// A log that was opened.
 pub struct Recovered<R: Runtime> {
@@ -72,22 +52,6 @@ pub struct Recovered<R: Runtime> {
     pub end: Offset,
     /// Why it must not be written.
     pub damage: Option<Damage>,
-}
-
-/// What the last segment turned out to hold.
-struct LastSegment {
-    end_offset: Offset,
-    end_position: u64,
-    /// The end of the last batch's bytes, before its padding: where a torn tail is cut off. What is left of its block
-    /// reads as zero then, else the next scan would find the rest of a torn batch there.
-    cut_position: u64,
-    /// How far zeros follow.
-    prepared_end: u64,
-    /// Whether anything but zeros follows, which must be cut off.
-    torn: bool,
-    epoch: LeaderEpoch,
-    index: Index,
-    damage: Option<Damage>,
 }
 
 /// Opens the log of `partition` in `dir`, which exists; makes it if it is new.
@@ -208,20 +172,20 @@ async fn examine<R: Runtime>(
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &last.path, &error))?;
     }
     let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
-    let reason = match SegmentHeader::decode(&block) {
-        Ok(header) if header.partition == partition && header.base_offset == last.base_offset() => {
+    let reason = match Beginning::of(&block, size, (Some(partition.log), partition.index, last.base_offset())) {
+        Beginning::Intact(header) => {
             let dir = last.path.parent().unwrap_or(&last.path);
             let segment = Rc::new(Segment::planned(dir, header));
             let file = Rc::new(file);
             *segment.file.borrow_mut() = Some(Rc::clone(&file));
-            let found = scan_last(&segment, &*file, size).await.map_err(fault)?;
-            return Ok(Some((segment, found)));
+            let mut scan = LastScan::new(segment.path.clone(), header, size);
+            while let Some((position, len)) = scan.wants() {
+                scan.take(&file.read_at(position, len).await.map_err(fault)?);
+            }
+            return Ok(Some((segment, scan.verdict())));
         }
-        Ok(header) => format!("its header says partition {} and base offset {}", header.partition, header.base_offset),
-        Err(SegmentHeaderError::Blank | SegmentHeaderError::Damaged(_)) if size <= SEGMENT_HEADER_BYTES => {
-            return Ok(None);
-        }
-        Err(error) => error.to_string(),
+        Beginning::Nothing => return Ok(None),
+        Beginning::Damaged(reason) => reason,
     };
     let damage = Damage { case: 'E', path: last.path.clone(), position: 0, reason };
     let found = LastSegment {
@@ -244,140 +208,6 @@ async fn examine<R: Runtime>(
 async fn settle<F: File>(file: &F, size: u64) -> std::io::Result<()> {
     file.truncate(size + DEVICE_BLOCK_BYTES_MAX).await?;
     file.truncate(size).await
-}
-
-/// The walk over a last segment: its batches in order, then whatever is behind them.
-struct LastScan<'a, R: Runtime> {
-    segment: &'a Segment<R>,
-    found: LastSegment,
-    /// E: the highest durable hint seen.
-    durable_hint: Offset,
-    /// The first place without an intact batch, and why.
-    invalid: Option<(u64, String)>,
-    /// Whether all bytes behind that place are zero.
-    zeros_follow: bool,
-}
-
-async fn scan_last<R: Runtime>(segment: &Segment<R>, file: &R::File, size: u64) -> std::io::Result<LastSegment> {
-    let base = segment.base_offset();
-    let mut scan = LastScan {
-        segment,
-        found: LastSegment {
-            end_offset: base,
-            end_position: SEGMENT_HEADER_BYTES,
-            cut_position: SEGMENT_HEADER_BYTES,
-            prepared_end: size,
-            torn: false,
-            epoch: segment.header.leader_epoch,
-            index: Index::default(),
-            damage: None,
-        },
-        durable_hint: base,
-        invalid: None,
-        zeros_follow: true,
-    };
-    let mut position = SEGMENT_HEADER_BYTES;
-    let mut window = WINDOW_BYTES;
-    while position < size && scan.found.damage.is_none() {
-        let aligned = position & !(SEGMENT_HEADER_BYTES - 1);
-        let bytes = file.read_at(aligned, window).await?;
-        let skip = (position - aligned) as usize;
-        if bytes.len() <= skip {
-            break;
-        }
-        let last_window = bytes.len() < window;
-        let next = if scan.invalid.is_none() {
-            scan.batches(&bytes[skip..], position, last_window)
-        } else {
-            scan.behind(&bytes[skip..], position)
-        };
-        // A batch larger than the window is read again, with a window of its size.
-        window = if next == position { window * 2 } else { WINDOW_BYTES };
-        position = next;
-    }
-    Ok(scan.verdict())
-}
-
-impl<R: Runtime> LastScan<'_, R> {
-    /// Takes the batches of a window. Returns where to go on.
-    fn batches(&mut self, bytes: &[u8], start: u64, last_window: bool) -> u64 {
-        let segment = (self.segment.header.block_bytes, self.segment.header.incarnation);
-        let check = if planted(PlantedBug::TrustStaleTail) { Check::Known } else { Check::Whole };
-        let mut walk = Walk::new(bytes, start, segment, check);
-        loop {
-            match walk.step() {
-                Step::Batch(batch) if batch.header.base_offset == self.found.end_offset => {
-                    self.found.index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
-                    self.found.end_offset = batch.header.end_offset();
-                    self.found.end_position = batch.position + batch.header.batch_len() as u64;
-                    self.found.epoch = self.found.epoch.max(batch.header.leader_epoch);
-                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
-                }
-                Step::Batch(batch) => {
-                    let (offset, expected) = (batch.header.base_offset, self.found.end_offset);
-                    let reason = format!("a batch with offset {offset} where {expected} should follow");
-                    if offset < expected {
-                        let path = self.segment.path.clone();
-                        self.found.damage = Some(Damage { case: 'F', path, position: batch.position, reason });
-                        return batch.position;
-                    }
-                    // Bytes between the two are missing, and what is left of them looks like padding. Torn or rotten: E
-                    // tells.
-                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
-                    return self.stop(batch.position, reason);
-                }
-                Step::CutOff { position, need } if last_window => {
-                    return self.stop(position, format!("the file ends within {need} bytes of a batch"));
-                }
-                Step::CutOff { position, .. } | Step::End { position } => return position,
-                Step::Invalid { position, reason } => return self.stop(position, reason),
-            }
-        }
-    }
-
-    fn stop(&mut self, position: u64, reason: String) -> u64 {
-        self.invalid = Some((position, reason));
-        position
-    }
-
-    /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that
-    /// know of a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can
-    /// be found again.
-    fn behind(&mut self, bytes: &[u8], start: u64) -> u64 {
-        self.zeros_follow &= bytes.iter().all(|byte| *byte == 0);
-        let block = u64::from(self.segment.header.block_bytes);
-        let mut position = start.next_multiple_of(block);
-        while let Some(rest) = bytes.get((position - start) as usize..).filter(|rest| !rest.is_empty()) {
-            // The header is enough, and whole: a block is larger.
-            if let Ok(header) = check_stored_header(rest)
-                && header.incarnation == self.segment.header.incarnation
-            {
-                self.durable_hint = self.durable_hint.max(header.durable_hint);
-            }
-            position += block;
-        }
-        start + bytes.len() as u64
-    }
-
-    fn verdict(mut self) -> LastSegment {
-        let block = u64::from(self.segment.header.block_bytes);
-        self.found.cut_position = self.found.end_position;
-        self.found.end_position = self.found.end_position.next_multiple_of(block);
-        let Some((position, reason)) = self.invalid else {
-            self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
-            return self.found;
-        };
-        if self.durable_hint > self.found.end_offset {
-            let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
-            let path = self.segment.path.clone();
-            self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });
-        }
-        self.found.torn = !self.zeros_follow;
-        if self.found.torn {
-            self.found.prepared_end = self.found.end_position;
-        }
-        self.found
-    }
 }
 
 #[cfg(test)]

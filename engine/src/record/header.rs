@@ -197,6 +197,20 @@ pub fn check_stored_header(bytes: &[u8]) -> Result<BatchHeader, BatchError> {
     Ok(header)
 }
 
+/// Where the next stored batch with an intact header begins in `bytes`, at any place. For looking behind damage, where
+/// nothing says how long it is.
+pub fn find_stored_header(bytes: &[u8]) -> Option<(usize, BatchHeader)> {
+    let mut from = 0;
+    loop {
+        let rest = bytes.get(from..)?;
+        let at = from + rest.windows(MAGIC.len()).position(|window| window == MAGIC)?;
+        match check_stored_header(&bytes[at..]) {
+            Ok(header) => return Some((at, header)),
+            Err(_) => from = at + 1,
+        }
+    }
+}
+
 /// Checks exactly one stored batch whole: both checksums, so every bit.
 ///
 /// Errors: those of [`check_stored_header`] and [`check_produced`].

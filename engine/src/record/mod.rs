@@ -17,7 +17,10 @@ mod view;
 pub use builder::BatchBuilder;
 pub use codec::Codec;
 pub use error::BatchError;
-pub use header::{BatchHeader, ServerFields, check_produced, check_stored, check_stored_header, len_if_before, stamp};
+pub use header::{
+    BatchHeader, ServerFields, check_produced, check_stored, check_stored_header, find_stored_header, len_if_before,
+    stamp,
+};
 pub use view::{BatchView, Batches, HeaderRefs, Record, RecordRef, RecordRefs, Records, split_batches};
 
 /// Bytes of the shortest record: length, timestamp delta, key length, value length and header count in a byte each.

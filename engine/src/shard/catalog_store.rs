@@ -2,6 +2,7 @@
 //! checksum is.
 
 use std::{
+    collections::BTreeSet,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -11,11 +12,12 @@ use thiserror::Error;
 
 use crate::{
     catalog::{Catalog, LogEntry},
-    limits::DEVICE_BLOCK_BYTES_MAX,
+    limits::{DEVICE_BLOCK_BYTES_MAX, PARTITIONS_PER_LOG_MAX},
     runtime::{Buffer, File, OpenMode, Runtime},
 };
 
-const FILE_NAME: &str = "catalog.json";
+/// Its name in the data directory.
+pub const FILE_NAME: &str = "catalog.json";
 const VERSION: u32 = 1;
 
 /// Why the catalogue cannot be used.
@@ -77,7 +79,8 @@ fn encode(catalog: &Catalog) -> Vec<u8> {
     format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap_or_default()).into_bytes()
 }
 
-fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
+/// Reads the bytes of the catalogue at `path`.
+pub fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
     let damaged = |reason: &str| CatalogError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no first line"))?;
     let envelope: Envelope =
@@ -90,8 +93,14 @@ fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
         return Err(damaged("its checksum is wrong"));
     }
     let body: Body = serde_json::from_slice(body).map_err(|error| damaged(&error.to_string()))?;
-    if body.logs.iter().any(|log| log.uid.0 >= body.next_uid || log.partitions == 0) {
+    let possible = |log: &LogEntry| log.uid.0 < body.next_uid && (1..=PARTITIONS_PER_LOG_MAX).contains(&log.partitions);
+    if !body.logs.iter().all(possible) {
         return Err(damaged("a log in it is impossible"));
+    }
+    let uids: BTreeSet<_> = body.logs.iter().map(|log| log.uid).collect();
+    let names: BTreeSet<_> = body.logs.iter().map(|log| &log.name).collect();
+    if uids.len() != body.logs.len() || names.len() != body.logs.len() {
+        return Err(damaged("two logs in it have the same number or name"));
     }
     Ok(Catalog::from_parts(body.next_uid, body.logs))
 }
@@ -151,6 +160,19 @@ mod tests {
             damaged[at] ^= 0x10;
             assert!(decode(path, &damaged).is_err(), "byte {at}");
             assert!(decode(path, &bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_catalogue_whose_checksum_is_right_but_whose_logs_are_not_is_refused() {
+        let log = r#"{"uid":0,"name":"a/b","partitions":1,"created_ms":0}"#;
+        let other = r#"{"uid":1,"name":"a/b","partitions":1,"created_ms":0}"#;
+        let huge = r#"{"uid":0,"name":"a/b","partitions":4294967295,"created_ms":0}"#;
+        for logs in [format!("{log},{log}"), format!("{log},{other}"), huge.to_owned()] {
+            let body = format!("{{\"next_uid\":2,\"logs\":[{logs}]}}");
+            let envelope = Envelope { pyralog_catalog: 1, bytes: body.len(), crc32c: crc32c::crc32c(body.as_bytes()) };
+            let text = format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap());
+            assert!(matches!(decode(Path::new("c"), text.as_bytes()), Err(CatalogError::Damaged { .. })), "{logs}");
         }
     }
 }

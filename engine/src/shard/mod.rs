@@ -26,8 +26,8 @@ use std::{
     time::Duration,
 };
 
-pub use catalog_store::CatalogError;
-pub use opening::{Wiring, open};
+pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
+pub use opening::{Wiring, log_dir, log_name_of, open};
 
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};

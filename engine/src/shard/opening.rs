@@ -197,11 +197,12 @@ async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) 
 }
 
 /// The folder of a log.
-pub(super) fn log_dir(data_dir: &Path, name: &LogName) -> PathBuf {
+pub fn log_dir(data_dir: &Path, name: &LogName) -> PathBuf {
     data_dir.join("logs").join(name.namespace()).join(name.name())
 }
 
-fn log_name_of(dir: &Path) -> Option<LogName> {
+/// The name of the log whose folder this is.
+pub fn log_name_of(dir: &Path) -> Option<LogName> {
     let (namespace, name) = (dir.parent()?.file_name()?.to_str()?, dir.file_name()?.to_str()?);
     format!("{namespace}/{name}").parse().ok()
 }

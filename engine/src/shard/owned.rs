@@ -17,10 +17,7 @@ use super::{
 use crate::{
     catalog::LogEntry,
     error::RequestError,
-    log::{
-        Log,
-        recovery::{Damage, Recovered},
-    },
+    log::{Log, last_segment::Damage, recovery::Recovered},
     partition::{Effect, Partition},
     record::check_produced,
     runtime::Runtime,

@@ -1,0 +1,109 @@
+//! `dlog verify --repair`: does what a finding allows, and says what it did. It never deletes: what must go is moved
+//! into a folder of its own, under the path that it had.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Write},
+    path::{Path, PathBuf},
+};
+
+use pyralog_engine::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    log::verify::{Finding, Remedy},
+};
+
+/// Where in the data directory things are set aside.
+pub const SET_ASIDE: &str = "set-aside";
+
+/// One run of repairs on a data directory, which nobody else uses.
+pub struct Repair {
+    root: PathBuf,
+    /// Made when the first thing is set aside.
+    aside: Option<PathBuf>,
+}
+
+impl Repair {
+    /// Repairs in the data directory `root`.
+    pub fn new(root: &Path) -> Self {
+        Repair { root: root.to_owned(), aside: None }
+    }
+
+    /// Does what `finding` allows; what was done. `None` if it allows nothing.
+    pub fn apply(&mut self, finding: &Finding) -> io::Result<Option<String>> {
+        match &finding.remedy {
+            Remedy::Truncate(position) => cut(&finding.path, *position).map(Some),
+            Remedy::Rewrite(bytes) => rewrite(&finding.path, bytes).map(Some),
+            Remedy::SetAside => self.set_aside(&finding.path).map(Some),
+            Remedy::None(_) => Ok(None),
+        }
+    }
+
+    fn set_aside(&mut self, path: &Path) -> io::Result<String> {
+        let relative = path.strip_prefix(&self.root).map_err(io::Error::other)?.to_owned();
+        let target = self.folder()?.join(&relative);
+        let (from, to) = (path.parent(), target.parent());
+        let (Some(from), Some(to)) = (from, to) else { return Err(io::ErrorKind::InvalidInput.into()) };
+        fs::create_dir_all(to)?;
+        fs::rename(path, &target)?;
+        // Every name on the way, the new one before the old one is gone for good.
+        for folder in to.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
+            sync_dir(folder)?;
+        }
+        sync_dir(from)?;
+        let shown = target.strip_prefix(&self.root).unwrap_or(&target);
+        Ok(format!("moved to {}", shown.display()))
+    }
+
+    /// A folder that nothing was moved to before.
+    fn folder(&mut self) -> io::Result<PathBuf> {
+        if let Some(folder) = &self.aside {
+            return Ok(folder.clone());
+        }
+        let all = self.root.join(SET_ASIDE);
+        fs::create_dir_all(&all)?;
+        let time = jiff::Timestamp::now().strftime("%Y%m%dT%H%M%SZ").to_string();
+        for attempt in 0u32.. {
+            let name = if attempt == 0 { time.clone() } else { format!("{time}-{attempt}") };
+            match fs::create_dir(all.join(&name)) {
+                Ok(()) => return Ok(self.aside.insert(all.join(&name)).clone()),
+                Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Err(io::ErrorKind::AlreadyExists.into())
+    }
+}
+
+/// Waits for the writes that a killed server left under way, as recovery does, so that what is read after this stays.
+pub fn settle(path: &Path) -> io::Result<()> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let size = file.metadata()?.len();
+    file.set_len(size + DEVICE_BLOCK_BYTES_MAX)?;
+    file.set_len(size)?;
+    file.sync_all()
+}
+
+fn cut(path: &Path, position: u64) -> io::Result<String> {
+    let file = OpenOptions::new().write(true).open(path)?;
+    let size = file.metadata()?.len();
+    if size <= position {
+        return Err(io::Error::other(format!("it has only {size} bytes now")));
+    }
+    file.set_len(position)?;
+    file.sync_all()?;
+    Ok(format!("cut off at byte {position}; it had {size} bytes"))
+}
+
+fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<String> {
+    let aside = path.with_extension("idx.new");
+    let mut file = File::create(&aside)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&aside, path)?;
+    path.parent().map_or(Ok(()), sync_dir)?;
+    Ok("written anew from its segment".to_owned())
+}
+
+fn sync_dir(path: &Path) -> io::Result<()> {
+    File::open(path)?.sync_all()
+}

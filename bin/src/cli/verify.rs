@@ -1,0 +1,291 @@
+//! `dlog verify`: every byte of a data directory against every rule there is, without a server. The rules are the
+//! engine's; here is which files there should be, and how it is told.
+
+use std::{
+    fs, io,
+    path::{Path, PathBuf},
+};
+
+use pyralog_engine::{
+    catalog::Catalog,
+    log::verify::{Disk, Finding, Kind, PartitionFiles, Remedy, Totals, check_partition},
+    runtime::DirEntry,
+    shard::{CATALOG_FILE, decode_catalog, log_dir, log_name_of},
+    types::PartitionIndex,
+};
+use serde_json::{Value, json};
+
+use super::{
+    Fault, Outcome,
+    files::RealDisk,
+    log::count,
+    repair::{Repair, settle},
+};
+use crate::serve::data_dir::{DataDir, DataDirError};
+
+/// The flags.
+#[derive(Debug, clap::Args)]
+pub struct VerifyArgs {
+    /// The data directory. While a server uses it, only the sealed segments are checked.
+    dir: PathBuf,
+    /// Repair what can be repaired without losing a record that was durable; needs the directory for itself.
+    #[arg(long)]
+    repair: bool,
+}
+
+/// The check of one data directory.
+struct Verify {
+    root: PathBuf,
+    disk: RealDisk,
+    /// The server's process number, if one runs.
+    used_by: Option<String>,
+    repair: Option<Repair>,
+    json: bool,
+    totals: Totals,
+    partitions: u64,
+    findings: Vec<Value>,
+    /// Damage that is still there.
+    damaged: u64,
+}
+
+/// Checks the directory.
+pub fn run(args: &VerifyArgs, json: bool) -> Outcome {
+    // Held until the end.
+    let (root, used_by, _lock) = match DataDir::existing(&args.dir) {
+        Ok(data) => (data.path().to_owned(), None, Some(data)),
+        Err(DataDirError::InUse { path, process }) if args.repair => {
+            let message = format!("{} is in use by process {process}; nothing is repaired under it", path.display());
+            return Err(Fault::usage(message).with_help("stop the server first"));
+        }
+        Err(DataDirError::InUse { path, process }) => (path, Some(process), None),
+        Err(error) => return Err(Fault::usage(error)),
+    };
+    let disk = RealDisk::new(bytes_below(&root.join("logs")));
+    let repair = args.repair.then(|| Repair::new(&root));
+    let mut verify = Verify {
+        root,
+        disk,
+        used_by,
+        repair,
+        json,
+        totals: Totals::default(),
+        partitions: 0,
+        findings: Vec::new(),
+        damaged: 0,
+    };
+    if let (Some(process), false) = (&verify.used_by, json) {
+        println!("in use by process {process}: only sealed segments are checked, not the end of any partition");
+    }
+    verify.everything();
+    verify.conclude()
+}
+
+/// For the progress: nothing depends on it.
+fn bytes_below(dir: &Path) -> u64 {
+    let entries = fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter_map(|entry| entry.metadata().ok().map(|known| (entry.path(), known)))
+        .map(|(path, known)| if known.is_dir() { bytes_below(&path) } else { known.len() })
+        .sum()
+}
+
+impl Verify {
+    fn everything(&mut self) {
+        let catalog = self.catalog();
+        let mut partitions = Vec::new();
+        self.folders(catalog.as_ref(), &mut partitions);
+        for files in partitions {
+            self.partition(&files);
+        }
+    }
+
+    /// The catalogue, if it can be used.
+    fn catalog(&mut self) -> Option<Catalog> {
+        let path = self.root.join(CATALOG_FILE);
+        let reason = match fs::read(&path) {
+            Ok(bytes) => match decode_catalog(&path, &bytes) {
+                Ok(catalog) => return Some(catalog),
+                Err(error) => error.to_string(),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if self.subfolders(&self.root.join("logs")).is_empty() {
+                    return Some(Catalog::default());
+                }
+                "it is missing, but there are logs".to_owned()
+            }
+            Err(error) => error.to_string(),
+        };
+        self.found(&Finding::new(Kind::Catalog, &path, reason));
+        None
+    }
+
+    fn subfolders(&self, dir: &Path) -> Vec<PathBuf> {
+        let entries: Vec<DirEntry> = self.disk.list(dir).unwrap_or_default();
+        entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.path).collect()
+    }
+
+    /// Which partitions there are, and which folders should not be. Without a catalogue the folders are believed.
+    fn folders(&mut self, catalog: Option<&Catalog>, partitions: &mut Vec<PartitionFiles>) {
+        let in_use = self.used_by.is_some();
+        for namespace in self.subfolders(&self.root.join("logs")) {
+            for log in self.subfolders(&namespace) {
+                let entry = log_name_of(&log).and_then(|name| catalog?.by_name(&name).cloned());
+                if catalog.is_some() && entry.is_none() {
+                    let reason = "no such log is in the catalogue; the server would remove its files at its next start";
+                    self.stray(&log, reason);
+                    continue;
+                }
+                for dir in self.subfolders(&log) {
+                    let number = dir.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
+                    let known = |index: &u32| {
+                        dir.ends_with(index.to_string()) && entry.as_ref().is_none_or(|log| *index < log.partitions)
+                    };
+                    match number.filter(known) {
+                        Some(index) => partitions.push(PartitionFiles {
+                            log: entry.as_ref().map(|entry| entry.uid),
+                            index: PartitionIndex(index),
+                            dir,
+                            in_use,
+                        }),
+                        None => self.stray(&dir, "it is no partition of its log"),
+                    }
+                }
+            }
+        }
+        for log in catalog.into_iter().flat_map(Catalog::logs).filter(|_| !in_use) {
+            for index in 0..log.partitions {
+                let dir = log_dir(&self.root, &log.name).join(index.to_string());
+                if !dir.is_dir() {
+                    self.found(&Finding::new(Kind::NoSegment, &dir, "the partition has no folder").case('G'));
+                }
+            }
+        }
+    }
+
+    fn stray(&mut self, path: &Path, reason: &str) {
+        // Under a running server it may be a log that is being made or deleted.
+        if self.used_by.is_none() {
+            self.found(&Finding::new(Kind::Stray, path, reason).remedy(Remedy::SetAside));
+        }
+    }
+
+    fn partition(&mut self, files: &PartitionFiles) {
+        self.partitions += 1;
+        match self.checked(files) {
+            Ok((findings, totals)) => {
+                self.totals.segments += totals.segments;
+                self.totals.batches += totals.batches;
+                self.totals.records += totals.records;
+                self.totals.bytes += totals.bytes;
+                findings.iter().for_each(|finding| self.found(finding));
+            }
+            Err(error) if files.in_use && error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => self.found(&Finding::new(Kind::Unreadable, &files.dir, error.to_string())),
+        }
+    }
+
+    fn checked(&self, files: &PartitionFiles) -> io::Result<(Vec<Finding>, Totals)> {
+        let (findings, totals) = check_partition(&self.disk, files.clone())?;
+        let torn = findings.iter().find(|finding| matches!(finding.remedy, Remedy::Truncate(_)));
+        match torn.filter(|_| self.repair.is_some()) {
+            // What is cut off is judged again when nothing can arrive any more.
+            Some(torn) => {
+                settle(&torn.path)?;
+                check_partition(&self.disk, files.clone())
+            }
+            None => Ok((findings, totals)),
+        }
+    }
+
+    /// Repairs if asked to, and tells.
+    fn found(&mut self, finding: &Finding) {
+        let done = self.repair.as_mut().map(|repair| repair.apply(finding));
+        let (action, repaired) = match done {
+            Some(Ok(Some(action))) => (Some(action), true),
+            Some(Err(error)) => (Some(format!("could not be repaired: {error}")), false),
+            Some(Ok(None)) | None => (None, false),
+        };
+        if !repaired && !finding.kind.is_harmless() {
+            self.damaged += 1;
+        }
+        let file = finding.path.strip_prefix(&self.root).unwrap_or(&finding.path).display().to_string();
+        let impossible = if let Remedy::None(why) = finding.remedy { Some(why) } else { None };
+        if !self.json {
+            self.disk.print(&line(finding, &file));
+            match (&action, impossible) {
+                (Some(action), _) => self.disk.print(&format!("    {action}")),
+                (None, Some(why)) => self.disk.print(&format!("    not repairable: {why}")),
+                (None, None) => self.disk.print(&format!("    --repair would {}", promise(&finding.remedy))),
+            }
+        }
+        self.findings.push(json!({
+            "kind": finding.kind.name(),
+            "file": file,
+            "position": finding.position,
+            "first_offset": finding.offsets.map(|(first, _)| first.0),
+            "last_offset": finding.offsets.map(|(_, end)| end.0 - 1),
+            "case": finding.case,
+            "reason": finding.reason,
+            "harmless": finding.kind.is_harmless(),
+            "repairable": impossible.is_none(),
+            "not_repairable_because": impossible,
+            "repaired": repaired,
+            "action": action,
+        }));
+    }
+
+    fn conclude(self) -> Outcome {
+        let Totals { segments, batches, records, bytes } = self.totals;
+        if self.json {
+            let report = json!({
+                "data_dir": self.root.display().to_string(),
+                "in_use_by": self.used_by,
+                "partitions": self.partitions,
+                "segments": segments,
+                "batches": batches,
+                "records": records,
+                "bytes": bytes,
+                "clean": self.damaged == 0,
+                "findings": self.findings,
+            });
+            println!("{report}");
+        } else {
+            let (partitions, segments) = (count(self.partitions, "partition"), count(segments, "segment"));
+            let (records, bytes) = (count(records, "intact record"), pyralog_tuning::units::about(bytes));
+            self.disk.print(&format!("checked {partitions}, {segments}, {bytes}: {records}"));
+            if self.damaged == 0 {
+                self.disk.print("no damage");
+            }
+        }
+        match self.damaged {
+            0 => Ok(()),
+            damaged => {
+                let said = if self.repair.is_some() { "damage is left in" } else { "damage was found in" };
+                Err(Fault::new(format!("{said} {}: {}", self.root.display(), count(damaged, "finding"))))
+            }
+        }
+    }
+}
+
+/// A finding in one line.
+fn line(finding: &Finding, file: &str) -> String {
+    let mut text = file.to_owned();
+    if let Some(position) = finding.position {
+        text += &format!(", byte {position}");
+    }
+    if let Some((first, end)) = finding.offsets {
+        text += &format!(", records {first} to {}", end.0 - 1);
+    }
+    let harmless = if finding.kind.is_harmless() { "harmless: " } else { "" };
+    let case = finding.case.map_or_else(String::new, |case| format!(" (case {case})"));
+    format!("{text}: {harmless}{}{case}", finding.reason)
+}
+
+fn promise(remedy: &Remedy) -> String {
+    match remedy {
+        Remedy::Truncate(position) => format!("cut it off at byte {position}"),
+        Remedy::Rewrite(_) => "write it anew from its segment".to_owned(),
+        Remedy::SetAside => "move it out of the way".to_owned(),
+        Remedy::None(why) => format!("do nothing: {why}"),
+    }
+}

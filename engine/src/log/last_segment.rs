@@ -1,0 +1,247 @@
+//! The judgement on the last segment of a log: where it ends, and what is damaged. The cases are those of
+//! [`super::recovery`], which acts on them; `verify` reports them by the same rules, so that the two never disagree.
+//!
+//! It reads nothing itself: it says which bytes it wants next and is given them. So it is the same for a server, for
+//! the simulation, and for a tool that only looks.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+use super::{
+    index::Index,
+    scan::{Check, Step, Walk},
+    segment::{SegmentHeader, SegmentHeaderError},
+};
+use crate::{
+    limits::SEGMENT_HEADER_BYTES,
+    record::check_stored_header,
+    testing::bug::{PlantedBug, planted},
+    types::{LeaderEpoch, LogUid, Offset, PartitionIndex},
+};
+
+/// What a scan reads at once. Large enough for full bandwidth, and a multiple of any block.
+pub const WINDOW_BYTES: usize = 4 << 20;
+
+/// Damage that no loss of power explains. The log is served up to it, and accepts no writes.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{} is damaged at byte {position} (case {case}): {reason}", path.display())]
+pub struct Damage {
+    /// The row of the table above.
+    pub case: char,
+    /// The segment file.
+    pub path: PathBuf,
+    /// Where in it.
+    pub position: u64,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What stands at the beginning of a last segment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Beginning {
+    /// The header that belongs there.
+    Intact(SegmentHeader),
+    /// Case D: no header and no room for a batch.
+    Nothing,
+    /// Case E: why it is not the header that belongs there.
+    Damaged(String),
+}
+
+impl Beginning {
+    /// Judges the first `block` of a file of `size` bytes, which should be that of the log (if its number is known),
+    /// the partition and the base offset of `place`.
+    pub fn of(block: &[u8], size: u64, place: (Option<LogUid>, PartitionIndex, Offset)) -> Self {
+        let (log, index, base_offset) = place;
+        match SegmentHeader::decode(block) {
+            Ok(header)
+                if log.is_none_or(|log| log == header.partition.log)
+                    && header.partition.index == index
+                    && header.base_offset == base_offset =>
+            {
+                Beginning::Intact(header)
+            }
+            Ok(header) => Beginning::Damaged(format!(
+                "its header says partition {} and base offset {}",
+                header.partition, header.base_offset
+            )),
+            Err(SegmentHeaderError::Blank | SegmentHeaderError::Damaged(_)) if size <= SEGMENT_HEADER_BYTES => {
+                Beginning::Nothing
+            }
+            Err(error) => Beginning::Damaged(error.to_string()),
+        }
+    }
+}
+
+/// What the last segment turned out to hold.
+pub struct LastSegment {
+    /// The offset after its last intact record.
+    pub end_offset: Offset,
+    /// The position after its last flush group, padding included.
+    pub end_position: u64,
+    /// The end of the last batch's bytes, before its padding: where a torn tail is cut off. What is left of its block
+    /// reads as zero then, else the next scan would find the rest of a torn batch there.
+    pub cut_position: u64,
+    /// How far zeros follow.
+    pub prepared_end: u64,
+    /// Whether anything but zeros follows, which must be cut off.
+    pub torn: bool,
+    /// The newest reign in it.
+    pub epoch: LeaderEpoch,
+    /// Where its batches are.
+    pub index: Index,
+    /// Why it must not be written.
+    pub damage: Option<Damage>,
+}
+
+/// The walk over a last segment: its batches in order, then whatever is behind them.
+pub struct LastScan {
+    path: PathBuf,
+    header: SegmentHeader,
+    size: u64,
+    position: u64,
+    window: usize,
+    /// The last read came to the end of the file before it should.
+    ended: bool,
+    found: LastSegment,
+    /// E: the highest durable hint seen.
+    durable_hint: Offset,
+    /// The first place without an intact batch, and why.
+    invalid: Option<(u64, String)>,
+    /// Whether all bytes behind that place are zero.
+    zeros_follow: bool,
+}
+
+impl LastScan {
+    /// A scan of the file at `path` with `header` and `size` bytes.
+    pub fn new(path: PathBuf, header: SegmentHeader, size: u64) -> Self {
+        let found = LastSegment {
+            end_offset: header.base_offset,
+            end_position: SEGMENT_HEADER_BYTES,
+            cut_position: SEGMENT_HEADER_BYTES,
+            prepared_end: size,
+            torn: false,
+            epoch: header.leader_epoch,
+            index: Index::default(),
+            damage: None,
+        };
+        LastScan {
+            path,
+            header,
+            size,
+            position: SEGMENT_HEADER_BYTES,
+            window: WINDOW_BYTES,
+            ended: false,
+            found,
+            durable_hint: header.base_offset,
+            invalid: None,
+            zeros_follow: true,
+        }
+    }
+
+    /// Where to read next, and how much; `None` when the scan is over. Both are aligned for any device.
+    pub fn wants(&self) -> Option<(u64, usize)> {
+        let over = self.ended || self.position >= self.size || self.found.damage.is_some();
+        (!over).then_some((self.position & !(SEGMENT_HEADER_BYTES - 1), self.window))
+    }
+
+    /// Takes what was read where [`LastScan::wants`] said; fewer bytes at the end of the file.
+    pub fn take(&mut self, bytes: &[u8]) {
+        let position = self.position;
+        let skip = (position & (SEGMENT_HEADER_BYTES - 1)) as usize;
+        if bytes.len() <= skip {
+            self.ended = true;
+            return;
+        }
+        let last_window = bytes.len() < self.window;
+        let next = if self.invalid.is_none() {
+            self.batches(&bytes[skip..], position, last_window)
+        } else {
+            self.behind(&bytes[skip..], position)
+        };
+        // A batch larger than the window is read again, with a window of its size.
+        self.window = if next == position { self.window * 2 } else { WINDOW_BYTES };
+        self.position = next;
+    }
+
+    /// Takes the batches of a window. Returns where to go on.
+    fn batches(&mut self, bytes: &[u8], start: u64, last_window: bool) -> u64 {
+        let segment = (self.header.block_bytes, self.header.incarnation);
+        let check = if planted(PlantedBug::TrustStaleTail) { Check::Known } else { Check::Whole };
+        let mut walk = Walk::new(bytes, start, segment, check);
+        loop {
+            match walk.step() {
+                Step::Batch(batch) if batch.header.base_offset == self.found.end_offset => {
+                    self.found.index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+                    self.found.end_offset = batch.header.end_offset();
+                    self.found.end_position = batch.position + batch.header.batch_len() as u64;
+                    self.found.epoch = self.found.epoch.max(batch.header.leader_epoch);
+                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
+                }
+                Step::Batch(batch) => {
+                    let (offset, expected) = (batch.header.base_offset, self.found.end_offset);
+                    let reason = format!("a batch with offset {offset} where {expected} should follow");
+                    if offset < expected {
+                        let path = self.path.clone();
+                        self.found.damage = Some(Damage { case: 'F', path, position: batch.position, reason });
+                        return batch.position;
+                    }
+                    // Bytes between the two are missing, and what is left of them looks like padding. Torn or rotten: E
+                    // tells.
+                    self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
+                    return self.stop(batch.position, reason);
+                }
+                Step::CutOff { position, need } if last_window => {
+                    return self.stop(position, format!("the file ends within {need} bytes of a batch"));
+                }
+                Step::CutOff { position, .. } | Step::End { position } => return position,
+                Step::Invalid { position, reason } => return self.stop(position, reason),
+            }
+        }
+    }
+
+    fn stop(&mut self, position: u64, reason: String) -> u64 {
+        self.invalid = Some((position, reason));
+        position
+    }
+
+    /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that
+    /// know of a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can
+    /// be found again.
+    fn behind(&mut self, bytes: &[u8], start: u64) -> u64 {
+        self.zeros_follow &= bytes.iter().all(|byte| *byte == 0);
+        let block = u64::from(self.header.block_bytes);
+        let mut position = start.next_multiple_of(block);
+        while let Some(rest) = bytes.get((position - start) as usize..).filter(|rest| !rest.is_empty()) {
+            // The header is enough, and whole: a block is larger.
+            if let Ok(header) = check_stored_header(rest)
+                && header.incarnation == self.header.incarnation
+            {
+                self.durable_hint = self.durable_hint.max(header.durable_hint);
+            }
+            position += block;
+        }
+        start + bytes.len() as u64
+    }
+
+    /// What was found, once nothing more is wanted.
+    pub fn verdict(mut self) -> LastSegment {
+        let block = u64::from(self.header.block_bytes);
+        self.found.cut_position = self.found.end_position;
+        self.found.end_position = self.found.end_position.next_multiple_of(block);
+        let Some((position, reason)) = self.invalid else {
+            self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
+            return self.found;
+        };
+        if self.durable_hint > self.found.end_offset {
+            let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
+            let path = self.path.clone();
+            self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });
+        }
+        self.found.torn = !self.zeros_follow;
+        if self.found.torn {
+            self.found.prepared_end = self.found.end_position;
+        }
+        self.found
+    }
+}

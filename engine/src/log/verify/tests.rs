@@ -1,0 +1,323 @@
+//! Every kind of finding, over files in memory that are made byte by byte.
+
+use std::{
+    cell::RefCell,
+    collections::BTreeMap,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use super::{Disk, Finding, Kind, PartitionFiles, Remedy, Source, Totals, check_partition};
+use crate::{
+    log::{
+        index::{Index, SidecarKey},
+        segment::{SegmentHeader, segment_path},
+    },
+    record::{BatchBuilder, Codec, ServerFields, check_produced, stamp},
+    runtime::DirEntry,
+    types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
+};
+
+const DIR: &str = "/d";
+const BLOCK: usize = 512;
+const HEADER: usize = 4096;
+
+type Bytes = Rc<RefCell<Vec<u8>>>;
+
+#[derive(Default)]
+struct Memory(BTreeMap<PathBuf, Bytes>);
+
+impl Source for Bytes {
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.borrow().len() as u64)
+    }
+
+    fn read_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+        let bytes = self.borrow();
+        let from = (position as usize).min(bytes.len());
+        Ok(bytes[from..(from + len).min(bytes.len())].to_vec())
+    }
+}
+
+impl Disk for Memory {
+    type File = Bytes;
+
+    fn open(&self, path: &Path) -> io::Result<Bytes> {
+        self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
+    }
+
+    fn list(&self, _: &Path) -> io::Result<Vec<DirEntry>> {
+        Ok(self.0.keys().map(|path| DirEntry { path: path.clone(), is_dir: false }).collect())
+    }
+}
+
+fn header(base: u64) -> SegmentHeader {
+    SegmentHeader {
+        partition: PartitionId { log: LogUid(1), index: PartitionIndex(0) },
+        block_bytes: BLOCK as u32,
+        base_offset: Offset(base),
+        created_ms: 5,
+        incarnation: Incarnation(base as u32 + 7),
+        leader_epoch: LeaderEpoch(1),
+    }
+}
+
+/// Batches of three records and some 300 bytes, each in a block of its own, with offsets from `base` on; each knows all
+/// before it as durable.
+fn segment(base: u64, batches: u64) -> (Vec<u8>, Index) {
+    let header = header(base);
+    let mut bytes = header.encode().to_vec();
+    bytes.resize(HEADER, 0);
+    let mut index = Index::default();
+    for number in 0..batches {
+        let mut builder = BatchBuilder::new(Codec::None);
+        (0..3).for_each(|_| builder.push(None, &[7; 70], &[], 1).unwrap());
+        let mut batch = builder.finish().unwrap().to_vec();
+        let base_offset = Offset(base + 3 * number);
+        let fields = ServerFields {
+            base_offset,
+            durable_hint: base_offset,
+            leader_epoch: LeaderEpoch(1),
+            incarnation: header.incarnation,
+        };
+        let max_timestamp = check_produced(&batch).unwrap().max_timestamp_ms;
+        stamp(&mut batch, fields);
+        index.note(base_offset, bytes.len() as u64, max_timestamp);
+        bytes.extend_from_slice(&batch);
+        bytes.resize(bytes.len().next_multiple_of(BLOCK), 0);
+    }
+    (bytes, index)
+}
+
+fn path(base: u64) -> PathBuf {
+    segment_path(Path::new(DIR), Offset(base))
+}
+
+/// Three segments of four batches, offsets 0 to 35; the last one with prepared room.
+fn sound() -> Memory {
+    let mut disk = Memory::default();
+    for base in [0, 12, 24] {
+        let (mut bytes, index) = segment(base, 4);
+        if base < 24 {
+            let key = SidecarKey { incarnation: header(base).incarnation, end_position: bytes.len() as u64 };
+            disk.put(path(base).with_extension("idx"), index.to_sidecar(key));
+        } else {
+            bytes.resize(bytes.len() + (1 << 20), 0);
+        }
+        disk.put(path(base), bytes);
+    }
+    disk
+}
+
+impl Memory {
+    fn put(&mut self, path: PathBuf, bytes: Vec<u8>) {
+        self.0.insert(path, Rc::new(RefCell::new(bytes)));
+    }
+
+    fn flip(&self, path: &Path, position: usize) {
+        self.0[path].borrow_mut()[position] ^= 0x10;
+    }
+
+    fn check(&self) -> (Vec<Finding>, Totals) {
+        self.check_as(Some(LogUid(1)), false)
+    }
+
+    fn check_as(&self, log: Option<LogUid>, in_use: bool) -> (Vec<Finding>, Totals) {
+        let files = PartitionFiles { dir: PathBuf::from(DIR), log, index: PartitionIndex(0), in_use };
+        check_partition(self, files).unwrap()
+    }
+
+    fn only(&self) -> Finding {
+        let (findings, _) = self.check();
+        assert_eq!(findings.len(), 1, "{findings:#?}");
+        findings.into_iter().next().unwrap()
+    }
+}
+
+fn range(first: u64, end: u64) -> Option<(Offset, Offset)> {
+    Some((Offset(first), Offset(end)))
+}
+
+fn is_lost(finding: &Finding) -> bool {
+    matches!(finding.remedy, Remedy::None(_))
+}
+
+/// Where batch `number` of a segment begins.
+fn batch(number: usize) -> usize {
+    HEADER + BLOCK * number
+}
+
+#[test]
+fn a_sound_partition_has_no_finding_and_is_counted() {
+    let (findings, totals) = sound().check();
+    assert_eq!(findings, []);
+    assert_eq!((totals.segments, totals.batches, totals.records), (3, 12, 36));
+    assert_eq!(sound().check_as(None, false).0, []);
+    let (findings, totals) = sound().check_as(Some(LogUid(1)), true);
+    assert_eq!((findings, totals.segments), (vec![], 2), "the last segment of a running server is left alone");
+}
+
+#[test]
+fn any_flipped_byte_of_a_sealed_batch_or_header_is_found_and_names_its_records() {
+    for at in (0..48).chain(batch(1)..batch(1) + 80).chain([batch(1) + 200]) {
+        let disk = sound();
+        disk.flip(&path(0), at);
+        let found = disk.only();
+        assert!(is_lost(&found), "{found:?}");
+        let (kind, case, offsets) = match at {
+            0..48 => (Kind::Header, 'E', range(0, 12)),
+            // The magic and what the server's checksum covers; the client's covers the rest.
+            _ if at < batch(1) + 80 => (Kind::Bytes, 'C', range(3, 6)),
+            _ => (Kind::Batch, 'C', range(3, 6)),
+        };
+        assert_eq!((found.kind, found.case, found.offsets), (kind, Some(case), offsets), "byte {at}: {found:?}");
+        assert_eq!(found.path, path(0));
+        assert_eq!(found.position, Some(if at < 48 { 0 } else { batch(1) as u64 }));
+    }
+}
+
+#[test]
+fn all_damage_of_a_segment_is_found_not_only_the_first() {
+    let disk = sound();
+    disk.flip(&path(0), batch(0) + 100);
+    disk.flip(&path(0), batch(1) + 10);
+    disk.flip(&path(0), batch(3) + 10);
+    let found: Vec<_> = disk.check().0.iter().map(|found| (found.kind, found.offsets)).collect();
+    assert_eq!(found, [(Kind::Batch, range(0, 3)), (Kind::Bytes, range(3, 6)), (Kind::Bytes, range(9, 12))]);
+}
+
+#[test]
+fn a_missing_a_cut_and_a_lengthened_sealed_segment_are_found() {
+    let mut disk = sound();
+    disk.0.remove(&path(12));
+    disk.0.remove(&path(12).with_extension("idx"));
+    let found = disk.only();
+    assert_eq!((found.kind, found.case, found.offsets), (Kind::Chain, Some('C'), range(12, 24)));
+    assert_eq!(found.path, path(0));
+    let mut disk = sound();
+    disk.0.remove(&path(0));
+    disk.0.remove(&path(0).with_extension("idx"));
+    let found = disk.only();
+    assert_eq!((found.kind, found.path, found.offsets), (Kind::Chain, PathBuf::from(DIR), range(0, 12)));
+    let disk = sound();
+    disk.0[&path(12)].borrow_mut().truncate(batch(3));
+    let found = disk.check().0;
+    assert!(found.iter().any(|found| found.kind == Kind::Chain && found.offsets == range(21, 24)), "{found:?}");
+    let disk = sound();
+    disk.0[&path(12)].borrow_mut().truncate(batch(3) + 100);
+    let found = disk.only();
+    assert_eq!((found.kind, found.offsets, is_lost(&found)), (Kind::Bytes, range(21, 24), true));
+    let disk = sound();
+    disk.0[&path(12)].borrow_mut().resize(1 << 20, 0);
+    let found = disk.only();
+    assert_eq!((found.kind, found.offsets), (Kind::Bytes, None), "no record is missing: {found:?}");
+}
+
+#[test]
+fn records_that_are_there_twice_are_case_f() {
+    let mut disk = sound();
+    disk.put(path(21), segment(21, 4).0);
+    let found = disk.check().0;
+    assert!(found.iter().any(|found| found.case == Some('F') && found.offsets == range(21, 24)), "{found:?}");
+    let disk = sound();
+    let twin = disk.0[&path(24)].borrow()[batch(0)..batch(1)].to_vec();
+    disk.0[&path(24)].borrow_mut()[batch(2)..batch(3)].copy_from_slice(&twin);
+    let found = disk.check().0;
+    assert_eq!((found[0].case, found[0].kind, found[0].position), (Some('F'), Kind::Chain, Some(batch(2) as u64)));
+}
+
+#[test]
+fn a_sidecar_that_differs_is_found_with_the_right_one_and_a_missing_one_is_harmless() {
+    let mut disk = sound();
+    let sidecar = path(0).with_extension("idx");
+    let right = disk.0[&sidecar].borrow().clone();
+    disk.flip(&sidecar, 30);
+    let found = disk.only();
+    assert_eq!((found.kind, &found.remedy), (Kind::Index, &Remedy::Rewrite(right.clone())));
+    // Whole, but of fewer batches than there are.
+    let key = SidecarKey { incarnation: header(0).incarnation, end_position: batch(4) as u64 };
+    disk.put(sidecar.clone(), Index::default().to_sidecar(key));
+    assert_eq!(disk.only().remedy, Remedy::Rewrite(right));
+    disk.0.remove(&sidecar);
+    let found = disk.only();
+    assert!(found.kind == Kind::NoIndex && found.kind.is_harmless());
+}
+
+#[test]
+fn a_torn_tail_may_be_cut_off_and_damage_below_the_durable_hint_may_not() {
+    let disk = sound();
+    disk.flip(&path(24), batch(3) + 100);
+    let found = disk.only();
+    let cut = disk.0[&path(24)].borrow()[..batch(3)].iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
+    assert_eq!((found.kind, found.case), (Kind::TornTail, Some('B')));
+    assert!(matches!(found.remedy, Remedy::Truncate(at) if at >= cut && at < batch(3) as u64), "{found:?} {cut}");
+    let disk = sound();
+    disk.flip(&path(24), batch(1) + 100);
+    let found = disk.only();
+    assert_eq!((found.case, found.offsets, is_lost(&found)), (Some('C'), range(27, 30), true));
+    let disk = sound();
+    disk.0[&path(24)].borrow_mut()[batch(1)..batch(2)].fill(0);
+    let found = disk.only();
+    assert_eq!((found.case, found.offsets, is_lost(&found)), (Some('C'), range(27, 30), true));
+}
+
+#[test]
+fn a_damaged_last_header_is_case_e_an_empty_file_case_d_and_nothing_at_all_case_g() {
+    let disk = sound();
+    disk.flip(&path(24), 20);
+    let found = disk.only();
+    assert_eq!((found.case, is_lost(&found)), (Some('E'), true));
+    let mut disk = sound();
+    disk.put(path(36), vec![0; HEADER]);
+    let found = disk.only();
+    assert_eq!((found.case, &found.remedy), (Some('D'), &Remedy::SetAside));
+    assert_eq!(Memory::default().only().case, Some('G'));
+}
+
+#[test]
+fn another_partitions_segment_and_strange_names_are_found() {
+    let files = |log, index| {
+        let disk = sound();
+        let files = PartitionFiles { dir: DIR.into(), log: Some(log), index, in_use: false };
+        check_partition(&disk, files).unwrap().0
+    };
+    for found in [files(LogUid(2), PartitionIndex(0)), files(LogUid(1), PartitionIndex(3))] {
+        assert_eq!(found.len(), 3);
+        assert!(found.iter().all(|found| found.kind == Kind::Header && is_lost(found)));
+    }
+    for name in ["24.seg", "00000000000000000099.idx"] {
+        let mut disk = sound();
+        disk.put(Path::new(DIR).join(name), vec![1; 10]);
+        let found = disk.only();
+        assert_eq!((found.kind, found.remedy), (Kind::Stray, Remedy::SetAside), "{name}");
+    }
+    let mut disk = sound();
+    disk.put(Path::new(DIR).join("notes.txt"), vec![1; 10]);
+    let found = disk.only();
+    assert!(found.kind.is_harmless() && is_lost(&found), "a file that nobody looks at stays: {found:?}");
+}
+
+#[test]
+fn no_bytes_make_it_panic_or_run_for_ever() {
+    let mut state = 1u64;
+    let mut random = move || {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (state >> 33) as usize
+    };
+    for _ in 0..300 {
+        let disk = sound();
+        let victim = &disk.0[&path([0, 12, 24][random() % 3])];
+        let len = victim.borrow().len();
+        let from = random() % (batch(4) + 100);
+        let until = (from + random() % 3000).min(len);
+        match random() % 4 {
+            0 => victim.borrow_mut().truncate(from),
+            1 => victim.borrow_mut()[from.min(until)..until].fill(0),
+            2 => victim.borrow_mut()[from.min(until)..until].iter_mut().for_each(|byte| *byte = random() as u8),
+            _ => victim.borrow_mut().copy_within(batch(0)..batch(2), from.min(len - 1024)),
+        }
+        disk.check();
+        disk.check_as(None, true);
+    }
+}
