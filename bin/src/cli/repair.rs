@@ -3,7 +3,7 @@
 
 use std::{
     fs::{self, File, OpenOptions},
-    io::{self, Write},
+    io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
 };
 
@@ -31,7 +31,7 @@ impl Repair {
     /// Does what `finding` allows; what was done. `None` if it allows nothing.
     pub fn apply(&mut self, finding: &Finding) -> io::Result<Option<String>> {
         match &finding.remedy {
-            Remedy::Truncate(position) => cut(&finding.path, *position).map(Some),
+            Remedy::Truncate(position) => self.cut(&finding.path, *position).map(Some),
             Remedy::Rewrite(bytes) => rewrite(&finding.path, bytes).map(Some),
             Remedy::SetAside => self.set_aside(&finding.path).map(Some),
             Remedy::None(_) => Ok(None),
@@ -39,19 +39,49 @@ impl Repair {
     }
 
     fn set_aside(&mut self, path: &Path) -> io::Result<String> {
-        let relative = path.strip_prefix(&self.root).map_err(io::Error::other)?.to_owned();
-        let target = self.folder()?.join(&relative);
-        let (from, to) = (path.parent(), target.parent());
-        let (Some(from), Some(to)) = (from, to) else { return Err(io::ErrorKind::InvalidInput.into()) };
-        fs::create_dir_all(to)?;
+        let target = self.place_for(path)?;
         fs::rename(path, &target)?;
-        // Every name on the way, the new one before the old one is gone for good.
-        for folder in to.ancestors().take_while(|folder| folder.starts_with(&self.root)) {
-            sync_dir(folder)?;
+        // The new name before the old one is gone for good.
+        self.sync_names_of(&target)?;
+        path.parent().map_or(Ok(()), sync_dir)?;
+        Ok(format!("moved to {}", self.shown(&target)))
+    }
+
+    /// Cuts off what stands in the file from `position` on, after keeping a copy: of the newest flush group nobody can
+    /// tell whether it was acknowledged.
+    fn cut(&mut self, path: &Path, position: u64) -> io::Result<String> {
+        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        let size = file.metadata()?.len();
+        if size <= position {
+            return Err(io::Error::other(format!("it has only {size} bytes now")));
         }
-        sync_dir(from)?;
-        let shown = target.strip_prefix(&self.root).unwrap_or(&target);
-        Ok(format!("moved to {}", shown.display()))
+        let target = self.place_for(path)?.with_extension(format!("seg.from-{position}"));
+        let mut copy = File::create_new(&target)?;
+        file.seek(SeekFrom::Start(position))?;
+        io::copy(&mut file, &mut copy)?;
+        copy.sync_all()?;
+        self.sync_names_of(&target)?;
+        file.set_len(position)?;
+        file.sync_all()?;
+        Ok(format!("cut off at byte {position}; it had {size} bytes; the rest is in {}", self.shown(&target)))
+    }
+
+    /// Where `path` is set aside: under the path that it has, in folders that exist.
+    fn place_for(&mut self, path: &Path) -> io::Result<PathBuf> {
+        let relative = path.strip_prefix(&self.root).map_err(io::Error::other)?.to_owned();
+        let target = self.folder()?.join(relative);
+        target.parent().map_or(Ok(()), fs::create_dir_all)?;
+        Ok(target)
+    }
+
+    /// Syncs every folder on the way to `target`.
+    fn sync_names_of(&self, target: &Path) -> io::Result<()> {
+        let mut folders = target.ancestors().skip(1).take_while(|folder| folder.starts_with(&self.root));
+        folders.try_for_each(sync_dir)
+    }
+
+    fn shown<'a>(&self, target: &'a Path) -> std::path::Display<'a> {
+        target.strip_prefix(&self.root).unwrap_or(target).display()
     }
 
     /// A folder that nothing was moved to before.
@@ -81,17 +111,6 @@ pub fn settle(path: &Path) -> io::Result<()> {
     file.set_len(size + DEVICE_BLOCK_BYTES_MAX)?;
     file.set_len(size)?;
     file.sync_all()
-}
-
-fn cut(path: &Path, position: u64) -> io::Result<String> {
-    let file = OpenOptions::new().write(true).open(path)?;
-    let size = file.metadata()?.len();
-    if size <= position {
-        return Err(io::Error::other(format!("it has only {size} bytes now")));
-    }
-    file.set_len(position)?;
-    file.sync_all()?;
-    Ok(format!("cut off at byte {position}; it had {size} bytes"))
 }
 
 fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<String> {

@@ -139,6 +139,11 @@ fn a_torn_tail_and_a_bad_index_are_repaired_strays_are_set_aside_and_then_it_is_
     }
     let aside = fs::read_dir(data.join("set-aside")).unwrap().next().unwrap().unwrap().path();
     assert_eq!(fs::read(aside.join("logs/default/a/0/copy.seg")).unwrap(), b"x");
+    let kept = fs::read_dir(aside.join("logs/default/a/0")).unwrap().map(|entry| entry.unwrap().path());
+    let cut_off =
+        kept.filter(|path| path.display().to_string().contains(".seg.from-")).map(|path| fs::read(path).unwrap());
+    let damaged = |bytes: Vec<u8>| bytes.windows(4).any(|word| word == b"PYR1");
+    assert_eq!(cut_off.map(damaged).collect::<Vec<_>>(), [true], "what was cut off is not kept");
     let forgotten = aside.join("logs/default/forgotten/0/00000000000000000000.seg");
     assert_eq!(fs::read(forgotten).unwrap(), b"precious");
     assert_eq!(report(&data, &[]).0, 0);
