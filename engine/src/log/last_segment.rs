@@ -119,7 +119,9 @@ impl LastScan {
             end_offset: header.base_offset,
             end_position: SEGMENT_HEADER_BYTES,
             cut_position: SEGMENT_HEADER_BYTES,
-            prepared_end: size,
+            // The file may end within a block: after a cut, or a crash while recovery waited for writes. Zeros are
+            // written from a block on.
+            prepared_end: size - size % u64::from(header.block_bytes),
             torn: false,
             epoch: header.leader_epoch,
             index: Index::default(),

@@ -214,7 +214,10 @@ async fn settle<F: File>(file: &F, size: u64) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
-        log::fixture::{P, batch_of, context},
+        log::{
+            fixture::{P, batch_of, context},
+            segment::segment_path,
+        },
         record::check_produced,
         runtime::sim::{
             Sim, SimConfig, SimRuntime,
@@ -238,6 +241,26 @@ mod tests {
             log.write_waiting().await.unwrap();
         }
         log
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_block_goes_on_at_a_block() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            unsynced(Rc::clone(&context)).await;
+            let file =
+                context.runtime.open(&segment_path(Path::new("/p"), Offset(0)), OpenMode::Existing).await.unwrap();
+            file.truncate(50_001).await.unwrap();
+            let Recovered { log, end, damage, .. } = open_here(&context).await.unwrap();
+            assert_eq!((end, damage), (Offset(10), None));
+            let batch = batch_of(50_000);
+            log.append(&batch, &check_produced(&batch).unwrap(), (end, end));
+            log.write_waiting().await.unwrap();
+            open_here(&context).await.unwrap().end
+        };
+        assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), Offset(11));
     }
 
     #[test]
