@@ -2,9 +2,12 @@
 //!
 //! It walks through the events and keeps, per partition, what must be at each offset and how safely it is known to be
 //! stored. A fault turns what is stored less safely into what may be gone. The rules have the numbers of the programme
-//! in
-//! `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event that
-//! shows it.
+//! in `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event
+//! that shows it.
+
+mod partition;
+#[cfg(test)]
+mod tests;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -13,6 +16,7 @@ use std::{
 
 use super::history::{AppendId, AppendOutcome, AppendSent, Event, FinalRead, History, ReadSeen, RecordTag};
 use crate::types::{AckLevel, Offset, PartitionId};
+use partition::{Append, Expected, PartitionState};
 
 /// A promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,40 +110,6 @@ pub fn judge(history: &History) -> Vec<Violation> {
 
 /// A broken log breaks everywhere; nobody reads more than this.
 const VIOLATIONS_MAX: usize = 100;
-
-/// What must be at an offset.
-#[derive(Clone, Copy)]
-struct Expected {
-    tag: RecordTag,
-    /// How safely it is known to be stored.
-    level: AckLevel,
-    /// A fault came that this level does not survive: it may be gone, or another record may be here.
-    may_be_gone: bool,
-    /// Whether it was acknowledged; else it was only seen.
-    acked: bool,
-}
-
-/// An append as far as it is known.
-#[derive(Clone, Copy)]
-struct Append {
-    id: AppendId,
-    tag: RecordTag,
-    level: AckLevel,
-    refused: bool,
-    acked: bool,
-    /// The life of the server in which it was sent.
-    life: u32,
-}
-
-#[derive(Default)]
-struct PartitionState {
-    /// By offset; `None` for offsets of which nothing is known.
-    expected: Vec<Option<Expected>>,
-    /// All before this are durable, so no fault changes them.
-    settled: usize,
-    /// By producer and sequence.
-    sent: BTreeMap<(u32, u64), Append>,
-}
 
 struct Judge<'a> {
     history: &'a History,
@@ -296,197 +266,5 @@ impl Judge<'_> {
         if self.violations.len() < VIOLATIONS_MAX {
             self.violations.push(Violation { rule, partition, offset, evidence });
         }
-    }
-}
-
-impl PartitionState {
-    /// A fault took, or may have taken, what is stored less safely than `level`. What lies before a safe record is as
-    /// safe: a log is kept as a prefix.
-    fn lose_below(&mut self, level: AckLevel) {
-        let mut safest = AckLevel::Received;
-        let mut durable_from_end = true;
-        for index in (self.settled..self.expected.len()).rev() {
-            let Some(known) = &mut self.expected[index] else { continue };
-            if !known.may_be_gone {
-                safest = safest.max(known.level);
-            }
-            known.level = known.level.max(safest);
-            known.may_be_gone |= known.level < level;
-            if durable_from_end && safest >= AckLevel::Durable {
-                self.settled = self.settled.max(index + 1);
-                durable_from_end = false;
-            }
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{super::history::Fault, *};
-    use crate::types::{LogUid, PartitionIndex};
-
-    const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
-
-    fn tag(sequence: u64) -> RecordTag {
-        RecordTag { producer: 7, sequence, crc: 1000 + sequence as u32 }
-    }
-
-    fn send(history: &mut History, ack: AckLevel, sequences: &[u64]) -> AppendId {
-        history.send(AppendSent { partition: P, ack, records: sequences.iter().map(|s| tag(*s)).collect() })
-    }
-
-    fn acked(history: &mut History, level: AckLevel, base: u64, sequences: &[u64]) {
-        let id = send(history, level, sequences);
-        history.end(id, AppendOutcome::Acked { level, base: Offset(base) });
-    }
-
-    fn placed(from: u64, tags: &[RecordTag]) -> Vec<(Offset, RecordTag)> {
-        (from..).map(Offset).zip(tags.iter().copied()).collect()
-    }
-
-    fn read(history: &mut History, from: u64, sequences: &[u64]) {
-        let records = placed(from, &sequences.iter().map(|s| tag(*s)).collect::<Vec<_>>());
-        history.read(ReadSeen { observer: 0, partition: P, from: Offset(from), records });
-    }
-
-    fn finish(history: &mut History, sequences: &[u64]) {
-        let records = placed(0, &sequences.iter().map(|s| tag(*s)).collect::<Vec<_>>());
-        history.finish(FinalRead { partition: P, start: Offset(0), records });
-    }
-
-    fn rules(history: &History) -> Vec<Rule> {
-        judge(history).iter().map(|violation| violation.rule).collect()
-    }
-
-    #[test]
-    fn a_history_of_all_outcomes_and_faults_passes() {
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1, 2]);
-        acked(&mut h, AckLevel::Written, 2, &[3]);
-        acked(&mut h, AckLevel::Received, 3, &[4]);
-        read(&mut h, 1, &[2, 3, 4]);
-        let refused = send(&mut h, AckLevel::Durable, &[5]);
-        h.end(refused, AppendOutcome::Refused);
-        send(&mut h, AckLevel::Durable, &[6]);
-        h.fault(Fault::Kill);
-        // The received one is gone, and the unknown one has taken its place.
-        read(&mut h, 2, &[3, 6]);
-        acked(&mut h, AckLevel::Written, 4, &[7]);
-        h.fault(Fault::PowerLoss);
-        acked(&mut h, AckLevel::Durable, 4, &[8]);
-        finish(&mut h, &[1, 2, 3, 6, 8]);
-        assert_eq!(judge(&h), []);
-    }
-
-    #[test]
-    fn c1_a_durable_record_that_is_gone_after_a_loss_of_power() {
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1, 2]);
-        h.fault(Fault::PowerLoss);
-        finish(&mut h, &[1]);
-        let violation =
-            Violation { rule: Rule::C1, partition: P, offset: Offset(1), evidence: Evidence::Missing(tag(2)) };
-        assert_eq!(judge(&h), [violation]);
-    }
-
-    #[test]
-    fn c1_a_written_record_survives_a_kill_but_need_not_survive_a_loss_of_power() {
-        for (fault, fine) in [(Fault::Kill, false), (Fault::PowerLoss, true)] {
-            let mut h = History::new();
-            acked(&mut h, AckLevel::Written, 0, &[1]);
-            h.fault(fault);
-            finish(&mut h, &[]);
-            assert_eq!(judge(&h).is_empty(), fine, "{fault:?}");
-        }
-    }
-
-    #[test]
-    fn c1_what_lies_before_a_durable_record_is_durable_too() {
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Received, 0, &[1]);
-        acked(&mut h, AckLevel::Durable, 1, &[2]);
-        h.fault(Fault::PowerLoss);
-        let other = send(&mut h, AckLevel::Received, &[3]);
-        h.end(other, AppendOutcome::Unknown);
-        finish(&mut h, &[3, 2]);
-        assert_eq!(rules(&h)[0], Rule::C1);
-    }
-
-    #[test]
-    fn c1_another_record_or_other_bytes_at_an_acknowledged_offset() {
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1]);
-        send(&mut h, AckLevel::Durable, &[2]);
-        read(&mut h, 0, &[2]);
-        assert_eq!(rules(&h), [Rule::C1]);
-
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1]);
-        let altered = RecordTag { crc: 5, ..tag(1) };
-        h.finish(FinalRead { partition: P, start: Offset(0), records: placed(0, &[altered]) });
-        let found = judge(&h);
-        assert_eq!(found[0].evidence, Evidence::Altered { sent: tag(1), found: altered });
-    }
-
-    #[test]
-    fn c2_a_refused_record_is_seen() {
-        let mut h = History::new();
-        let id = send(&mut h, AckLevel::Durable, &[1]);
-        h.end(id, AppendOutcome::Refused);
-        finish(&mut h, &[1]);
-        assert_eq!(rules(&h), [Rule::C2]);
-    }
-
-    #[test]
-    fn c2_an_unknown_record_is_stored_twice() {
-        let mut h = History::new();
-        send(&mut h, AckLevel::Durable, &[1]);
-        finish(&mut h, &[1, 1]);
-        assert_eq!(rules(&h), [Rule::C2]);
-    }
-
-    #[test]
-    fn c2_an_unknown_record_that_a_new_life_showed_is_gone_in_the_next() {
-        let mut h = History::new();
-        send(&mut h, AckLevel::Received, &[1]);
-        h.fault(Fault::Kill);
-        read(&mut h, 0, &[1]);
-        h.fault(Fault::PowerLoss);
-        finish(&mut h, &[]);
-        assert_eq!(rules(&h), [Rule::C2]);
-    }
-
-    #[test]
-    fn c3_a_gap_two_contents_and_a_record_that_nobody_sent() {
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1, 2]);
-        let records = vec![(Offset(0), tag(1)), (Offset(2), tag(2))];
-        h.read(ReadSeen { observer: 0, partition: P, from: Offset(0), records });
-        assert_eq!(rules(&h), [Rule::C3]);
-
-        let mut h = History::new();
-        send(&mut h, AckLevel::Durable, &[1]);
-        send(&mut h, AckLevel::Durable, &[2]);
-        read(&mut h, 0, &[1]);
-        read(&mut h, 0, &[2]);
-        assert_eq!(rules(&h), [Rule::C3]);
-
-        let mut h = History::new();
-        finish(&mut h, &[9]);
-        assert_eq!(judge(&h)[0].evidence, Evidence::NeverSent(tag(9)));
-    }
-
-    #[test]
-    fn c4_a_producers_records_change_places_or_appear_twice() {
-        let mut h = History::new();
-        send(&mut h, AckLevel::Durable, &[1]);
-        send(&mut h, AckLevel::Durable, &[2]);
-        finish(&mut h, &[2, 1]);
-        assert_eq!(rules(&h), [Rule::C4]);
-
-        let mut h = History::new();
-        acked(&mut h, AckLevel::Durable, 0, &[1]);
-        finish(&mut h, &[1, 1]);
-        assert_eq!(rules(&h), [Rule::C4]);
     }
 }

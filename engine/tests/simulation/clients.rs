@@ -1,0 +1,200 @@
+//! The clients: what they send and read, and what they remember of it for the judge.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use pyralog_engine::{
+    error::{ErrorClass, RequestError},
+    record::{BatchBuilder, Codec, split_batches},
+    runtime::{
+        Runtime,
+        sim::{SimRandom, SimRuntime},
+    },
+    shard::{
+        Shard,
+        request::{Append, CreateLog, Fetch, FindOffset, Found, OffsetAt, Reply, Request},
+    },
+    testing::history::{AppendOutcome, AppendSent, FinalRead, History, ReadSeen, RecordTag},
+    types::{AckLevel, Offset, PartitionId},
+};
+
+pub const PARTITIONS: u32 = 3;
+pub const CLIENTS: u32 = 4;
+
+/// What outlives every process: the clients' own memory.
+pub struct Clients {
+    pub history: RefCell<History>,
+    pub random: RefCell<SimRandom>,
+    pub next_sequence: RefCell<BTreeMap<u32, u64>>,
+    pub appends_acked: Cell<u64>,
+    pub records_read: Cell<u64>,
+}
+
+impl Clients {
+    pub fn new(seed: u64) -> Rc<Clients> {
+        Rc::new(Clients {
+            history: RefCell::new(History::new()),
+            random: RefCell::new(SimRandom::new(seed, 101)),
+            next_sequence: RefCell::default(),
+            appends_acked: Cell::new(0),
+            records_read: Cell::new(0),
+        })
+    }
+}
+
+pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Clients>) {
+    let partitions = loop {
+        let log = shard.catalog().logs().next().cloned();
+        match log {
+            Some(log) => break log.partition_ids().collect::<Vec<_>>(),
+            None => {
+                let create = CreateLog { name: "sim".parse().unwrap(), partitions: PARTITIONS, ack: None };
+                let _ = shard.call(Request::CreateLog(create)).await;
+                shard.runtime().sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    let draw = |below| clients.random.borrow_mut().below(below);
+    // As a consumer does that goes on where it was.
+    read_some(client, &shard, partitions[draw(partitions.len() as u64) as usize], &clients).await;
+    loop {
+        let partition = partitions[draw(partitions.len() as u64) as usize];
+        match draw(10) {
+            0..=6 => append(client, &shard, partition, &clients).await,
+            7..=8 => read_some(client, &shard, partition, &clients).await,
+            _ => shard.runtime().sleep(Duration::from_micros(draw(3_000))).await,
+        }
+    }
+}
+
+/// One to three batches at once.
+pub async fn append(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
+    let draw = |below| clients.random.borrow_mut().below(below);
+    let calls: Vec<_> = (0..draw(3) + 1)
+        .map(|_| {
+            let ack = [AckLevel::Received, AckLevel::Written, AckLevel::Durable][draw(3) as usize];
+            let count = if draw(4) == 0 { draw(20) + 1 } else { 1 };
+            let (batch, records) = make_batch(client, count, clients);
+            let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
+            let call = shard.call(Request::Append(Append { partition, batch, ack: Some(ack) }));
+            let clients = Rc::clone(clients);
+            async move {
+                let outcome = match call.await {
+                    Ok(Reply::Appended(appended)) => {
+                        clients.appends_acked.set(clients.appends_acked.get() + 1);
+                        AppendOutcome::Acked { level: appended.level, base: appended.base_offset }
+                    }
+                    Err(error) if error.class() == ErrorClass::Unknown => AppendOutcome::Unknown,
+                    Err(_) => AppendOutcome::Refused,
+                    Ok(other) => panic!("an append was answered by {other:?}"),
+                };
+                clients.history.borrow_mut().end(id, outcome);
+            }
+        })
+        .collect();
+    futures_util::future::join_all(calls).await;
+}
+
+pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<RecordTag>) {
+    let mut builder = BatchBuilder::new(Codec::None);
+    let mut tags = Vec::new();
+    for _ in 0..count {
+        let mut sequences = clients.next_sequence.borrow_mut();
+        let sequence = sequences.entry(client).or_insert(0);
+        *sequence += 1;
+        let (filler, len) = {
+            let mut random = clients.random.borrow_mut();
+            let most = if random.happens(300) { 20_000 } else { 600 };
+            (random.next_u64(), random.below(most) as usize)
+        };
+        let mut value = format!("{client} {sequence} ").into_bytes();
+        value.extend(filler.to_le_bytes().iter().cycle().take(len));
+        builder.push(None, &value, &[], 1).unwrap();
+        tags.push(RecordTag { producer: client, sequence: *sequence, crc: crc32c::crc32c(&value) });
+    }
+    (builder.finish().unwrap(), tags)
+}
+
+pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
+    let Ok(found) = ends(shard, partition).await else { return };
+    let range = found.high_watermark.0 - found.start_offset.0;
+    let back = clients.random.borrow_mut().below(range.min(200) + 1);
+    let from =
+        if clients.random.borrow_mut().below(4) == 0 { found.start_offset.0 } else { found.high_watermark.0 - back };
+    if let Ok(records) = fetch(shard, partition, Offset(from), Duration::from_millis(2)).await {
+        clients.records_read.set(clients.records_read.get() + records.len() as u64);
+        clients.history.borrow_mut().read(ReadSeen { observer: client, partition, from: Offset(from), records });
+    }
+}
+
+pub async fn ends(shard: &Shard<SimRuntime>, partition: PartitionId) -> Result<Found, RequestError> {
+    match shard.call(Request::FindOffset(FindOffset { partition, at: OffsetAt::Latest })).await? {
+        Reply::Found(found) => Ok(found),
+        other => panic!("a search was answered by {other:?}"),
+    }
+}
+
+/// The records from `from` on.
+pub async fn fetch(
+    shard: &Shard<SimRuntime>,
+    partition: PartitionId,
+    from: Offset,
+    max_wait: Duration,
+) -> Result<Vec<(Offset, RecordTag)>, RequestError> {
+    let fetch = Fetch { partition, offset: from, max_bytes: 64 << 10, max_wait };
+    let fetched = match shard.call(Request::Fetch(fetch)).await? {
+        Reply::Fetched(fetched) => fetched,
+        other => panic!("a fetch was answered by {other:?}"),
+    };
+    let mut stored = BytesMut::new();
+    fetched.batches.iter().for_each(|piece| stored.extend_from_slice(piece));
+    let mut records = Vec::new();
+    for view in split_batches(stored.freeze()) {
+        for record in view.expect("a damaged batch was served").records().unwrap() {
+            let record = record.unwrap();
+            if record.offset >= from {
+                records.push((record.offset, tag_of(&record.value)));
+            }
+        }
+    }
+    Ok(records)
+}
+
+pub fn tag_of(value: &[u8]) -> RecordTag {
+    let mut words = value.splitn(3, |byte| *byte == b' ');
+    let mut number = || std::str::from_utf8(words.next().unwrap_or_default()).ok()?.parse::<u64>().ok();
+    let (producer, sequence) = (number().unwrap_or(u64::from(u32::MAX)) as u32, number().unwrap_or(u64::MAX));
+    RecordTag { producer, sequence, crc: crc32c::crc32c(value) }
+}
+
+pub async fn read_all(
+    shard: &Shard<SimRuntime>,
+    partition: PartitionId,
+    clients: &Rc<Clients>,
+) -> Result<(), RequestError> {
+    // A write first: a partition that takes none has lost its use.
+    let (batch, records) = make_batch(CLIENTS, 1, clients);
+    let ack = AckLevel::Durable;
+    let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
+    let Reply::Appended(appended) = shard.call(Request::Append(Append { partition, batch, ack: Some(ack) })).await?
+    else {
+        panic!("an append was answered by something else");
+    };
+    let outcome = AppendOutcome::Acked { level: appended.level, base: appended.base_offset };
+    clients.history.borrow_mut().end(id, outcome);
+    let found = ends(shard, partition).await?;
+    let (start, mut next, mut records) = (found.start_offset, found.start_offset, Vec::new());
+    while next < found.high_watermark {
+        let more = fetch(shard, partition, next, Duration::ZERO).await?;
+        assert!(!more.is_empty(), "nothing at {next} of {}", found.high_watermark);
+        next = Offset(more.last().unwrap().0.0 + 1);
+        records.extend(more);
+    }
+    clients.history.borrow_mut().finish(FinalRead { partition, start, records });
+    Ok(())
+}

@@ -1,0 +1,73 @@
+//! What a seed means, drawn before anything runs.
+
+use std::{path::PathBuf, time::Duration};
+
+use pyralog_engine::{
+    runtime::sim::{
+        SimRandom,
+        faults::{FaultKind, FaultRates},
+    },
+    shard::ShardConfig,
+    types::AckLevel,
+};
+
+/// What one seed means, drawn before anything runs.
+pub struct Plan {
+    pub rates: FaultRates,
+    pub alignment: u64,
+    pub segment_bytes: u64,
+    pub lives: u64,
+    /// Drives fail reads, writes or syncs in this seed: then a dead process may have lost what was only written.
+    pub drive_fails: bool,
+}
+
+impl Plan {
+    /// Swarm: each seed has some kinds of fault, with strengths of their own; a third of them have only one.
+    pub fn draw(random: &mut SimRandom) -> Plan {
+        let rare = [
+            (FaultKind::WriteError, 60),
+            (FaultKind::SyncError, 200),
+            (FaultKind::ReadError, 100),
+            (FaultKind::NoSpace, 50),
+            (FaultKind::Stall, 100),
+            (FaultKind::RingDelay, 3_000),
+        ];
+        let at_power_loss = [FaultKind::LostUnsynced, FaultKind::TornSector, FaultKind::LostName, FaultKind::LostSize];
+        let mut rates = FaultRates::none();
+        let single = random.happens(3_333).then(|| random.below((rare.len() + at_power_loss.len()) as u64) as usize);
+        for (index, (kind, most)) in rare.into_iter().enumerate() {
+            let drawn = random.below(most) as u32 + 1;
+            if single.map_or_else(|| random.happens(3_000), |only| only == index) {
+                rates = rates.with(kind, drawn);
+            }
+        }
+        for (index, kind) in (rare.len()..).zip(at_power_loss) {
+            let drawn = [300, 3_000, 10_000][random.below(3) as usize];
+            if single.map_or_else(|| random.happens(7_000), |only| only == index) {
+                rates = rates.with(kind, drawn);
+            }
+        }
+        let drive_fails = rates.get(FaultKind::WriteError) + rates.get(FaultKind::SyncError) > 0;
+        Plan {
+            rates,
+            alignment: if random.happens(5_000) { 512 } else { 4096 },
+            segment_bytes: random.within(24..256) << 12,
+            lives: random.within(2..6),
+            drive_fails,
+        }
+    }
+
+    pub fn config(&self) -> ShardConfig {
+        ShardConfig {
+            data_dir: PathBuf::from("/data"),
+            segment_bytes: self.segment_bytes,
+            buffer_time_max: Duration::from_millis(5),
+            buffer_bytes_max: 256 << 10,
+            sync_interval: Duration::from_millis(20),
+            default_ack: AckLevel::Durable,
+            cache_bytes: 64 << 10,
+            tail_bytes: 16 << 10,
+            budget_bytes: 8 << 20,
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Single scenes, made on purpose.
+
+use std::{path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+
+use pyralog_engine::{
+    runtime::{
+        Runtime,
+        sim::{
+            Sim, SimConfig, SimRandom, SimRuntime,
+            faults::{FaultKind, FaultRates},
+        },
+    },
+    shard::{
+        Shard,
+        request::{Append, CreateLog, Request},
+    },
+    testing::checker::{Evidence, judge},
+    types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
+};
+
+use crate::{
+    SEEDS,
+    clients::{CLIENTS, Clients, be_client, ends, make_batch},
+    lives::{STEPS_MAX, last_life, live, prepare_directory, start},
+    plan::Plan,
+};
+
+#[test]
+fn nothing_of_a_server_outlives_its_world() {
+    let plan = Plan { rates: FaultRates::none(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+    let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
+    prepare_directory(&sim);
+    let clients = Clients::new(1);
+    let (_, runtimes, shards, _) = start(&sim, &plan, 2);
+    sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
+    let shard = shards.borrow()[0].clone().unwrap();
+    runtimes[0].spawn(be_client(0, shard, Rc::clone(&clients)));
+    sim.run_until(|| clients.appends_acked.get() > 20, STEPS_MAX).unwrap();
+    // Every partition and every log of a core holds on to these.
+    let counters: Vec<_> = shards.borrow().iter().flatten().map(|shard| Arc::downgrade(shard.metrics())).collect();
+    drop((shards, runtimes, sim));
+    assert!(counters.iter().all(|core| core.strong_count() == 0), "a seed leaves its memory to the next");
+}
+
+#[test]
+fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
+    let plan = Plan { rates: FaultRates::none(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+    let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
+    prepare_directory(&sim);
+    let clients = Clients::new(1);
+    let open = || {
+        let (process, runtimes, shards, _) = start(&sim, &plan, 1);
+        sim.run_until(|| shards.borrow()[0].is_some(), STEPS_MAX).unwrap();
+        let shard = shards.borrow()[0].clone().unwrap();
+        (process, runtimes[0].clone(), shard)
+    };
+    let partition = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
+    let append = |shard: Shard<SimRuntime>| {
+        let (batch, _) = make_batch(0, 1, &clients);
+        async move { shard.call(Request::Append(Append { partition, batch, ack: Some(AckLevel::Written) })).await }
+    };
+    let end = |runtime: &SimRuntime, shard: Shard<SimRuntime>| {
+        let ends = async move { ends(&shard, partition).await.unwrap().high_watermark };
+        sim.block_on(runtime, ends, STEPS_MAX).unwrap()
+    };
+
+    let (process, runtime, shard) = open();
+    let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, ack: None };
+    let creating = shard.clone();
+    let created = async move { creating.call(Request::CreateLog(create)).await };
+    sim.block_on(&runtime, created, STEPS_MAX).unwrap().unwrap();
+    sim.block_on(&runtime, append(shard.clone()), STEPS_MAX).unwrap().unwrap();
+    sim.set_rates(FaultRates::none().with(FaultKind::Stall, 10_000));
+    let appending = append(shard);
+    runtime.spawn(async move { drop(appending.await) });
+    sim.run_for(Duration::from_millis(10), STEPS_MAX).unwrap();
+    sim.kill(process);
+
+    sim.set_rates(FaultRates::none().with(FaultKind::LostUnsynced, 10_000));
+    let (process, runtime, shard) = open();
+    let shown = end(&runtime, shard);
+    assert_eq!(shown, Offset(2), "the write was under way when the process was killed");
+    sim.lose_power(process);
+    let (_, runtime, shard) = open();
+    assert_eq!(end(&runtime, shard), shown, "a record was shown and is gone");
+}
+
+#[test]
+fn a_flipped_bit_is_never_served() {
+    let (mut noticed, mut served) = (0, 0);
+    for seed in 1..=SEEDS / 4 {
+        let mut random = SimRandom::new(seed, 200);
+        let plan = Plan { rates: FaultRates::none(), lives: 1, drive_fails: false, ..Plan::draw(&mut random) };
+        let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
+        let clients = Clients::new(seed);
+        prepare_directory(&sim);
+        live(&sim, &plan, &clients, &mut random);
+        let files = sim.files().into_iter().map(|(path, _)| path);
+        let segments: Vec<PathBuf> = files.filter(|path| path.extension() == Some("seg".as_ref())).collect();
+        if segments.is_empty() {
+            continue;
+        }
+        assert!(sim.flip_bit(&segments[random.below(segments.len() as u64) as usize]));
+        // Partitions may now say that they are damaged. One whose newest records were hit may take them for a torn
+        // write and cut them off, and then the last life's own record has their place. What is served must be right.
+        noticed += u32::from(!last_life(&sim, &plan, &clients, 1).is_empty());
+        let is_loss = |evidence: &Evidence| match evidence {
+            Evidence::Missing(_) => true,
+            Evidence::Replaced { found, .. } => found.producer == CLIENTS,
+            _ => false,
+        };
+        let wrong = judge(&clients.history.borrow());
+        let wrong: Vec<_> = wrong.iter().filter(|one| !is_loss(&one.evidence)).collect();
+        assert!(wrong.is_empty(), "seed {seed}: {}", wrong[0]);
+        served += clients.records_read.get();
+    }
+    assert!(noticed > 0 && served > 0, "{noticed} flipped bits were noticed, {served} records served");
+}
