@@ -24,7 +24,7 @@ pub enum PlantedBug {
 
 impl PlantedBug {
     /// All bugs.
-    pub const ALL: [PlantedBug; 8] = [
+    pub const ALL: &[PlantedBug] = &[
         PlantedBug::SkipFsync,
         PlantedBug::AckBeforeSync,
         PlantedBug::TrustStaleTail,

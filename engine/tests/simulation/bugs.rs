@@ -9,7 +9,7 @@ fn every_planted_bug_is_caught() {
     const SEEDS_MAX: u64 = 500;
     std::panic::set_hook(Box::new(|_| {}));
     let mut needed: Vec<(u64, PlantedBug)> = Vec::new();
-    for bug in PlantedBug::ALL {
+    for &bug in PlantedBug::ALL {
         plant(Some(bug));
         let caught = (1..=SEEDS_MAX).find(|seed| try_seed(*seed).is_err());
         plant(None);

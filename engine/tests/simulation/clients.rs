@@ -33,6 +33,8 @@ pub struct Clients {
     pub next_sequence: RefCell<BTreeMap<u32, u64>>,
     pub appends_acked: Cell<u64>,
     pub records_read: Cell<u64>,
+    /// How many cores the server had last.
+    pub cores: Cell<usize>,
 }
 
 impl Clients {
@@ -43,6 +45,7 @@ impl Clients {
             next_sequence: RefCell::default(),
             appends_acked: Cell::new(0),
             records_read: Cell::new(0),
+            cores: Cell::new(0),
         })
     }
 }

@@ -106,6 +106,12 @@ pub fn start(
 /// One life of the server, from its start to its sudden end.
 pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRandom) {
     let cores = random.within(1..4) as usize;
+    if ![0, cores].contains(&clients.cores.replace(cores)) {
+        sim.count(FaultKind::OtherCores);
+    }
+    if plan.rates.get(FaultKind::NoSpace) > 0 && random.happens(1_000) {
+        sim.fill_drive(Duration::from_micros(random.within(100..50_000)));
+    }
     let (process, runtimes, shards, failed) = start(sim, plan, cores);
     let ends = if random.happens(2_000) { random.within(100..5_000) } else { random.within(5_000..200_000) };
     let end = sim.now() + Duration::from_micros(ends);

@@ -29,8 +29,12 @@ impl Plan {
             (FaultKind::SyncError, 200),
             (FaultKind::ReadError, 100),
             (FaultKind::NoSpace, 50),
+            (FaultKind::ShortWrite, 1_000),
+            (FaultKind::ShortRead, 1_000),
             (FaultKind::Stall, 100),
             (FaultKind::RingDelay, 3_000),
+            (FaultKind::Pause, 20),
+            (FaultKind::ClockJump, 5_000),
         ];
         let at_power_loss = [FaultKind::LostUnsynced, FaultKind::TornSector, FaultKind::LostName, FaultKind::LostSize];
         let mut rates = FaultRates::none();
@@ -46,6 +50,10 @@ impl Plan {
             if single.map_or_else(|| random.happens(7_000), |only| only == index) {
                 rates = rates.with(kind, drawn);
             }
+        }
+        // It has an effect only when the drive is full.
+        if rates.get(FaultKind::NoSpace) > 0 && random.happens(5_000) {
+            rates = rates.with(FaultKind::NoSpaceLate, 5_000);
         }
         let drive_fails = rates.get(FaultKind::WriteError) + rates.get(FaultKind::SyncError) > 0;
         Plan {

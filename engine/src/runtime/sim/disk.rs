@@ -34,6 +34,17 @@ pub(super) struct Disk {
     full_until: Cell<Duration>,
 }
 
+/// A file with something wrong in it.
+#[derive(Clone, Debug)]
+pub struct Wound {
+    /// Which.
+    pub path: PathBuf,
+    /// What stands in it.
+    pub found: Vec<u8>,
+    /// What should.
+    pub right: Vec<u8>,
+}
+
 /// How long operations take, in nanoseconds. Names are changed through a journal, which is slow.
 const READ_NANOS: Range<u64> = 40_000..200_000;
 const WRITE_NANOS: Range<u64> = 15_000..150_000;
@@ -98,6 +109,11 @@ impl World {
         self.now() < self.disk.full_until.get()
     }
 
+    /// The drive is full for `duration`.
+    pub(super) fn fill(&self, duration: Duration) {
+        self.disk.full_until.set(self.disk.full_until.get().max(self.now() + duration));
+    }
+
     /// Ends a shortage of room.
     pub(super) fn free_space(&self) {
         self.disk.full_until.set(Duration::ZERO);
@@ -139,6 +155,7 @@ impl World {
         self.disk.next_write.replace(self.disk.next_write.get() + 1)
     }
 
+    /// Reads, as a caller does who asks for the rest when the system gives less than he asked for.
     pub(super) async fn read(
         self: &Rc<Self>,
         inode: &Rc<RefCell<Inode>>,
@@ -146,12 +163,48 @@ impl World {
         len: usize,
     ) -> io::Result<Vec<u8>> {
         self.check_aligned("read", position, len);
+        let Some(first) = self.part_of(len, FaultKind::ShortRead) else {
+            return self.read_once(inode, position, len).await;
+        };
+        let mut bytes = self.read_once(inode, position, first).await?;
+        if bytes.len() == first {
+            self.count(FaultKind::ShortRead);
+            bytes.extend(self.read_once(inode, position + first as u64, len - first).await?);
+        }
+        Ok(bytes)
+    }
+
+    /// How much of `len` bytes the system takes or gives, if it is not all.
+    fn part_of(&self, len: usize, kind: FaultKind) -> Option<usize> {
+        let blocks = len as u64 / self.disk.alignment;
+        let partly = blocks > 1 && self.would(kind, Stream::Disk);
+        partly.then(|| (self.random(Stream::Disk, |random| random.within(1..blocks)) * self.disk.alignment) as usize)
+    }
+
+    /// Another place of the file where `len` bytes have room.
+    fn elsewhere(&self, inode: &RefCell<Inode>, position: u64, len: usize) -> Option<u64> {
+        let places = inode.borrow().len().checked_sub(len as u64)? / self.disk.alignment + 1;
+        let other = self.random(Stream::Disk, |random| random.below(places)) * self.disk.alignment;
+        (other != position).then_some(other)
+    }
+
+    async fn read_once(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, position: u64, len: usize) -> io::Result<Vec<u8>> {
         let inode = Rc::clone(inode);
         self.operation(READ_NANOS, move |world| {
             if world.fault(FaultKind::ReadError, Stream::Disk) {
                 return Err(os_error(libc::EIO));
             }
-            Ok(inode.borrow().read(position, len))
+            let bytes = inode.borrow().read(position, len);
+            if world.would(FaultKind::MisdirectedRead, Stream::Disk)
+                && let Some(other) = world.elsewhere(&inode, position, bytes.len())
+            {
+                let wrong = inode.borrow().read(other, bytes.len());
+                if wrong != bytes {
+                    world.count(FaultKind::MisdirectedRead);
+                }
+                return Ok(wrong);
+            }
+            Ok(bytes)
         })
         .await
     }
@@ -163,6 +216,7 @@ impl World {
         assert!(aligned, "a {what} of {len} bytes at {position} on a drive with blocks of {alignment}");
     }
 
+    /// Writes, as a caller does who asks for the rest when the system takes less than he gave it.
     pub(super) async fn write(
         self: &Rc<Self>,
         inode: &Rc<RefCell<Inode>>,
@@ -171,26 +225,54 @@ impl World {
     ) -> io::Result<()> {
         self.check_aligned("write", position, bytes.len());
         if position + bytes.len() as u64 > inode.borrow().len() && self.is_full() {
+            if let Some(first) = self.part_of(bytes.len(), FaultKind::NoSpaceLate) {
+                self.count(FaultKind::NoSpaceLate);
+                self.write_once(inode, position, &bytes[..first]).await?;
+            }
             return self.operation(WRITE_NANOS, |_| Err(os_error(libc::ENOSPC))).await;
         }
+        let Some(first) = self.part_of(bytes.len(), FaultKind::ShortWrite) else {
+            return self.write_once(inode, position, bytes).await;
+        };
+        self.count(FaultKind::ShortWrite);
+        self.write_once(inode, position, &bytes[..first]).await?;
+        self.write_once(inode, position + first as u64, &bytes[first..]).await
+    }
+
+    async fn write_once(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, position: u64, bytes: &[u8]) -> io::Result<()> {
         let (version, len) = (self.next_write(), bytes.len());
-        inode.borrow_mut().write(position, bytes, version);
-        self.trace(position ^ (len as u64) << 40);
+        let target = self.place_of_write(inode, position, len);
+        if target == position {
+            inode.borrow_mut().write(position, bytes, version);
+        } else {
+            inode.borrow_mut().write_misdirected((position, target), bytes, version);
+        }
+        self.trace(target ^ (len as u64) << 40);
         let ends = self.now() + self.draw_time(WRITE_NANOS);
         inode.borrow_mut().be_busy_until(ends);
         let inode = Rc::clone(inode);
         self.operation_until(ends, move |world| {
             if world.fault(FaultKind::WriteError, Stream::Disk) {
-                world.random(Stream::Disk, |random| inode.borrow_mut().fail(position, len, version, random));
+                world.random(Stream::Disk, |random| inode.borrow_mut().fail(target, len, version, random));
                 return Err(os_error(libc::EIO));
             }
             if version < world.disk.newest_completed.replace(version.max(world.disk.newest_completed.get())) {
                 world.count(FaultKind::Reordered);
             }
-            inode.borrow_mut().complete(position, len, version);
+            inode.borrow_mut().complete(target, len, version);
             Ok(())
         })
         .await
+    }
+
+    /// Where a write really goes.
+    fn place_of_write(&self, inode: &RefCell<Inode>, position: u64, len: usize) -> u64 {
+        if !self.would(FaultKind::MisdirectedWrite, Stream::Disk) {
+            return position;
+        }
+        let Some(other) = self.elsewhere(inode, position, len) else { return position };
+        self.count(FaultKind::MisdirectedWrite);
+        other
     }
 
     pub(super) async fn sync(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>) -> io::Result<()> {
@@ -308,9 +390,6 @@ impl World {
                     if losses.size {
                         self.count(FaultKind::LostSize);
                     }
-                    if random.happens(rate(FaultKind::BitFlip)) && inode.borrow_mut().flip_bit(random) {
-                        self.count(FaultKind::BitFlip);
-                    }
                 }
             }
         }
@@ -331,14 +410,55 @@ impl World {
         files
     }
 
-    /// Turns over one bit of the file at `path`, durably. `false` if there is none.
-    pub(super) fn flip_bit(&self, path: &Path) -> bool {
-        let found = names::parent(&self.disk.root, path).ok().and_then(|(dir, name)| names::look_up(&dir, name));
-        let Some(Node::File(inode)) = found else { return false };
-        let flipped = self.random(Stream::Disk, |random| inode.borrow_mut().flip_bit(random));
+    /// Turns over one bit of the file at `path`, of the byte at `position` or of any, durably. `false` if it has none.
+    pub(super) fn flip_bit(&self, path: &Path, position: Option<u64>) -> bool {
+        let Some(inode) = self.file_at(path) else { return false };
+        let flipped = self.random(Stream::Disk, |random| inode.borrow_mut().flip_bit(position, random));
         if flipped {
             self.count(FaultKind::BitFlip);
         }
         flipped
+    }
+
+    fn file_at(&self, path: &Path) -> Option<Rc<RefCell<Inode>>> {
+        let (dir, name) = names::parent(&self.disk.root, path).ok()?;
+        match names::look_up(&dir, name)? {
+            Node::File(inode) => Some(inode),
+            Node::Dir(_) => None,
+        }
+    }
+
+    /// What stands in the file at `path`.
+    pub(super) fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        let inode = self.file_at(path)?;
+        let content = inode.borrow().read(0, inode.borrow().len() as usize);
+        Some(content)
+    }
+
+    /// The files in which something is wrong.
+    pub(super) fn wounds(&self) -> Vec<Wound> {
+        let wound = |(path, _): (PathBuf, u64)| {
+            let right = self.file_at(&path)?.borrow().right_content()?;
+            Some(Wound { found: self.content(&path)?, right, path })
+        };
+        self.files().into_iter().filter_map(wound).collect()
+    }
+
+    /// Puts a durable file at `path`, with the directories it needs.
+    pub(super) fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        let mut ancestors: Vec<&Path> = path.ancestors().skip(1).filter(|dir| dir.file_name().is_some()).collect();
+        ancestors.reverse();
+        for dir in ancestors {
+            self.create_dir_now(dir)?;
+        }
+        let inode = Rc::new(RefCell::new(Inode::with_content(content)));
+        let (dir, name) = names::parent(&self.disk.root, path)?;
+        names::link(&dir, name, Node::File(inode));
+        for dir in path.ancestors().skip(1) {
+            let dir = names::directory(&self.disk.root, dir)?;
+            let point = dir.borrow().begin_sync();
+            dir.borrow_mut().end_sync(point);
+        }
+        Ok(())
     }
 }

@@ -57,8 +57,30 @@ impl Wake for TaskWaker {
     }
 }
 
-struct Task {
+/// Where a task runs: its process, and the core in it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Place {
+    pub(super) process: u64,
+    pub(super) core: usize,
+}
+
+/// A core, or a whole process, that does not run.
+struct Pause {
     process: u64,
+    /// `None` for all of them.
+    core: Option<usize>,
+    /// Tasks that would have run.
+    waiting: Vec<u64>,
+}
+
+impl Pause {
+    fn covers(&self, place: Place) -> bool {
+        self.process == place.process && self.core.is_none_or(|core| core == place.core)
+    }
+}
+
+struct Task {
+    place: Place,
     /// `None` while it is polled.
     future: Option<Pin<Box<dyn Future<Output = ()>>>>,
     waker: Arc<TaskWaker>,
@@ -74,6 +96,9 @@ pub(super) struct World {
     woken: Woken,
     events: RefCell<BTreeMap<(Duration, u64), Event>>,
     next_id: Cell<u64>,
+    pauses: RefCell<BTreeMap<u64, Pause>>,
+    /// What jumps of the wall clock came to, in milliseconds.
+    clock_shift_ms: Cell<i64>,
     /// Processes that were crashed; what their dying tasks spawn is dropped.
     dead: RefCell<Vec<u64>>,
     /// Nothing happens any more, and nothing is taken on.
@@ -96,6 +121,8 @@ impl World {
             woken: Woken::default(),
             events: RefCell::default(),
             next_id: Cell::new(1),
+            pauses: RefCell::default(),
+            clock_shift_ms: Cell::new(0),
             dead: RefCell::default(),
             ended: Cell::new(false),
             random: [stream(Stream::Schedule), stream(Stream::Disk), stream(Stream::Ring), stream(Stream::Runtime)],
@@ -134,12 +161,27 @@ impl World {
 
     /// Whether a fault of `kind` happens now. It is counted if so.
     pub(super) fn fault(&self, kind: FaultKind, stream: Stream) -> bool {
-        let rate = self.rates.borrow().get(kind);
-        let happens = rate > 0 && self.random(stream, |random| random.happens(rate));
+        let happens = self.would(kind, stream);
         if happens {
             self.count(kind);
         }
         happens
+    }
+
+    /// Whether a fault of `kind` should happen now; whoever asks counts it if it has an effect.
+    pub(super) fn would(&self, kind: FaultKind, stream: Stream) -> bool {
+        let rate = self.rates.borrow().get(kind);
+        rate > 0 && self.random(stream, |random| random.happens(rate))
+    }
+
+    /// What the wall clock has gained or lost by jumps; it may jump now.
+    pub(super) fn clock_shift_ms(&self) -> i64 {
+        if self.fault(FaultKind::ClockJump, Stream::Runtime) {
+            let hours = self.random(Stream::Runtime, |random| random.within(1..7_200_000)) as i64;
+            let back = self.random(Stream::Runtime, |random| random.happens(5_000));
+            self.clock_shift_ms.set(self.clock_shift_ms.get() + if back { -hours } else { hours });
+        }
+        self.clock_shift_ms.get()
     }
 
     pub(super) fn count(&self, kind: FaultKind) {
@@ -147,13 +189,13 @@ impl World {
         self.trace(0x1000 + kind as u64);
     }
 
-    pub(super) fn spawn(&self, process: u64, future: impl Future<Output = ()> + 'static) {
-        if self.ended.get() || self.dead.borrow().contains(&process) {
+    pub(super) fn spawn(&self, place: Place, future: impl Future<Output = ()> + 'static) {
+        if self.ended.get() || self.dead.borrow().contains(&place.process) {
             return;
         }
         let id = self.next_id();
         let waker = Arc::new(TaskWaker { id, queued: AtomicBool::new(true), woken: Arc::clone(&self.woken) });
-        self.tasks.borrow_mut().insert(id, Task { process, future: Some(Box::pin(future)), waker });
+        self.tasks.borrow_mut().insert(id, Task { place, future: Some(Box::pin(future)), waker });
         self.ready.borrow_mut().push(id);
     }
 
@@ -198,6 +240,9 @@ impl World {
         if ready > 0 {
             let chosen = self.random(Stream::Schedule, |random| random.below(ready)) as usize;
             let id = self.ready.borrow_mut().swap_remove(chosen);
+            if self.is_paused(id) {
+                return true;
+            }
             self.now.set(self.now() + STEP_COST);
             self.run_due_events();
             self.poll(id);
@@ -207,6 +252,30 @@ impl World {
         let Some((when, _)) = next else { return false };
         self.now.set(self.now().max(when));
         self.run_due_events();
+        true
+    }
+
+    /// Whether the task may not run now; it then waits for the end of the pause. A pause begins by chance.
+    fn is_paused(self: &Rc<Self>, id: u64) -> bool {
+        let Some(place) = self.tasks.borrow().get(&id).map(|task| task.place) else { return false };
+        if let Some(pause) = self.pauses.borrow_mut().values_mut().find(|pause| pause.covers(place)) {
+            pause.waiting.push(id);
+            return true;
+        }
+        if !self.fault(FaultKind::Pause, Stream::Schedule) {
+            return false;
+        }
+        let (micros, whole) =
+            self.random(Stream::Schedule, |random| (random.within(500..150_000), random.happens(3_000)));
+        let core = (!whole).then_some(place.core);
+        let number = self.next_id();
+        self.pauses.borrow_mut().insert(number, Pause { process: place.process, core, waiting: vec![id] });
+        let world = Rc::downgrade(self);
+        self.at(self.now() + Duration::from_micros(micros), move || {
+            let Some(world) = world.upgrade() else { return };
+            let over = world.pauses.borrow_mut().remove(&number);
+            world.ready.borrow_mut().extend(over.into_iter().flat_map(|pause| pause.waiting));
+        });
         true
     }
 
@@ -253,7 +322,7 @@ impl World {
     pub(super) fn drop_process(&self, process: u64) {
         self.dead.borrow_mut().push(process);
         let dying: Vec<u64> =
-            self.tasks.borrow().iter().filter(|(_, task)| task.process == process).map(|(id, _)| *id).collect();
+            self.tasks.borrow().iter().filter(|(_, task)| task.place.process == process).map(|(id, _)| *id).collect();
         self.trace(dying.len() as u64);
         for id in dying {
             // One at a time and unborrowed: what is dropped may wake or spawn others.

@@ -12,6 +12,10 @@ pub enum FaultKind {
     Reordered,
     /// A bit of durable data changes.
     BitFlip,
+    /// A write goes to another place of its file: what it should replace stays, what it hits is gone.
+    MisdirectedWrite,
+    /// A read gives what stands at another place of its file.
+    MisdirectedRead,
     /// A write fails with EIO; each of its sectors is old or new.
     WriteError,
     /// A sync fails with EIO once; what it should have made durable stays in danger though later syncs succeed
@@ -21,6 +25,12 @@ pub enum FaultKind {
     ReadError,
     /// The drive is full for a while: what needs new room fails with ENOSPC.
     NoSpace,
+    /// A write into new room takes a part of its bytes before the drive is full.
+    NoSpaceLate,
+    /// The system takes only a part of a write, and the rest after that.
+    ShortWrite,
+    /// The system gives only a part of a read, and the rest after that.
+    ShortRead,
     /// An operation takes a thousand times as long.
     Stall,
     /// A loss of power undoes a change of names that was not synced.
@@ -33,11 +43,19 @@ pub enum FaultKind {
     PowerLoss,
     /// A message between two cores is delayed.
     RingDelay,
+    /// A core, or a whole process, does not run for a while; the drive and the time go on.
+    Pause,
+    /// The wall clock jumps, forward or back.
+    ClockJump,
+    /// A server starts with another number of cores than the one before had.
+    OtherCores,
+    /// A server starts on files that an earlier version of this software wrote.
+    OldFormat,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 14;
+    pub const COUNT: usize = 23;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -45,16 +63,25 @@ impl FaultKind {
         FaultKind::TornSector,
         FaultKind::Reordered,
         FaultKind::BitFlip,
+        FaultKind::MisdirectedWrite,
+        FaultKind::MisdirectedRead,
         FaultKind::WriteError,
         FaultKind::SyncError,
         FaultKind::ReadError,
         FaultKind::NoSpace,
+        FaultKind::NoSpaceLate,
+        FaultKind::ShortWrite,
+        FaultKind::ShortRead,
         FaultKind::Stall,
         FaultKind::LostName,
         FaultKind::LostSize,
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::RingDelay,
+        FaultKind::Pause,
+        FaultKind::ClockJump,
+        FaultKind::OtherCores,
+        FaultKind::OldFormat,
     ];
 }
 

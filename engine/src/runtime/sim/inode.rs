@@ -83,6 +83,8 @@ pub(super) struct Inode {
     newest_sync: u64,
     /// When the last of the writes under way will end.
     busy_until: Duration,
+    /// What should stand in sectors that a flipped bit or a misdirected write spoiled.
+    wounds: BTreeMap<u64, [u8; SECTOR]>,
 }
 
 /// What a sync will make durable: what was completed when it began.
@@ -101,6 +103,19 @@ pub(super) struct Losses {
 }
 
 impl Inode {
+    /// A file with this content, durably.
+    pub(super) fn with_content(content: &[u8]) -> Self {
+        let mut pages = Pages::default();
+        for (index, chunk) in content.chunks(SECTOR).enumerate() {
+            let (page, sector) = place((index * SECTOR) as u64);
+            let mut bytes = [0; SECTOR];
+            bytes[..chunk.len()].copy_from_slice(chunk);
+            pages.set_sector(page, sector, &bytes);
+        }
+        let len = content.len() as u64;
+        Inode { visible: pages.clone(), visible_len: len, durable: pages, durable_len: len, ..Inode::default() }
+    }
+
     pub(super) fn len(&self) -> u64 {
         self.visible_len
     }
@@ -124,13 +139,50 @@ impl Inode {
 
     /// A write begins: reads see it, nothing protects it.
     pub(super) fn write(&mut self, position: u64, bytes: &[u8], version: u64) {
+        if !self.wounds.is_empty() {
+            let from = position / SECTOR as u64;
+            let to = from + (bytes.len() / SECTOR) as u64;
+            self.wounds.retain(|sector, _| !(from..to).contains(sector));
+        }
+        self.put(position, bytes, version);
+        self.visible_len = self.visible_len.max(position + bytes.len() as u64);
+    }
+
+    /// A write for `position` begins and goes to `target`.
+    pub(super) fn write_misdirected(&mut self, (position, target): (u64, u64), bytes: &[u8], version: u64) {
+        for (index, hit) in (target / SECTOR as u64..).take(bytes.len() / SECTOR).enumerate() {
+            let (page, sector) = place(target + (index * SECTOR) as u64);
+            let right = self.visible.sector(page, sector);
+            self.wounds.entry(hit).or_insert(right);
+        }
+        for (chunk, missed) in bytes.chunks_exact(SECTOR).zip(position / SECTOR as u64..) {
+            let content: [u8; SECTOR] = chunk.try_into().expect("a whole sector"); // why: chunks_exact
+            self.wounds.insert(missed, content);
+        }
+        self.put(target, bytes, version);
+        self.visible_len = self.visible_len.max(position + bytes.len() as u64);
+    }
+
+    fn put(&mut self, position: u64, bytes: &[u8], version: u64) {
         for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
             let (page, sector) = place(position + (index * SECTOR) as u64);
             let content: &[u8; SECTOR] = chunk.try_into().expect("a whole sector"); // why: chunks_exact
             self.visible.set_sector(page, sector, content);
             self.touch(page, sector, version).completed[sector] = false;
         }
-        self.visible_len = self.visible_len.max(position + bytes.len() as u64);
+    }
+
+    /// The whole content as it should be, if it is not.
+    pub(super) fn right_content(&self) -> Option<Vec<u8>> {
+        let mut content = self.read(0, self.visible_len as usize);
+        let mut wounded = false;
+        for (index, right) in &self.wounds {
+            let from = (*index as usize * SECTOR).min(content.len());
+            let to = (from + SECTOR).min(content.len());
+            wounded |= content[from..to] != right[..to - from];
+            content[from..to].copy_from_slice(&right[..to - from]);
+        }
+        wounded.then_some(content)
     }
 
     fn touch(&mut self, page: u64, sector: usize, version: u64) -> &mut Dirty {
@@ -169,6 +221,7 @@ impl Inode {
         let old = self.visible_len;
         self.visible.cut(len);
         self.visible_len = len;
+        self.wounds.split_off(&len.div_ceil(SECTOR as u64));
         // What was cut off is durable until the next sync; what is new is zero and not durable.
         let from = old.min(len) / SECTOR as u64;
         let to = old.max(len).max(self.durable_len).div_ceil(SECTOR as u64);
@@ -263,14 +316,15 @@ impl Inode {
         losses
     }
 
-    /// Turns one bit of the content over. `false` if the file is empty.
-    pub(super) fn flip_bit(&mut self, random: &mut SimRandom) -> bool {
-        if self.visible_len == 0 {
+    /// Turns one bit of the content over, of the byte at `at` or of any. `false` if there is none.
+    pub(super) fn flip_bit(&mut self, at: Option<u64>, random: &mut SimRandom) -> bool {
+        if at.map_or(0, |at| at) >= self.visible_len {
             return false;
         }
-        let at = random.below(self.visible_len);
+        let at = at.unwrap_or_else(|| random.below(self.visible_len));
         let bit = 1 << random.below(8);
         let (page, sector) = place(at);
+        self.wounds.entry(at / SECTOR as u64).or_insert(self.visible.sector(page, sector));
         for pages in [&mut self.visible, &mut self.durable] {
             let mut bytes = pages.sector(page, sector);
             bytes[at as usize % SECTOR] ^= bit;
@@ -365,6 +419,19 @@ mod tests {
         let losses = inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
         assert!(losses.size);
         assert_eq!(inode.read(0, 2 * PAGE), vec![1; 2 * PAGE]);
+    }
+
+    #[test]
+    fn a_misdirected_write_spoils_two_places_and_a_write_heals_each() {
+        let mut inode = synced(1);
+        inode.write_misdirected((0, PAGE as u64), &[2; SECTOR], 2);
+        assert_eq!((inode.read(0, SECTOR), inode.read(PAGE as u64, SECTOR)), (vec![1; SECTOR], vec![2; SECTOR]));
+        let right = inode.right_content().unwrap();
+        assert_eq!((right[0], right[PAGE]), (2, 1));
+        inode.write(0, &[3; SECTOR], 3);
+        assert_eq!(inode.right_content().unwrap()[0], 3);
+        inode.write(PAGE as u64, &[3; SECTOR], 4);
+        assert_eq!(inode.right_content(), None);
     }
 
     #[test]

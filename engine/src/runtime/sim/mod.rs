@@ -24,7 +24,8 @@ use std::{
 
 use bytes::Bytes;
 
-use executor::{Stream, World};
+pub use disk::Wound;
+use executor::{Place, Stream, World};
 use faults::{FaultCounts, FaultKind, FaultRates};
 use inode::Inode;
 pub use random::SimRandom;
@@ -92,8 +93,8 @@ impl Sim {
     /// Starts a process with `cores` cores; nothing runs on them yet.
     pub fn process(&self, cores: usize) -> (ProcessId, Vec<SimRuntime>) {
         let process = ProcessId(self.world.next_id());
-        let runtime = || SimRuntime { world: Rc::clone(&self.world), process };
-        (process, (0..cores).map(|_| runtime()).collect())
+        let runtime = |core| SimRuntime { world: Rc::clone(&self.world), place: Place { process: process.0, core } };
+        (process, (0..cores).map(runtime).collect())
     }
 
     /// A ring from each of `cores` cores to every other, each with room for `capacity` items.
@@ -170,9 +171,40 @@ impl Sim {
         self.world.free_space();
     }
 
+    /// A fault that whoever drives the world brought about.
+    pub fn count(&self, kind: FaultKind) {
+        self.world.count(kind);
+    }
+
+    /// The drive is full for `duration` from now on.
+    pub fn fill_drive(&self, duration: Duration) {
+        self.world.count(FaultKind::NoSpace);
+        self.world.fill(duration);
+    }
+
     /// Turns over one bit of a file, durably. `false` if there is no such file or it is empty.
     pub fn flip_bit(&self, path: &Path) -> bool {
-        self.world.flip_bit(path)
+        self.world.flip_bit(path, None)
+    }
+
+    /// Turns over one bit of the byte at `position` of a file, durably. `false` if there is no such byte.
+    pub fn flip_bit_at(&self, path: &Path, position: u64) -> bool {
+        self.world.flip_bit(path, Some(position))
+    }
+
+    /// Puts a durable file with this content where `path` says, with the directories it needs.
+    pub fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
+        self.world.install(path, content)
+    }
+
+    /// What stands in a file now. `None` if there is none.
+    pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
+        self.world.content(path)
+    }
+
+    /// The files in which flipped bits and misdirected writes left something wrong that nothing has replaced yet.
+    pub fn wounds(&self) -> Vec<Wound> {
+        self.world.wounds()
     }
 
     /// The files on the disk, as one would see them now, with their lengths.
@@ -205,7 +237,7 @@ impl Sim {
 #[derive(Clone)]
 pub struct SimRuntime {
     world: Rc<World>,
-    process: ProcessId,
+    place: Place,
 }
 
 impl Runtime for SimRuntime {
@@ -219,7 +251,7 @@ impl Runtime for SimRuntime {
     }
 
     fn unix_millis(&self) -> i64 {
-        EPOCH_MILLIS + self.world.now().as_millis() as i64
+        EPOCH_MILLIS + self.world.now().as_millis() as i64 + self.world.clock_shift_ms()
     }
 
     fn random_u64(&self) -> u64 {
@@ -227,7 +259,7 @@ impl Runtime for SimRuntime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        self.world.spawn(self.process.0, task);
+        self.world.spawn(self.place, task);
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
