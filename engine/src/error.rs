@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     name::{LogName, NameError},
-    types::{Offset, PartitionId, PartitionIndex},
+    types::{Offset, PartitionId, PartitionIndex, ProducerId, Sequence},
 };
 
 /// Who must act on an error.
@@ -65,6 +65,55 @@ pub enum RequestError {
     BatchRefused {
         /// What is wrong, and what is allowed.
         reason: String,
+    },
+    /// The append was to be made at another offset than the next one.
+    #[error("the append expects to get offset {expected}, but the next offset of the partition is {end}")]
+    WrongOffset {
+        /// What the append was told to expect.
+        expected: Offset,
+        /// The offset that it would have got.
+        end: Offset,
+    },
+    /// A batch of the producer is missing before this one, or this one is older than those that are known again.
+    #[error("producer {producer} is at sequence {expected} in this partition, and the batch has {got}")]
+    OutOfSequence {
+        /// The producer.
+        producer: ProducerId,
+        /// The sequence that continues what is stored.
+        expected: Sequence,
+        /// The batch's.
+        got: Sequence,
+    },
+    /// A newer life of the producer has written; this one is over.
+    #[error("epoch {epoch} of producer {producer} is over: this partition has a batch of its epoch {current}")]
+    ProducerFenced {
+        /// The producer.
+        producer: ProducerId,
+        /// The batch's epoch.
+        epoch: u32,
+        /// The newest.
+        current: u32,
+    },
+    /// The partition knows no batch of the producer, and this one is not its first.
+    #[error(
+        "this partition knows nothing of producer {producer}, and the batch begins at sequence {sequence}: its records \
+         are gone, or other producers took its place; begin a higher epoch at sequence 0"
+    )]
+    UnknownProducer {
+        /// The producer.
+        producer: ProducerId,
+        /// The batch's sequence.
+        sequence: Sequence,
+    },
+    /// The producer's sequence is taken by another batch: the two differ in their bytes.
+    #[error("producer {producer} has another batch of sequence {sequence} in this partition, at offset {base_offset}")]
+    SequenceReused {
+        /// The producer.
+        producer: ProducerId,
+        /// The sequence of both.
+        sequence: Sequence,
+        /// Where the other is.
+        base_offset: Offset,
     },
     /// The text is no log name.
     #[error(transparent)]
@@ -140,6 +189,8 @@ impl RequestError {
         match self {
             E::UnknownLog { .. } | E::UnknownPartition { .. } | E::PartitionOutOfRange { .. } => ErrorClass::Refused,
             E::OffsetOutOfRange { .. } | E::BatchRefused { .. } | E::NameRefused(_) => ErrorClass::Refused,
+            E::WrongOffset { .. } | E::OutOfSequence { .. } | E::ProducerFenced { .. } => ErrorClass::Refused,
+            E::UnknownProducer { .. } | E::SequenceReused { .. } => ErrorClass::Refused,
             E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,

@@ -52,6 +52,15 @@ pub const FLUSH_GROUP_BYTES_MAX: usize = 8 << 20;
 /// batches.
 pub const INDEX_INTERVAL_BYTES: u64 = 16 << 10;
 
+/// Idempotent producers that a partition knows; beyond, it forgets the one that wrote longest ago. A producer that
+/// waited that long is refused, and has to begin a new epoch. Each takes some 200 bytes, so all of them 0.8 MiB a
+/// partition.
+pub const PRODUCERS_PER_PARTITION_MAX: usize = 4096;
+
+/// Batches of a producer that are known again when they are repeated: as many as it may have in flight to a partition.
+/// Kafka's number, so that its clients' habits fit; ours has one in flight.
+pub const PRODUCER_BATCHES_KEPT: usize = 5;
+
 /// Bytes of one fetch's answer, whatever the client asked for, unless a single batch is larger.
 pub const FETCH_BYTES_MAX: u32 = 4 << 20;
 

@@ -97,6 +97,8 @@ pub struct CoreMetrics {
     pub write_requests: Counter,
     /// Bytes of the batches acknowledged.
     pub write_bytes: Counter,
+    /// Batches of idempotent producers that were there already.
+    pub duplicate_writes: Counter,
     /// Writes that were refused or failed.
     pub write_errors: Counter,
     /// From the arrival of an append at its owner until its ack.

@@ -68,7 +68,7 @@ fn batch(first: usize, count: usize) -> Bytes {
 }
 
 async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, batch: Bytes, ack: AckLevel) -> Offset {
-    match shard.call(Request::Append(Append { partition, batch, ack: Some(ack) })).await {
+    match shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None })).await {
         Ok(Reply::Appended(appended)) => {
             assert!(appended.level >= ack);
             appended.base_offset
@@ -222,7 +222,7 @@ fn a_deleted_log_is_gone_with_its_files_and_its_name_begins_anew() {
         }
         assert!(matches!(shard.call(Request::DeleteLog("a".parse().unwrap())).await, Ok(Reply::LogDeleted)));
         assert!(!path.join("logs/default/a").exists());
-        let gone = Append { partition: old[0], batch: batch(0, 1), ack: None };
+        let gone = Append { partition: old[0], batch: batch(0, 1), ack: None, expected_offset: None };
         let refused = shard.call(Request::Append(gone)).await;
         assert!(matches!(refused, Err(RequestError::UnknownPartition { .. })), "{refused:?}");
         let new = create(&shard, "a", 1).await;
@@ -262,7 +262,7 @@ fn a_flipped_byte_is_reported_with_its_place_and_never_served() {
             other => panic!("{other:?}"),
         }
         // The last segment was synced past the damage, so its end is not taken for a torn tail: no writes.
-        let append = Append { partition, batch: batch(0, 1), ack: None };
+        let append = Append { partition, batch: batch(0, 1), ack: None, expected_offset: None };
         match shard.call(Request::Append(append)).await {
             Err(RequestError::ReadOnly { reason, .. }) => assert!(reason.contains("case C"), "{reason}"),
             other => panic!("{other:?}"),

@@ -9,7 +9,7 @@ use pyralog_engine::{
     limits::RECORD_BYTES_MAX,
     metrics::{CoreMetrics, Counter},
     record::{BatchBuilder, Codec},
-    shard::request::{CreateLog, Fetch},
+    shard::request::{Append, CreateLog, Fetch},
     types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 use pyralog_net::{
@@ -190,9 +190,11 @@ impl Talk {
 
     async fn produce(&mut self, partition: PartitionId, batch: &[u8]) {
         let mut head = BytesMut::new();
-        encode_produce_head(&mut head, 3, partition, None, batch.len());
+        let batch = Bytes::copy_from_slice(batch);
+        let append = Append { partition, batch, ack: None, expected_offset: None };
+        encode_produce_head(&mut head, 3, &append);
         self.send.write_all(&head).await.unwrap();
-        self.send.write_all(batch).await.unwrap();
+        self.send.write_all(&append.batch).await.unwrap();
     }
 }
 

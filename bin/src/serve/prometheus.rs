@@ -12,6 +12,7 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_writes_total", "Records acknowledged.", |m| &m.writes),
     ("dlog_write_requests_total", "Batches acknowledged.", |m| &m.write_requests),
     ("dlog_write_bytes_total", "Bytes of the batches acknowledged.", |m| &m.write_bytes),
+    ("dlog_duplicate_writes_total", "Batches sent again that were there already.", |m| &m.duplicate_writes),
     ("dlog_write_errors_total", "Writes that were refused or failed.", |m| &m.write_errors),
     ("dlog_reads_total", "Fetches answered.", |m| &m.read_requests),
     ("dlog_read_bytes_total", "Bytes of batches handed out.", |m| &m.read_bytes),

@@ -6,14 +6,21 @@
 //! acknowledged is visible, in order, and nothing is visible that is less safe than its own ack asked for.
 
 pub mod ends;
+pub mod producers;
 pub mod waiters;
 
 use std::collections::VecDeque;
 
 use ends::{End, Ends};
-use waiters::{AckQueue, FetchQueue, PendingAck, WaitId};
+use producers::Standing;
+use waiters::{AckQueue, DuplicateQueue, FetchQueue, PendingAck, WaitId};
 
-use crate::types::{AckLevel, LeaderEpoch, Offset};
+use crate::{
+    error::RequestError,
+    record::{ProducerHistory, ProducerMark},
+    testing::bug::{PlantedBug, planted},
+    types::{AckLevel, LeaderEpoch, Offset},
+};
 
 /// What the owner of a partition must do. `A` and `F` are the tokens of waiting appends and fetches.
 #[derive(Debug, PartialEq, Eq)]
@@ -60,6 +67,9 @@ pub struct Partition<A, F> {
     epoch: LeaderEpoch,
     ends: Ends,
     acks: AckQueue<A>,
+    duplicates: DuplicateQueue<A>,
+    /// What every batch so far says of its producer, pending ones included.
+    producers: ProducerHistory,
     fetches: FetchQueue<F>,
     /// The fault that stopped writes until restart.
     fence: Option<String>,
@@ -73,10 +83,21 @@ impl<A, F> Partition<A, F> {
             epoch,
             ends: Ends::recovered(log_start, log_end),
             acks: AckQueue::default(),
+            duplicates: DuplicateQueue::default(),
+            producers: ProducerHistory::default(),
             fetches: FetchQueue::default(),
             fence: None,
             effects: VecDeque::new(),
         }
+    }
+
+    /// The same, with what its records say of their producers.
+    pub fn with_producers(mut self, producers: ProducerHistory) -> Self {
+        let newest = producers.newest_offset();
+        let end = self.ends.log_end();
+        assert!(newest.is_none_or(|newest| newest < end), "a producer's batch at {newest:?} is behind the end {end}");
+        self.producers = producers;
+        self
     }
 
     /// Where the partition stands.
@@ -91,12 +112,40 @@ impl<A, F> Partition<A, F> {
 
     /// Whether every record is synced and nobody waits for an ack.
     pub fn is_settled(&self) -> bool {
-        self.acks.is_empty() && self.ends.durable_end() == self.ends.log_end()
+        self.acks.is_empty() && self.duplicates.is_empty() && self.ends.durable_end() == self.ends.log_end()
     }
 
     /// Whether an append waits for `level` or more.
     pub fn waits_for(&self, level: AckLevel) -> bool {
-        self.acks.waits_for(level)
+        self.acks.waits_for(level) || self.duplicates.waits_for(level)
+    }
+
+    /// What the batches so far say of their producers.
+    pub fn producers(&self) -> &ProducerHistory {
+        &self.producers
+    }
+
+    /// Judges an append before it is admitted: whether it is a producer's batch again, or must be refused. A batch
+    /// again is known as such before its condition is looked at, for that was fulfilled when it was stored.
+    ///
+    /// Errors: `WrongOffset` and those of [`producers::judge`].
+    pub fn judge(&self, mark: Option<&ProducerMark>, expected: Option<Offset>) -> Result<Standing, RequestError> {
+        let standing = match mark {
+            None => Standing::Fresh,
+            Some(mark) => producers::judge(&self.producers, mark)?,
+        };
+        if let Standing::Duplicate { base_offset, .. } = standing {
+            let is_pending = base_offset >= self.ends.durable_end();
+            let missed = planted(PlantedBug::PendingDuplicateIsFresh) && is_pending;
+            return Ok(if missed { Standing::Fresh } else { standing });
+        }
+        let end = self.ends.log_end();
+        match expected {
+            Some(expected) if expected != end && !planted(PlantedBug::IgnoreExpectedOffset) => {
+                Err(RequestError::WrongOffset { expected, end })
+            }
+            _ => Ok(standing),
+        }
     }
 
     /// Admits a batch of `count` records, to be acknowledged at `level`. Its owner must now hand it to the log.
@@ -114,6 +163,26 @@ impl<A, F> Partition<A, F> {
         placement
     }
 
+    /// Notes whose batch was admitted at `base_offset`. Its owner does so after it handed the batch to the log: what is
+    /// known before that is what the log's earlier batches say.
+    pub fn note_producer(&mut self, mark: &ProducerMark, base_offset: Offset) {
+        assert!(base_offset < self.ends.log_end(), "a batch at {base_offset} was not admitted");
+        self.producers.note(mark, base_offset);
+    }
+
+    /// A producer sent the batch of `count` records at `base_offset` again. It is acknowledged when that is visible and
+    /// as safe as `level` says, which may be more than the first time.
+    pub fn handle_duplicate(&mut self, (base_offset, count): (Offset, u32), level: AckLevel, token: A) {
+        let end_offset = base_offset.advance(u64::from(count));
+        assert!(self.fence.is_none(), "append to a fenced partition");
+        assert!(end_offset <= self.ends.log_end(), "a duplicate of what ends at {end_offset}, which was not admitted");
+        if planted(PlantedBug::AckPendingDuplicate) {
+            return self.effects.push_back(Effect::Ack { token, base_offset, count, level });
+        }
+        self.duplicates.push(PendingAck { base_offset, end_offset, level, token });
+        self.release_duplicates();
+    }
+
     /// The device has taken all records before `end`.
     pub fn handle_written(&mut self, end: Offset) {
         self.ends.advance(End::Written, end.max(self.ends.written_end()));
@@ -129,7 +198,7 @@ impl<A, F> Partition<A, F> {
     /// A write or a sync failed: from now on no write is accepted, and what waits for its ack has an unknown fate.
     pub fn handle_fault(&mut self, reason: String) {
         self.fence.get_or_insert(reason);
-        while let Some(ack) = self.acks.pop() {
+        while let Some(ack) = self.acks.pop().or_else(|| self.duplicates.pop()) {
             let count = (ack.end_offset.0 - ack.base_offset.0) as u32;
             self.effects.push_back(Effect::Unknown { token: ack.token, count });
         }
@@ -164,10 +233,9 @@ impl<A, F> Partition<A, F> {
         let before = self.ends.high_watermark();
         while let Some(ack) = self.acks.pop_fulfilled(&self.ends) {
             self.ends.advance(End::HighWatermark, ack.end_offset);
-            let count = (ack.end_offset.0 - ack.base_offset.0) as u32;
-            let (token, base_offset, level) = (ack.token, ack.base_offset, ack.level);
-            self.effects.push_back(Effect::Ack { token, base_offset, count, level });
+            self.acknowledge(ack);
         }
+        self.release_duplicates();
         let now = self.ends.high_watermark();
         if now > before {
             while let Some(token) = self.fetches.pop_served(now) {
@@ -175,11 +243,24 @@ impl<A, F> Partition<A, F> {
             }
         }
     }
+
+    fn release_duplicates(&mut self) {
+        while let Some(ack) = self.duplicates.pop_fulfilled(&self.ends) {
+            self.acknowledge(ack);
+        }
+    }
+
+    fn acknowledge(&mut self, ack: PendingAck<A>) {
+        let PendingAck { base_offset, end_offset, level, token } = ack;
+        let count = (end_offset.0 - base_offset.0) as u32;
+        self.effects.push_back(Effect::Ack { token, base_offset, count, level });
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::types::{ProducerId, Sequence};
 
     fn partition() -> Partition<u32, &'static str> {
         Partition::recovered(Offset(0), Offset(10), LeaderEpoch(3))
@@ -248,5 +329,62 @@ mod tests {
         let placed = p.handle_append(1, AckLevel::Received, 2);
         let expected = Placement { base_offset: Offset(11), leader_epoch: LeaderEpoch(3), durable_hint: Offset(10) };
         assert_eq!(placed, expected);
+    }
+
+    fn duplicate_of(p: &mut Partition<u32, &'static str>, base_offset: u64, level: AckLevel, token: u32) {
+        p.handle_duplicate((Offset(base_offset), 2), level, token);
+    }
+
+    #[test]
+    fn a_batch_again_is_acknowledged_when_the_first_is_as_safe_as_the_second_asks() {
+        let mut p = partition();
+        p.handle_append(2, AckLevel::Received, 1);
+        assert_eq!(effects(&mut p), [ack(1, 10, 2, AckLevel::Received)]);
+        duplicate_of(&mut p, 10, AckLevel::Received, 2);
+        assert_eq!(effects(&mut p), [ack(2, 10, 2, AckLevel::Received)]);
+        duplicate_of(&mut p, 10, AckLevel::Durable, 3);
+        duplicate_of(&mut p, 10, AckLevel::Written, 4);
+        assert!(effects(&mut p).is_empty() && p.waits_for(AckLevel::Durable) && !p.is_settled());
+        p.handle_written(Offset(12));
+        assert_eq!(effects(&mut p), [ack(4, 10, 2, AckLevel::Written)]);
+        p.handle_durable(Offset(12));
+        assert_eq!(effects(&mut p), [ack(3, 10, 2, AckLevel::Durable)]);
+        assert!(p.is_settled());
+    }
+
+    #[test]
+    fn a_batch_again_is_not_acknowledged_before_it_is_visible() {
+        let mut p = partition();
+        p.handle_append(2, AckLevel::Durable, 1);
+        duplicate_of(&mut p, 10, AckLevel::Received, 2);
+        p.handle_written(Offset(12));
+        assert_eq!(effects(&mut p), []);
+        p.handle_durable(Offset(12));
+        assert_eq!(effects(&mut p), [ack(1, 10, 2, AckLevel::Durable), ack(2, 10, 2, AckLevel::Received)]);
+    }
+
+    #[test]
+    fn after_a_fault_a_batch_again_is_as_unknown_as_the_first() {
+        let mut p = partition();
+        p.handle_append(2, AckLevel::Durable, 1);
+        duplicate_of(&mut p, 10, AckLevel::Durable, 2);
+        p.handle_fault("EIO".into());
+        assert_eq!(effects(&mut p), [Effect::Unknown { token: 1, count: 2 }, Effect::Unknown { token: 2, count: 2 }]);
+    }
+
+    #[test]
+    fn a_condition_holds_for_the_next_offset_only_and_not_for_a_batch_again() {
+        let mut p = partition();
+        let wrong = |expected, end| RequestError::WrongOffset { expected: Offset(expected), end: Offset(end) };
+        assert_eq!(p.judge(None, Some(Offset(10))), Ok(Standing::Fresh));
+        assert_eq!(p.judge(None, Some(Offset(9))), Err(wrong(9, 10)));
+        let mark = ProducerMark { id: ProducerId(5), epoch: 0, sequence: Sequence(0), count: 2, crc: 1 };
+        p.handle_append(2, AckLevel::Durable, 1);
+        p.note_producer(&mark, Offset(10));
+        assert_eq!(p.judge(None, Some(Offset(10))), Err(wrong(10, 12)));
+        let again = Standing::Duplicate { base_offset: Offset(10), count: 2 };
+        assert_eq!(p.judge(Some(&mark), Some(Offset(10))), Ok(again), "it won, and asks whether it did");
+        let next = ProducerMark { sequence: Sequence(2), ..mark };
+        assert_eq!(p.judge(Some(&next), Some(Offset(10))), Err(wrong(10, 12)));
     }
 }

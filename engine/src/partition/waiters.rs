@@ -41,12 +41,7 @@ impl<A> AckQueue<A> {
     /// what is acknowledged must be visible, and the high watermark cannot jump over a record.
     pub fn pop_fulfilled(&mut self, ends: &Ends) -> Option<PendingAck<A>> {
         let first = self.pending.front()?;
-        let reached = match first.level {
-            AckLevel::Received => ends.log_end(),
-            AckLevel::Written => ends.written_end(),
-            AckLevel::Durable | AckLevel::Quorum => ends.durable_end(),
-        };
-        if reached >= first.end_offset { self.pop() } else { None }
+        if reached(first.level, ends) >= first.end_offset { self.pop() } else { None }
     }
 
     /// Takes the first append, fulfilled or not.
@@ -70,6 +65,64 @@ impl<A> AckQueue<A> {
 impl<A> Default for AckQueue<A> {
     fn default() -> Self {
         AckQueue { pending: VecDeque::new(), by_level: [0; 5] }
+    }
+}
+
+/// The repeated appends of a partition that wait until what they repeat is as safe as they ask for.
+///
+/// By level, and within one by the offset after the last record. They are beside the line of [`AckQueue`]: what they
+/// wait for has a place in it already, or had one.
+#[derive(Debug)]
+pub struct DuplicateQueue<A> {
+    by_level: [BTreeMap<(Offset, u64), PendingAck<A>>; 5],
+    next_serial: u64,
+}
+
+impl<A> DuplicateQueue<A> {
+    /// Adds a repeated append.
+    pub fn push(&mut self, ack: PendingAck<A>) {
+        let level = usize::from(ack.level.code());
+        self.by_level[level].insert((ack.end_offset, self.next_serial), ack);
+        self.next_serial += 1;
+    }
+
+    /// Takes one whose records are as safe as it asks for, and visible.
+    pub fn pop_fulfilled(&mut self, ends: &Ends) -> Option<PendingAck<A>> {
+        self.by_level.iter_mut().find_map(|waiting| {
+            let first = waiting.first_entry()?;
+            let reached = reached(first.get().level, ends).min(ends.high_watermark());
+            (first.key().0 <= reached).then(|| first.remove())
+        })
+    }
+
+    /// Takes one, fulfilled or not.
+    pub fn pop(&mut self) -> Option<PendingAck<A>> {
+        self.by_level.iter_mut().find_map(|waiting| waiting.pop_first()).map(|(_, ack)| ack)
+    }
+
+    /// Whether one waits for `level` or more.
+    pub fn waits_for(&self, level: AckLevel) -> bool {
+        self.by_level[usize::from(level.code())..].iter().any(|waiting| !waiting.is_empty())
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.by_level.iter().all(BTreeMap::is_empty)
+    }
+}
+
+impl<A> Default for DuplicateQueue<A> {
+    fn default() -> Self {
+        DuplicateQueue { by_level: std::array::from_fn(|_| BTreeMap::new()), next_serial: 0 }
+    }
+}
+
+/// Up to where records are as safe as `level` says.
+fn reached(level: AckLevel, ends: &Ends) -> Offset {
+    match level {
+        AckLevel::Received => ends.log_end(),
+        AckLevel::Written => ends.written_end(),
+        AckLevel::Durable | AckLevel::Quorum => ends.durable_end(),
     }
 }
 

@@ -11,6 +11,7 @@ mod builder;
 mod codec;
 mod error;
 mod header;
+mod producers;
 mod varint;
 mod view;
 
@@ -21,6 +22,7 @@ pub use header::{
     BatchHeader, ServerFields, check_produced, check_stored, check_stored_header, find_stored_header, len_if_before,
     stamp,
 };
+pub use producers::{KeptBatch, KeptProducer, ProducerHistory, ProducerMark};
 pub use view::{BatchView, Batches, HeaderRefs, Record, RecordRef, RecordRefs, Records, split_batches};
 
 /// Bytes of the shortest record: length, timestamp delta, key length, value length and header count in a byte each.

@@ -18,11 +18,11 @@ use crate::{
     catalog::LogEntry,
     error::RequestError,
     log::{Log, last_segment::Damage, recovery::Recovered},
-    partition::{Effect, Partition},
-    record::check_produced,
+    partition::{Effect, Partition, producers::Standing},
+    record::{BatchHeader, check_produced},
     runtime::Runtime,
     signal::Signal,
-    types::{AckLevel, PartitionId},
+    types::{AckLevel, Offset, PartitionId},
 };
 
 /// An append that waits for its ack.
@@ -32,6 +32,8 @@ pub(super) struct AppendToken {
     bytes: usize,
     /// What the client asked for; the partition may have been made to wait for more.
     level: AckLevel,
+    /// The batch is there already.
+    duplicate: bool,
 }
 
 /// See the module.
@@ -97,9 +99,9 @@ impl<R: Runtime> Owned<R> {
     pub(super) fn append(self: &Rc<Self>, request: &Append, reply: ReplyTo) {
         let refusal = match check_produced(&request.batch) {
             Err(error) => RequestError::BatchRefused { reason: error.to_string() },
-            Ok(header) => match self.refuses_writes() {
-                Some(error) => error,
-                None => return self.admit(request, &header, reply),
+            Ok(header) => match self.judge(request, &header) {
+                Err(error) => error,
+                Ok(standing) => return self.admit((request, &header), standing, reply),
             },
         };
         self.core.context.metrics.write_errors.add(1);
@@ -119,7 +121,15 @@ impl<R: Runtime> Owned<R> {
         self.full.get().then(|| RequestError::DiskFull { path: self.core.config.data_dir.clone() })
     }
 
-    fn admit(self: &Rc<Self>, request: &Append, header: &crate::record::BatchHeader, reply: ReplyTo) {
+    /// Whether the append is refused, new, or one that is there already.
+    fn judge(&self, request: &Append, header: &BatchHeader) -> Result<Standing, RequestError> {
+        match self.refuses_writes() {
+            Some(error) => Err(error),
+            None => self.state.borrow().judge(header.producer_mark().as_ref(), request.expected_offset),
+        }
+    }
+
+    fn admit(self: &Rc<Self>, (request, header): (&Append, &BatchHeader), standing: Standing, reply: ReplyTo) {
         let core = &self.core;
         let arrived = core.context.runtime.monotonic();
         let bytes = request.batch.len();
@@ -128,17 +138,32 @@ impl<R: Runtime> Owned<R> {
         // bound.
         let crowded = core.unwritten_bytes.get() + bytes > core.config.buffer_bytes_max;
         let wait_for = if crowded { level.max(AckLevel::Written) } else { level };
+        let duplicate = standing != Standing::Fresh;
+        let token = AppendToken { reply, arrived, bytes, level, duplicate };
+        if let Standing::Duplicate { base_offset, count } = standing {
+            self.state.borrow_mut().handle_duplicate((base_offset, count), wait_for, token);
+            self.carry_effects();
+            // What is repeated may have asked for less.
+            return self.wake_flusher();
+        }
         if self.log.unwritten_bytes() == 0 {
             self.oldest_unwritten.set(arrived);
         }
-        let token = AppendToken { reply, arrived, bytes, level };
         let placed = self.state.borrow_mut().handle_append(header.record_count, wait_for, token);
         self.log.append(&request.batch, header, (placed.base_offset, placed.durable_hint));
+        self.note_producer(header, placed.base_offset);
         self.count_unwritten(self.log.unwritten_bytes());
         self.appended_bytes.set(self.appended_bytes.get() + bytes as u64);
         core.context.metrics.undurable_bytes.add(bytes as u64);
         self.carry_effects();
         self.wake_flusher();
+    }
+
+    /// Notes whose batch the log has taken.
+    fn note_producer(&self, header: &BatchHeader, base_offset: Offset) {
+        if let Some(mark) = header.producer_mark() {
+            self.state.borrow_mut().note_producer(&mark, base_offset);
+        }
     }
 
     /// Does what the partition asks for, until it asks for nothing.
@@ -149,13 +174,18 @@ impl<R: Runtime> Owned<R> {
                 None => return,
                 Some(Effect::Ack { token, base_offset, count, level }) => {
                     let metrics = &self.core.context.metrics;
-                    metrics.writes.add(u64::from(count));
-                    metrics.write_requests.add(1);
-                    metrics.write_bytes.add(token.bytes as u64);
+                    if token.duplicate {
+                        metrics.duplicate_writes.add(1);
+                    } else {
+                        metrics.writes.add(u64::from(count));
+                        metrics.write_requests.add(1);
+                        metrics.write_bytes.add(token.bytes as u64);
+                    }
                     let took = self.core.context.runtime.monotonic().saturating_sub(token.arrived);
                     metrics.write_duration.record_many(took, 1);
                     let level = level.max(token.level);
-                    token.reply.send(Ok(Reply::Appended(Appended { base_offset, count, level })));
+                    let appended = Appended { base_offset, count, level, duplicate: token.duplicate };
+                    token.reply.send(Ok(Reply::Appended(appended)));
                 }
                 Some(Effect::Unknown { token, .. }) => {
                     self.core.context.metrics.write_errors.add(1);

@@ -35,6 +35,8 @@ pub struct Append {
     pub batch: Bytes,
     /// When to reply; `None` for the log's own level, else the server's.
     pub ack: Option<AckLevel>,
+    /// The offset that the first record must get; refused if it would get another. `None` for whatever comes next.
+    pub expected_offset: Option<Offset>,
 }
 
 /// Read from one partition.
@@ -111,6 +113,8 @@ pub struct Appended {
     pub count: u32,
     /// How safe it was when this was said: the level asked for, or a higher one.
     pub level: AckLevel,
+    /// The batch was stored before; an idempotent producer sent it again.
+    pub duplicate: bool,
 }
 
 /// Batches were read.

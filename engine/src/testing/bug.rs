@@ -20,6 +20,16 @@ pub enum PlantedBug {
     NoSyncBeforeTrust,
     /// A failed sync is tried again, and its success believed.
     RetryFailedSync,
+    /// A restart forgets which producers wrote.
+    ForgetProducersAtRestart,
+    /// A producer's batch again is taken for a new one while the first is not durable.
+    PendingDuplicateIsFresh,
+    /// A producer's batch again is acknowledged at once, however safe the first is.
+    AckPendingDuplicate,
+    /// A producer's batch of an epoch that is over is taken.
+    SkipEpochCheck,
+    /// The offset that an append expects is not looked at.
+    IgnoreExpectedOffset,
 }
 
 impl PlantedBug {

@@ -84,7 +84,7 @@ pub async fn append(client: u32, shard: &Shard<SimRuntime>, partition: Partition
             let count = if draw(4) == 0 { draw(20) + 1 } else { 1 };
             let (batch, records) = make_batch(client, count, clients);
             let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
-            let call = shard.call(Request::Append(Append { partition, batch, ack: Some(ack) }));
+            let call = shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None }));
             let clients = Rc::clone(clients);
             async move {
                 let outcome = match call.await {
@@ -184,7 +184,8 @@ pub async fn read_all(
     let (batch, records) = make_batch(CLIENTS, 1, clients);
     let ack = AckLevel::Durable;
     let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
-    let Reply::Appended(appended) = shard.call(Request::Append(Append { partition, batch, ack: Some(ack) })).await?
+    let Reply::Appended(appended) =
+        shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None })).await?
     else {
         panic!("an append was answered by something else");
     };

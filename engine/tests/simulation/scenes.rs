@@ -57,7 +57,11 @@ fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
     let partition = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
     let append = |shard: Shard<SimRuntime>| {
         let (batch, _) = make_batch(0, 1, &clients);
-        async move { shard.call(Request::Append(Append { partition, batch, ack: Some(AckLevel::Written) })).await }
+        async move {
+            shard
+                .call(Request::Append(Append { partition, batch, ack: Some(AckLevel::Written), expected_offset: None }))
+                .await
+        }
     };
     let end = |runtime: &SimRuntime, shard: Shard<SimRuntime>| {
         let ends = async move { ends(&shard, partition).await.unwrap().high_watermark };

@@ -51,7 +51,7 @@ impl BatchAck {
     }
 
     pub(super) fn add(&mut self, partition: PartitionIndex, appended: &Appended) {
-        let Appended { base_offset, count, level } = *appended;
+        let Appended { base_offset, count, level, .. } = *appended;
         self.partitions.push(PartitionAck { partition, base_offset, count });
         self.level = Some(self.level.map_or(level, |lowest| lowest.min(level)));
     }

@@ -401,8 +401,9 @@ impl Outgoing {
     /// Appends the frame; the payload, if it is to be sent uncopied, is returned.
     fn encode(self, out: &mut BytesMut, correlation: u64) -> Option<Bytes> {
         match self {
-            Outgoing::Produce(Append { partition, batch, ack }) => {
-                request::encode_produce_head(out, correlation, partition, ack, batch.len());
+            Outgoing::Produce(append) => {
+                request::encode_produce_head(out, correlation, &append);
+                let batch = append.batch;
                 if batch.len() > COPIED_BYTES_MAX {
                     return Some(batch);
                 }
@@ -483,7 +484,12 @@ mod tests {
     }
 
     fn produce(bytes: usize) -> Outgoing {
-        Outgoing::Produce(Append { partition: PARTITION, batch: vec![0; bytes].into(), ack: None })
+        Outgoing::Produce(Append {
+            partition: PARTITION,
+            batch: vec![0; bytes].into(),
+            ack: None,
+            expected_offset: None,
+        })
     }
 
     fn find() -> Outgoing {

@@ -312,7 +312,7 @@ impl PyralogClient {
     async fn append(&self, log: &LogId, partition: PartitionId, batch: &Bytes) -> Result<Appended> {
         let ack = self.router.settings().ack;
         let append = |connection: Arc<connection::Connection>, partition| async move {
-            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack });
+            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack, expected_offset: None });
             let frame = connection.written(connection.write(request).await)?;
             Ok(reply::decode_appended(&frame.body)?)
         };

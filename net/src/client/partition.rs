@@ -63,7 +63,12 @@ impl PartitionHandle {
             let refused = Some(pyralog_engine::record::BatchError::BatchTooLarge { bytes }.into());
             return PendingAppend { connection, refused, call: None };
         }
-        let call = self.connection.write(Outgoing::Produce(Append { partition: self.partition, batch, ack }));
+        let call = self.connection.write(Outgoing::Produce(Append {
+            partition: self.partition,
+            batch,
+            ack,
+            expected_offset: None,
+        }));
         PendingAppend { connection, refused: None, call: Some(call) }
     }
 

@@ -96,6 +96,16 @@ codes! {
     LOG_EXISTS = 207;
     /// The log's settings break a limit.
     SETTINGS_REFUSED = 208;
+    /// The append was to be made at another offset than the next one.
+    WRONG_OFFSET = 211;
+    /// A batch of the producer is missing before this one.
+    OUT_OF_SEQUENCE = 212;
+    /// A newer life of the producer has written.
+    PRODUCER_FENCED = 213;
+    /// The partition knows no batch of the producer, and this one is not its first.
+    UNKNOWN_PRODUCER = 214;
+    /// The producer's sequence is taken by another batch.
+    SEQUENCE_REUSED = 215;
     /// The core's memory is used up.
     OVERLOADED = 301;
     /// The server is stopping.
@@ -220,6 +230,19 @@ impl From<&RequestError> for WireError {
                 (C::OFFSET_OUT_OF_RANGE, json!({ "offset": offset, "start": start, "end": end }))
             }
             E::BatchRefused { reason } => (C::BATCH_REFUSED, json!({ "reason": reason })),
+            E::WrongOffset { expected, end } => (C::WRONG_OFFSET, json!({ "expected": expected, "end": end })),
+            E::OutOfSequence { producer, expected, got } => {
+                (C::OUT_OF_SEQUENCE, json!({ "producer": producer, "expected": expected, "got": got }))
+            }
+            E::ProducerFenced { producer, epoch, current } => {
+                (C::PRODUCER_FENCED, json!({ "producer": producer, "epoch": epoch, "current": current }))
+            }
+            E::UnknownProducer { producer, sequence } => {
+                (C::UNKNOWN_PRODUCER, json!({ "producer": producer, "sequence": sequence }))
+            }
+            E::SequenceReused { producer, sequence, base_offset } => {
+                (C::SEQUENCE_REUSED, json!({ "producer": producer, "sequence": sequence, "base_offset": base_offset }))
+            }
             E::NameRefused(name) => (C::NAME_REFUSED, json!({ "text": name.text, "reason": name.reason })),
             E::LogExists { name } => (C::LOG_EXISTS, json!({ "name": name })),
             E::SettingsRefused { reason } => (C::SETTINGS_REFUSED, json!({ "reason": reason })),
@@ -270,7 +293,7 @@ impl From<ProtocolError> for WireError {
 mod tests {
     use std::collections::BTreeSet;
 
-    use pyralog_engine::types::{LogUid, Offset, PartitionId, PartitionIndex};
+    use pyralog_engine::types::{LogUid, Offset, PartitionId, PartitionIndex, ProducerId, Sequence};
 
     use super::*;
     use crate::wire::{Api, frame::FrameDecoder};
@@ -279,6 +302,7 @@ mod tests {
         use RequestError as E;
         let partition = PartitionId { log: LogUid(7), index: PartitionIndex(3) };
         let (log, reason) = ("a/b".parse().unwrap(), "because".to_owned());
+        let (producer, sequence) = (ProducerId(u64::MAX), Sequence(u32::MAX));
         vec![
             E::UnknownLog { name: "a".into() },
             E::UnknownPartition { partition },
@@ -286,6 +310,11 @@ mod tests {
             E::OffsetOutOfRange { offset: Offset(9), start: Offset(1), end: Offset(5) },
             E::BatchRefused { reason: reason.clone() },
             E::NameRefused("..".parse::<pyralog_engine::name::LogName>().unwrap_err()),
+            E::WrongOffset { expected: Offset(4), end: Offset(5) },
+            E::OutOfSequence { producer, expected: sequence, got: Sequence(3) },
+            E::ProducerFenced { producer, epoch: 3, current: u32::MAX },
+            E::UnknownProducer { producer, sequence },
+            E::SequenceReused { producer, sequence, base_offset: Offset(5) },
             E::LogExists { name: "a/b".parse().unwrap() },
             E::SettingsRefused { reason: reason.clone() },
             E::Overloaded,

@@ -22,6 +22,8 @@ use super::{
 pub const FETCHED_HEAD_BYTES: usize = 24;
 
 const APPENDED_BYTES: usize = 16;
+/// The flag of a produce reply about a batch that was there already.
+const IS_DUPLICATE: u8 = 1;
 const FOUND_BYTES: usize = 32;
 
 const _: () = assert!(FETCHED_HEAD_BYTES + limits::BATCH_BYTES_MAX <= BODY_BYTES_MAX, "the largest batch must fit");
@@ -152,7 +154,8 @@ pub fn encode_appended(out: &mut BytesMut, correlation: u64, appended: &Appended
     out.put_u64_le(appended.base_offset.0);
     out.put_u32_le(appended.count);
     out.put_u8(appended.level.code());
-    out.put_bytes(0, 3);
+    out.put_u8(if appended.duplicate { IS_DUPLICATE } else { 0 });
+    out.put_bytes(0, 2);
 }
 
 /// Appends all of a reply to a fetch, or of a subscription's next frame, but the batches, which the caller sends next,
@@ -200,10 +203,12 @@ pub fn encode_server_description(out: &mut BytesMut, correlation: u64, descripti
 pub fn decode_appended(mut body: &[u8]) -> Result<Appended, ProtocolError> {
     exactly(Api::Produce, body, APPENDED_BYTES)?;
     let (base_offset, count, level) = (Offset(body.get_u64_le()), body.get_u32_le(), body.get_u8());
+    // A newer server may set more flags.
+    let duplicate = body.get_u8() & IS_DUPLICATE != 0;
     let Some(level) = AckLevel::from_code(level) else {
         return Err(bad_body(Api::Produce, format!("there is no ack level {level}")));
     };
-    Ok(Appended { base_offset, count, level })
+    Ok(Appended { base_offset, count, level, duplicate })
 }
 
 /// Reads the reply to a fetch, or a subscription's frame.
@@ -257,15 +262,47 @@ mod tests {
 
     #[test]
     fn a_produce_reply_is_these_bytes() {
-        let appended = Appended { base_offset: Offset(0x0203), count: 4, level: AckLevel::Written };
-        let mut out = BytesMut::new();
-        encode_appended(&mut out, 5, &appended);
-        let expected = [
-            16, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
-            3, 2, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 2, 0, 0, 0,
-        ];
-        assert_eq!(&out[..], expected);
-        assert_eq!(decode_appended(&expected[16..]), Ok(appended));
+        for duplicate in [false, true] {
+            let appended = Appended { base_offset: Offset(0x0203), count: 4, level: AckLevel::Written, duplicate };
+            let mut out = BytesMut::new();
+            encode_appended(&mut out, 5, &appended);
+            let expected = [
+                16,
+                0,
+                0,
+                0,
+                1,
+                4,
+                0,
+                0,
+                5,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0, // header
+                3,
+                2,
+                0,
+                0,
+                0,
+                0,
+                0,
+                0,
+                4,
+                0,
+                0,
+                0,
+                2,
+                u8::from(duplicate),
+                0,
+                0,
+            ];
+            assert_eq!(&out[..], expected);
+            assert_eq!(decode_appended(&expected[16..]), Ok(appended));
+        }
     }
 
     #[test]

@@ -21,8 +21,14 @@ use super::{
     frame::{BODY_BYTES_MAX, FrameHeader},
 };
 
-/// Bytes that stand before the batch in the body of a produce request.
+/// Bytes that stand before the batch in the body of a produce request, if it names no expected offset.
 pub const PRODUCE_HEAD_BYTES: usize = 16;
+
+/// Bytes of the expected offset, behind the head and before the batch.
+const EXPECTED_OFFSET_BYTES: usize = 8;
+
+/// The flag of a produce request that has an expected offset.
+const HAS_EXPECTED_OFFSET: u8 = 1;
 
 /// Names in one metadata request; the reply, with up to 1024 owners for each, must fit into a frame.
 pub const METADATA_NAMES_MAX: usize = 1000;
@@ -30,8 +36,10 @@ pub const METADATA_NAMES_MAX: usize = 1000;
 const FETCH_BYTES: usize = 32;
 const FIND_OFFSET_BYTES: usize = 24;
 
-const _: () =
-    assert!(PRODUCE_HEAD_BYTES + BATCH_BYTES_MAX <= BODY_BYTES_MAX, "the largest batch must fit into a frame");
+const _: () = assert!(
+    PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES + BATCH_BYTES_MAX <= BODY_BYTES_MAX,
+    "the largest batch must fit into a frame"
+);
 
 /// What a client wants.
 #[derive(Clone, Debug)]
@@ -108,22 +116,26 @@ impl Request {
     }
 }
 
-/// Appends all of a produce frame but the batch, whose `batch_bytes` the caller sends next, uncopied.
+/// Appends all of a produce frame but the batch, which the caller sends next, uncopied.
 ///
-/// Panics if `batch_bytes` is above `BATCH_BYTES_MAX`: a builder of batches keeps the limit.
-pub fn encode_produce_head(
-    out: &mut BytesMut,
-    correlation: u64,
-    partition: PartitionId,
-    ack: Option<AckLevel>,
-    batch_bytes: usize,
-) {
+/// Panics if the batch is above `BATCH_BYTES_MAX`: a builder of batches keeps the limit.
+pub fn encode_produce_head(out: &mut BytesMut, correlation: u64, append: &Append) {
+    let Append { partition, batch, ack, expected_offset } = append;
+    let batch_bytes = batch.len();
     assert!(batch_bytes <= BATCH_BYTES_MAX, "a batch of {batch_bytes} bytes is above {BATCH_BYTES_MAX}");
-    FrameHeader::new(Api::Produce, correlation, PRODUCE_HEAD_BYTES + batch_bytes).encode(out);
+    let (flags, expected_bytes) = match expected_offset {
+        Some(_) => (HAS_EXPECTED_OFFSET, EXPECTED_OFFSET_BYTES),
+        None => (0, 0),
+    };
+    FrameHeader::new(Api::Produce, correlation, PRODUCE_HEAD_BYTES + expected_bytes + batch_bytes).encode(out);
     out.put_u64_le(partition.log.0);
     out.put_u32_le(partition.index.0);
     out.put_u8(ack.map_or(0, AckLevel::code));
-    out.put_bytes(0, 3);
+    out.put_u8(flags);
+    out.put_bytes(0, 2);
+    if let Some(offset) = expected_offset {
+        out.put_u64_le(offset.0);
+    }
 }
 
 /// Appends a fetch frame.
@@ -194,11 +206,14 @@ pub(super) fn put_json(out: &mut BytesMut, api: Api, correlation: u64, body: &im
 }
 
 fn decode_produce(mut body: Bytes) -> Result<Append, ProtocolError> {
-    if body.len() < PRODUCE_HEAD_BYTES {
-        let reason = format!("it has {} bytes, fewer than the {PRODUCE_HEAD_BYTES} before the batch", body.len());
-        return Err(bad_body(Api::Produce, reason));
+    let too_short = |have: usize, need: usize| {
+        bad_body(Api::Produce, format!("it has {have} bytes, fewer than the {need} before the batch"))
+    };
+    let len = body.len();
+    if len < PRODUCE_HEAD_BYTES {
+        return Err(too_short(len, PRODUCE_HEAD_BYTES));
     }
-    let batch = body.split_off(PRODUCE_HEAD_BYTES);
+    let mut batch = body.split_off(PRODUCE_HEAD_BYTES);
     let head = &mut &body[..];
     let partition = get_partition(head);
     let ack = match head.get_u8() {
@@ -208,8 +223,20 @@ fn decode_produce(mut body: Bytes) -> Result<Append, ProtocolError> {
             None => return Err(bad_body(Api::Produce, format!("there is no ack level {code}; there are 0 to 4"))),
         },
     };
-    zero(Api::Produce, head, 3)?;
-    Ok(Append { partition, batch, ack })
+    let flags = head.get_u8();
+    zero(Api::Produce, head, 2)?;
+    let expected_offset = match flags {
+        0 => None,
+        HAS_EXPECTED_OFFSET if batch.len() >= EXPECTED_OFFSET_BYTES => Some(Offset(batch.get_u64_le())),
+        HAS_EXPECTED_OFFSET => return Err(too_short(len, PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES)),
+        _ => {
+            return Err(bad_body(
+                Api::Produce,
+                format!("there are no flags {flags:#x}; there is {HAS_EXPECTED_OFFSET}"),
+            ));
+        }
+    };
+    Ok(Append { partition, batch, ack, expected_offset })
 }
 
 fn decode_fetch(api: Api, body: &[u8]) -> Result<Fetch, ProtocolError> {
@@ -304,6 +331,10 @@ mod tests {
 
     const PARTITION: PartitionId = PartitionId { log: LogUid(0x0102), index: PartitionIndex(3) };
 
+    fn append(batch: Bytes) -> Append {
+        Append { partition: PARTITION, batch, ack: None, expected_offset: None }
+    }
+
     fn frame(bytes: BytesMut) -> Frame {
         let mut decoder = FrameDecoder::new();
         decoder.push(bytes.freeze());
@@ -328,13 +359,34 @@ mod tests {
     #[test]
     fn a_produce_frame_is_these_bytes() {
         let mut out = BytesMut::new();
-        encode_produce_head(&mut out, 5, PARTITION, Some(AckLevel::Durable), 2);
-        out.extend_from_slice(b"xy");
+        let append = Append { ack: Some(AckLevel::Durable), ..append(Bytes::from_static(b"xy")) };
+        encode_produce_head(&mut out, 5, &append);
+        out.extend_from_slice(&append.batch);
         let expected = [
             18, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
             2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 3, 0, 0, 0, b'x', b'y',
         ];
         assert_eq!(&out[..], expected);
+    }
+
+    #[test]
+    fn a_produce_frame_with_an_expected_offset_has_it_before_the_batch() {
+        let mut out = BytesMut::new();
+        let append = Append { expected_offset: Some(Offset(0x0304)), ..append(Bytes::from_static(b"xy")) };
+        encode_produce_head(&mut out, 5, &append);
+        out.extend_from_slice(&append.batch);
+        let expected = [
+            26, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
+            2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0, b'x', b'y',
+        ];
+        assert_eq!(&out[..], expected);
+        let frame = frame(out);
+        let Request::Produce(got) = Request::decode(&frame.header, frame.body).unwrap() else { panic!() };
+        assert_eq!((got.expected_offset, got.batch), (append.expected_offset, append.batch));
+        let cut_off = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1, 0, 0, 4, 3, 0, 0, 0, 0, 0];
+        assert_eq!(refusal(Api::Produce, &cut_off).code, ErrorCode::BAD_BODY);
+        let other_flag = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+        assert_eq!(refusal(Api::Produce, &other_flag).code, ErrorCode::BAD_BODY);
     }
 
     #[test]
@@ -363,7 +415,7 @@ mod tests {
     #[test]
     fn the_batch_of_a_produce_request_is_a_slice_of_the_frame() {
         let mut out = BytesMut::new();
-        encode_produce_head(&mut out, 42, PARTITION, None, 100);
+        encode_produce_head(&mut out, 42, &append(Bytes::from_static(&[9; 100])));
         out.extend_from_slice(&[9; 100]);
         let frame = frame(out);
         let place = frame.body[PRODUCE_HEAD_BYTES..].as_ptr();
@@ -449,7 +501,7 @@ mod tests {
     #[test]
     fn the_largest_batch_fits_into_a_frame() {
         let mut out = BytesMut::new();
-        encode_produce_head(&mut out, 1, PARTITION, None, BATCH_BYTES_MAX);
+        encode_produce_head(&mut out, 1, &append(vec![0; BATCH_BYTES_MAX].into()));
         assert_eq!(out.len(), HEADER_BYTES + PRODUCE_HEAD_BYTES);
     }
 
