@@ -137,10 +137,14 @@ pub enum RequestError {
     #[error("the server is shutting down; try again later")]
     ShuttingDown,
     /// The drive is full.
-    #[error("the drive of {path} is full; writes are refused until there is room")]
+    #[error("the drive of {path} is full; writes are refused until there is room ({})", room(*free_bytes, *reserve_bytes))]
     DiskFull {
-        /// The directory that could not grow.
+        /// The data directory.
         path: PathBuf,
+        /// What the file system says is free.
+        free_bytes: u64,
+        /// What is kept back of it for what was accepted before.
+        reserve_bytes: u64,
     },
     /// The partition stopped accepting writes after a fault, until restart. What is stored stays readable.
     #[error("partition {partition} accepts no writes until the server is restarted: {reason}")]
@@ -180,6 +184,15 @@ pub enum RequestError {
         /// The operating system's words.
         reason: String,
     },
+}
+
+fn room(free_bytes: u64, reserve_bytes: u64) -> String {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    if free_bytes < reserve_bytes {
+        format!("{:.1} MiB are free, {:.1} MiB are kept back", mib(free_bytes), mib(reserve_bytes))
+    } else {
+        format!("it takes no more, though it says that {:.1} MiB are free", mib(free_bytes))
+    }
 }
 
 impl RequestError {

@@ -145,6 +145,12 @@ pub struct CoreMetrics {
     pub memory_reserved_bytes: Counter,
     /// Bytes acknowledged or accepted but not yet synced: the window of loss at a power cut.
     pub undurable_bytes: Counter,
+    /// Free bytes on the drive of the data directory, as this core saw them last. The same on every core.
+    pub disk_free_bytes: Counter,
+    /// Bytes of these that are kept back. The same on every core.
+    pub disk_reserve_bytes: Counter,
+    /// 1 while writes are refused for want of room.
+    pub disk_full: Counter,
 }
 
 #[cfg(test)]

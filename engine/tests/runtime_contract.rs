@@ -159,6 +159,12 @@ async fn directories_are_made_listed_and_removed<R: Runtime>(runtime: R, dir: Pa
     assert_eq!(runtime.remove_dir(&deep).await.unwrap_err().kind(), ErrorKind::NotFound);
 }
 
+async fn a_file_system_says_what_it_has_left<R: Runtime>(runtime: R, dir: PathBuf) {
+    // Others use the real drive too, so that it has room is all that can be said of it.
+    assert!(runtime.free_bytes(&dir).await.unwrap() > 0);
+    assert_eq!(runtime.free_bytes(&dir.join("nowhere")).await.unwrap_err().kind(), ErrorKind::NotFound);
+}
+
 async fn many_writes_at_once_all_arrive<R: Runtime>(runtime: R, dir: PathBuf) {
     let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
     let writes = (0..64u8).map(|i| file.write_at(u64::from(i) * BLOCK as u64, filled(&runtime, 1, i)));
@@ -387,6 +393,7 @@ mod real {
         renaming_replaces_and_an_open_file_follows_its_name
         a_removed_file_lives_until_it_is_closed
         directories_are_made_listed_and_removed
+        a_file_system_says_what_it_has_left
         many_writes_at_once_all_arrive
         an_operation_may_be_abandoned_at_any_time
         sleepers_wake_in_the_order_of_their_deadlines
@@ -561,6 +568,7 @@ mod simulated {
         renaming_replaces_and_an_open_file_follows_its_name
         a_removed_file_lives_until_it_is_closed
         directories_are_made_listed_and_removed
+        a_file_system_says_what_it_has_left
         many_writes_at_once_all_arrive
         an_operation_may_be_abandoned_at_any_time
         sleepers_wake_in_the_order_of_their_deadlines

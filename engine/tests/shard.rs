@@ -30,6 +30,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         cache_bytes: 4 << 20,
         tail_bytes: 256 << 10,
         budget_bytes: 64 << 20,
+        reserve_bytes: 0,
     }
 }
 

@@ -119,6 +119,15 @@ pub struct Storage {
     /// Trades: the window that a power loss takes of what was acknowledged as `received` or `written`, against one sync
     /// of the drive for each partition that is written to.
     pub sync_interval_ms: Millis,
+    /// How much of the file system is kept back. With less free, writes are refused with an error that may be repeated,
+    /// until there is room again. Reads and deletions go on, and what was accepted before is written into the reserve.
+    /// The default holds the write cache, a prepared stretch for a few segments, and what else fills the file system
+    /// within a quarter of a second, which is how often it is looked at; on a file system of less than 5 GiB it is a
+    /// twentieth of it.
+    ///
+    /// Trades: room that is never used, against a server that still can do what it promised when the file system is
+    /// full.
+    pub reserve_bytes: ByteSize,
 }
 
 /// Segment files.
@@ -213,6 +222,7 @@ impl Default for Storage {
             segment_config: SegmentConfig::default(),
             cache_config: CacheConfig::default(),
             sync_interval_ms: Millis(100),
+            reserve_bytes: ByteSize(256 << 20),
         }
     }
 }

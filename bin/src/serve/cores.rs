@@ -18,7 +18,7 @@ use pyralog_net::{
     quic_on_glommio::ForwardingSeat,
     server::{self, ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets},
 };
-use pyralog_tuning::{Ack, Config, memory::Plan};
+use pyralog_tuning::{Ack, Config, Settings, memory::Plan};
 
 use super::ServeError;
 
@@ -73,7 +73,15 @@ struct Luggage {
     metrics: Arc<CoreMetrics>,
 }
 
-/// The shard's settings that follow from the configuration.
+/// What of a file system of `total_bytes` is kept back: what was asked for, but by default at most a twentieth, so that
+/// a small one is of use.
+pub fn reserve_bytes(settings: &Settings, total_bytes: u64) -> u64 {
+    let wanted = settings.config().storage.reserve_bytes.0;
+    let explicit = settings.origin("storage.reserve_bytes").is_explicit();
+    if explicit { wanted } else { wanted.min(total_bytes / 20) }
+}
+
+/// The shard's settings that follow from the configuration, in which the reserve is the one that holds.
 pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> ShardConfig {
     let cache = &config.storage.cache_config;
     // Without the cache nothing is kept back: what is only `received` goes to the drive as soon as it is free.
@@ -91,6 +99,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         cache_bytes: plan.read_cache_bytes_per_core - tail_bytes,
         tail_bytes: bytes(tail_bytes),
         budget_bytes: bytes(plan.requests_bytes_per_core),
+        reserve_bytes: config.storage.reserve_bytes.0,
     }
 }
 

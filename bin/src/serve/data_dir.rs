@@ -155,13 +155,16 @@ fn lock(path: &Path) -> Result<Flock<File>, DataDirError> {
     let file = options.map_err(tried("opening its lock"))?;
     match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
         Ok(mut lock) => {
+            // In place, and as long as any other: a full drive has no room for a new block, and need not have.
             let write = |lock: &mut File| {
-                lock.set_len(0)?;
                 lock.rewind()?;
-                writeln!(lock, "{}", std::process::id())
+                writeln!(lock, "{:<10}", std::process::id())
             };
-            write(&mut lock).map_err(tried("writing its lock"))?;
-            Ok(lock)
+            match write(&mut lock) {
+                Err(error) if error.kind() != io::ErrorKind::StorageFull => Err(tried("writing its lock")(error)),
+                // The number only helps those who find it locked.
+                _ => Ok(lock),
+            }
         }
         Err((mut file, nix::errno::Errno::EWOULDBLOCK)) => {
             let mut process = String::new();

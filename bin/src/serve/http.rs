@@ -110,6 +110,7 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
         "profile": info.profile,
         "ack": info.ack,
         "guarantee": info.guarantee,
+        "drive": prometheus::drive(&cores.metrics),
         "cores": shown,
         "partitions": partitions,
         "config": info.config,

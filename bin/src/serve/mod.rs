@@ -135,6 +135,15 @@ fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
     let cpus = pyralog_tuning::cores::parse(&config.server.cores)?.choose(&host.cpus)?;
     let volume = Volume::of(&config.server.data_dir)?;
     volume.check()?;
+    config.storage.reserve_bytes.0 = cores::reserve_bytes(settings, volume.total_bytes);
+    if volume.free_bytes < config.storage.reserve_bytes.0 {
+        warnings.push(format!(
+            "the file system is full: {} are free, and {} are kept back (storage.reserve_bytes); writes are refused \
+             until there is room",
+            about(volume.free_bytes),
+            about(config.storage.reserve_bytes.0),
+        ));
+    }
     let plan = demand(settings, cpus.len() as u64).plan(host.memory_bytes)?;
     cores::server_limits(&config, &plan).validate()?;
     let data = DataDir::open(&config.server.data_dir)?;

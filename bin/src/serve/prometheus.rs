@@ -41,6 +41,13 @@ const GAUGES: &[(&str, &str, Field)] = &[
     }),
 ];
 
+/// What every core sees of the same thing: the largest is shown.
+const SHARED_GAUGES: &[(&str, &str, Field)] = &[
+    ("dlog_disk_free_bytes", "Bytes that the file system of the data directory has left.", |m| &m.disk_free_bytes),
+    ("dlog_disk_reserve_bytes", "Bytes of these that are kept back.", |m| &m.disk_reserve_bytes),
+    ("dlog_disk_full", "1 while writes are refused for want of room.", |m| &m.disk_full),
+];
+
 type Histogram = fn(&CoreMetrics) -> &LatencyHistogram;
 
 const HISTOGRAMS: &[(&str, &str, Histogram)] = &[
@@ -53,6 +60,16 @@ const HISTOGRAMS: &[(&str, &str, Histogram)] = &[
 /// The sum of a counter over all cores.
 pub fn sum(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
     cores.iter().map(|core| field(core).get()).sum()
+}
+
+fn largest(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
+    cores.iter().map(|core| field(core).get()).max().unwrap_or(0)
+}
+
+/// What is known of the drive, for `/status`.
+pub fn drive(cores: &[Arc<CoreMetrics>]) -> serde_json::Map<String, serde_json::Value> {
+    let short = |name: &str| name.trim_start_matches("dlog_disk_").to_owned();
+    SHARED_GAUGES.iter().map(|(name, _, field)| (short(name), largest(cores, *field).into())).collect()
 }
 
 /// The counts of a histogram's buckets over all cores.
@@ -78,6 +95,10 @@ pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
             head(&mut page, name, help, kind);
             let _ = writeln!(page, "{name} {}", sum(cores, *field));
         }
+    }
+    for (name, help, field) in SHARED_GAUGES {
+        head(&mut page, name, help, "gauge");
+        let _ = writeln!(page, "{name} {}", largest(cores, *field));
     }
     // One copy of each partition cannot lag behind itself; the name is there for the queries that ask for it.
     head(

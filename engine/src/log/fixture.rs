@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{LogContext, cache::BlockCache, tail_memory::TailMemory};
+use super::{LogContext, cache::BlockCache, room::Room, tail_memory::TailMemory};
 use crate::{
     record::{BatchBuilder, Codec},
     runtime::{Runtime, sim::SimRuntime},
@@ -23,6 +23,7 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         block_bytes,
         segment_bytes: 1 << 20,
         tails: TailMemory::new(0),
+        room: Room::new(0),
     })
 }
 

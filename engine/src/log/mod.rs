@@ -14,6 +14,7 @@ pub mod last_segment;
 pub mod prepare;
 pub mod read;
 pub mod recovery;
+pub mod room;
 pub mod scan;
 pub mod segment;
 pub mod tail;
@@ -28,6 +29,7 @@ use std::{
 };
 
 use cache::BlockCache;
+use room::Room;
 use segment::{Segment, SegmentHeader, belongs_to_log};
 use tail::{Admitted, Tail};
 use tail_memory::TailMemory;
@@ -57,6 +59,8 @@ pub struct LogContext<R: Runtime> {
     pub segment_bytes: u64,
     /// What was written lately, for readers near the end of a log.
     pub tails: TailMemory<R>,
+    /// The drive's room.
+    pub room: Room,
 }
 
 /// Why a log stopped.

@@ -39,7 +39,11 @@ impl<R: Runtime> Log<R> {
             if self.preparing.get() {
                 self.prepared.wait_until(|| !self.preparing.get()).await;
             } else {
-                self.prepare_to(segment, self.next_step(segment).max(end)).await?;
+                // What was accepted may use the reserve, what may come may not.
+                let step = self.next_step(segment).max(end);
+                let ahead = step.saturating_sub(end);
+                let target = if self.context.room.has_less_than(ahead) { end } else { step };
+                self.prepare_to(segment, target).await?;
             }
         }
     }
@@ -55,6 +59,9 @@ impl<R: Runtime> Log<R> {
         // Begin while half of the last step is left.
         let plenty = prepared - end > step_bytes(prepared) / 4;
         if plenty || target <= prepared || self.preparing.get() {
+            return;
+        }
+        if self.context.room.has_less_than(target - prepared) {
             return;
         }
         let (log, segment) = (Rc::clone(self), Rc::clone(segment));
@@ -98,6 +105,7 @@ async fn fill_with_zeros<R: Runtime>(log: &Log<R>, segment: &Segment<R>, target:
         let written = file.write_at(end.get(), zeros).await;
         written.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))?;
         end.set(end.get() + len);
+        log.context.room.take(len);
     }
     Ok(())
 }

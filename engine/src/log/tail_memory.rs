@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::{LogContext, cache::BlockCache, read::ReadRange, recovery},
+        log::{LogContext, cache::BlockCache, read::ReadRange, recovery, room::Room},
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
         types::{LogUid, Offset, PartitionId, PartitionIndex},
@@ -83,6 +83,7 @@ mod tests {
                 block_bytes: 512,
                 segment_bytes: 1 << 20,
                 tails: TailMemory::new(64 << 10),
+                room: Room::new(0),
                 runtime,
             });
             let mut logs = Vec::new();

@@ -30,6 +30,12 @@ pub(super) fn list(path: &Path) -> io::Result<Vec<DirEntry>> {
     Ok(entries)
 }
 
+/// What the file system of `path` has left for those without privileges.
+pub(super) fn free_bytes(path: &Path) -> io::Result<u64> {
+    let volume = rustix::fs::statvfs(path)?;
+    Ok(volume.f_bavail.saturating_mul(volume.f_frsize))
+}
+
 /// Makes the names in `path` durable. With fsync: fdatasync of a directory need not write a new name, which leaves its
 /// length as it was.
 pub(super) fn sync(path: &Path) -> io::Result<()> {

@@ -263,15 +263,38 @@ impl GlommioRuntime {
     /// first file opened. On a fresh file that read succeeds without reaching the drive, and from then on reads fail
     /// with EOPNOTSUPP and writes take 5 ms. So that first file is one with synced content.
     ///
+    /// On a full drive there is no room for that: then it is primed with a file that is there, and not tested.
+    ///
     /// Errors: `DataDir`, `SelfTest`.
     pub async fn prime(&self, dir: &Path, core: CoreId) -> Result<(), StartError> {
         let path = dir.join(format!(".probe-{core}"));
         let failed = |what| move |source| StartError::DataDir { dir: dir.to_owned(), what, source };
         let content: Vec<u8> = (0..2 * PROBE_BYTES as u32).map(|i| (i % 251) as u8).collect();
-        write_probe(&path, &content).map_err(failed("writing a probe file"))?;
+        match write_probe(&path, &content) {
+            Ok(()) => {}
+            Err(error) if error.kind() == io::ErrorKind::StorageFull => {
+                // Gone or never made; what is left of it takes no room worth a failed start.
+                let _ = std::fs::remove_file(&path);
+                return self.prime_without_room(dir).await.map_err(failed("reading a file of it"));
+            }
+            Err(error) => return Err(failed("writing a probe file")(error)),
+        }
         let tested = self.self_test(&path, &content).await;
         std::fs::remove_file(&path).map_err(failed("removing the probe file"))?;
         tested.map_err(|reason| StartError::SelfTest { dir: dir.to_owned(), reason })
+    }
+
+    async fn prime_without_room(&self, dir: &Path) -> io::Result<()> {
+        tracing::warn!(dir = %dir.display(), "the drive is full: it is used without the self-test of direct I/O");
+        for entry in directory::list(dir)? {
+            let content = if entry.is_dir { 0 } else { std::fs::metadata(&entry.path)?.len() };
+            if content > 0 {
+                let file = self.open(&entry.path, OpenMode::Existing).await?;
+                file.read_at(0, PROBE_BYTES).await?;
+                return Ok(());
+            }
+        }
+        Ok(())
     }
 
     async fn self_test(&self, path: &Path, content: &[u8]) -> Result<(), String> {
@@ -388,6 +411,11 @@ impl Runtime for GlommioRuntime {
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         let path = path.to_owned();
         blocking(move || directory::sync(&path)).await
+    }
+
+    async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        let path = path.to_owned();
+        blocking(move || directory::free_bytes(&path)).await
     }
 }
 

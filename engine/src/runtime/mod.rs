@@ -72,6 +72,9 @@ pub trait Runtime: Clone + 'static {
 
     /// Makes the names in a directory durable.
     fn sync_dir(&self, path: &Path) -> impl Future<Output = io::Result<()>>;
+
+    /// How many bytes the file system of `path` still takes from us.
+    fn free_bytes(&self, path: &Path) -> impl Future<Output = io::Result<u64>>;
 }
 
 /// How [`Runtime::open`] treats a name.

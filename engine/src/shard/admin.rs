@@ -11,7 +11,7 @@ use std::{
 use futures_util::future::join_all;
 
 use super::{
-    CATALOG_CORE, Core, Slot, catalog_store,
+    CATALOG_CORE, CatalogError, Core, Slot, catalog_store,
     completion::ReplyTo,
     mailbox::Message,
     opening::{log_dir, open_partition},
@@ -67,6 +67,8 @@ impl<R: Runtime> Core<R> {
             let current = Arc::clone(&core.catalog.borrow());
             let now_ms = core.common.context.runtime.unix_millis();
             let outcome = match current.with_log(&request, now_ms) {
+                // A deletion may use the reserve: it makes room.
+                Ok(_) if core.common.context.room.is_low() => Err(core.common.disk_full()),
                 Ok((next, log)) => core.change(next).await.map(|()| Reply::LogCreated(log)),
                 Err(error) => Err(error),
             };
@@ -107,12 +109,15 @@ impl<R: Runtime> Core<R> {
         if let Some(error) = failed {
             return Err(error);
         }
-        if let Err(error) = catalog_store::save(&self.common.context.runtime, &self.common.config.data_dir, &next).await
-        {
-            let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
-            tracing::error!(%error, "no log can be created or deleted until the server is restarted");
-            *self.admin.failed.borrow_mut() = Some(error.clone());
-            return Err(error);
+        match catalog_store::save(&self.common.context.runtime, &self.common.config.data_dir, &next).await {
+            Ok(()) => {}
+            Err(CatalogError::Full { .. }) => return Err(self.common.disk_full()),
+            Err(error) => {
+                let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
+                tracing::error!(%error, "no log can be created or deleted until the server is restarted");
+                *self.admin.failed.borrow_mut() = Some(error.clone());
+                return Err(error);
+            }
         }
         let next = Arc::new(next);
         let ids: Vec<u64> = self.others().map(|core| self.announce(core, &next)).collect();
@@ -153,12 +158,15 @@ impl<R: Runtime> Core<R> {
         };
         let opened = join_all(new.iter().flat_map(mine).map(|(core, id, entry)| open_partition(core, id, entry))).await;
         *self.catalog.borrow_mut() = Arc::clone(&next);
-        let closing = gone.iter().flat_map(mine).filter_map(|(core, id, _)| core.partitions.borrow_mut().remove(&id));
-        for slot in closing.collect::<Vec<_>>() {
-            if let Slot::Open(partition) = slot
-                && let Err(error) = partition.delete().await
-            {
-                tracing::warn!(log = %partition.entry.name, %error, "files of a deleted log could not be removed");
+        for (core, id, entry) in gone.iter().flat_map(mine) {
+            let slot = core.partitions.borrow_mut().remove(&id);
+            let removed = match slot {
+                Some(Slot::Open(partition)) => partition.delete().await,
+                Some(Slot::Broken(_) | Slot::NoRoom) => core.delete_unopened(id, &entry).await,
+                None => Ok(()),
+            };
+            if let Err(error) = removed {
+                tracing::warn!(log = %entry.name, %error, "files of a deleted log could not be removed");
             }
         }
         opened.into_iter().collect()

@@ -31,6 +31,12 @@ pub enum CatalogError {
         /// The operating system's words.
         reason: String,
     },
+    /// There is no room for a new version. The old one is as it was.
+    #[error("the drive of {} is full", path.display())]
+    Full {
+        /// The file.
+        path: PathBuf,
+    },
     /// The file is not a catalogue that we wrote.
     #[error(
         "{} is damaged: {reason}; restore it from a copy, the logs themselves are in the folder `logs`",
@@ -126,9 +132,11 @@ pub async fn load<R: Runtime>(runtime: &R, data_dir: &Path) -> Result<Catalog, C
 }
 
 /// Writes the catalogue: aside, synced, renamed, directory synced. Durable when this returns.
+///
+/// Errors: `Full` if nothing was changed; after any other it is not known which version is durable.
 pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -> Result<(), CatalogError> {
     let (path, aside) = (data_dir.join(FILE_NAME), data_dir.join("catalog.json.new"));
-    let write = async {
+    let write_aside = async {
         let bytes = encode(catalog);
         let padded = bytes.len().next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
         let mut buffer = runtime.allocate(padded);
@@ -136,11 +144,15 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
         let file = runtime.open(&aside, OpenMode::CreateTruncate).await?;
         file.write_at(0, Rc::new(buffer)).await?;
         file.truncate(bytes.len() as u64).await?;
-        file.fdatasync().await?;
-        runtime.rename(&aside, &path).await?;
-        runtime.sync_dir(data_dir).await
+        file.fdatasync().await
     };
-    write.await.map_err(|error: std::io::Error| CatalogError::Io { path: path.clone(), reason: error.to_string() })
+    let failed = |error: std::io::Error| CatalogError::Io { path: path.clone(), reason: error.to_string() };
+    write_aside.await.map_err(|error: std::io::Error| match error.kind() {
+        std::io::ErrorKind::StorageFull => CatalogError::Full { path: path.clone() },
+        _ => failed(error),
+    })?;
+    runtime.rename(&aside, &path).await.map_err(failed)?;
+    runtime.sync_dir(data_dir).await.map_err(failed)
 }
 
 #[cfg(test)]

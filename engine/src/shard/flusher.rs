@@ -5,16 +5,13 @@
 
 use std::{rc::Rc, time::Duration};
 
-use super::{owned::Owned, wait_at_most};
+use super::{drive::FULL_RETRY, owned::Owned, wait_at_most};
 use crate::{
     log::LogFault,
     runtime::Runtime,
     testing::bug::{PlantedBug, planted},
     types::AckLevel,
 };
-
-/// How long a full drive is left alone before the next try.
-const FULL_RETRY: Duration = Duration::from_millis(500);
 
 /// What the task does next. Decided by [`next_step`], from values only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,9 +94,9 @@ impl<R: Runtime> Owned<R> {
             match outcome {
                 Ok(()) => {}
                 Err(LogFault::Full { .. }) if !self.stops() => {
-                    if !self.full.replace(true) {
-                        let dir = self.core.config.data_dir.display();
-                        tracing::warn!(log = %self.entry.name, "the drive of {dir} is full");
+                    if self.set_full(true) {
+                        let (log, partition, free_bytes) = (&self.entry.name, self.id.index, self.core.context.room.free_bytes());
+                        tracing::warn!(%log, %partition, free_bytes, "the drive is full: it does not let the log grow");
                     }
                     runtime.sleep(FULL_RETRY).await;
                 }
@@ -138,7 +135,7 @@ impl<R: Runtime> Owned<R> {
     async fn write(self: &Rc<Self>) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
         let end = self.log.write_waiting().await?;
-        self.full.set(false);
+        self.set_full(false);
         // What came meanwhile is at most as old as this write.
         self.oldest_unwritten.set(begun);
         self.count_unwritten(self.log.unwritten_bytes());
@@ -166,6 +163,7 @@ impl<R: Runtime> Owned<R> {
     fn give_up(&self, fault: &LogFault) {
         // The bytes stay in memory for readers, but they no longer wait for the device.
         self.count_unwritten(0);
+        self.set_full(false);
         if self.deleted.get() {
             return;
         }

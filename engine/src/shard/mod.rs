@@ -9,6 +9,7 @@ pub mod budget;
 mod catalog_store;
 pub mod completion;
 pub mod control;
+mod drive;
 mod fetching;
 mod flusher;
 pub mod mailbox;
@@ -69,6 +70,8 @@ pub struct ShardConfig {
     pub tail_bytes: usize,
     /// Bytes that requests in flight may use.
     pub budget_bytes: usize,
+    /// Bytes of the drive that are kept back: with less free than this, writes are refused.
+    pub reserve_bytes: u64,
 }
 
 /// A core's state; shared by the tasks of its core.
@@ -100,6 +103,8 @@ enum Slot<R: Runtime> {
     Open(Rc<Owned<R>>),
     /// Its log could not be opened, for this reason.
     Broken(RequestError),
+    /// Its log could not be opened for want of room. It is tried again.
+    NoRoom,
 }
 
 /// A core's shard; cheap to clone, never leaves its core.
@@ -218,6 +223,7 @@ impl<R: Runtime> Core<R> {
         match self.partitions.borrow().get(&id) {
             Some(Slot::Open(partition)) => Ok(Rc::clone(partition)),
             Some(Slot::Broken(error)) => Err(error.clone()),
+            Some(Slot::NoRoom) => Err(self.common.disk_full()),
             None => Err(RequestError::UnknownPartition { partition: id }),
         }
     }
@@ -226,7 +232,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         let open = partitions.values().filter_map(|slot| match slot {
             Slot::Open(partition) => Some(Rc::clone(partition)),
-            Slot::Broken(_) => None,
+            Slot::Broken(_) | Slot::NoRoom => None,
         });
         open.collect()
     }

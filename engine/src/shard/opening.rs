@@ -15,6 +15,7 @@ use super::{
     budget::Budget,
     catalog_store,
     control::{ControlInbox, ControlRequest},
+    drive::FULL_RETRY,
     mailbox::{Mailbox, Message},
     owned::Owned,
     placement,
@@ -23,7 +24,12 @@ use crate::{
     catalog::{Catalog, LogEntry},
     error::RequestError,
     limits::DEVICE_BLOCK_BYTES_MAX,
-    log::{LogContext, cache::BlockCache, delete_files, recovery, tail_memory::TailMemory},
+    log::{
+        LogContext, LogFault, cache::BlockCache, delete_files,
+        recovery::{self, Recovered},
+        room::Room,
+        tail_memory::TailMemory,
+    },
     metrics::CoreMetrics,
     name::LogName,
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
@@ -63,14 +69,18 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         block_bytes,
         segment_bytes: config.segment_bytes,
         tails: TailMemory::new(config.tail_bytes),
+        room: Room::new(config.reserve_bytes),
         metrics: Arc::clone(&metrics),
         runtime,
     });
     let cores = mesh.senders.len();
     let budget = Budget::new(config.budget_bytes, metrics);
-    let common = Common { id, config, context, unwritten_bytes: Cell::new(0), draining: Cell::new(false) };
+    let common =
+        Rc::new(Common { id, config, context, unwritten_bytes: Cell::new(0), draining: Cell::new(false) });
+    common.look_at_drive().await;
+    common.context.runtime.spawn(Rc::clone(&common).watch_drive());
     let core = Rc::new(Core {
-        common: Rc::new(common),
+        common,
         cores,
         budget,
         mailbox: Mailbox::new(cores),
@@ -124,6 +134,12 @@ impl<R: Runtime> Core<R> {
         }
     }
 
+    /// Removes the files of a partition of a deleted log that was never opened.
+    pub(super) async fn delete_unopened(&self, id: PartitionId, entry: &LogEntry) -> std::io::Result<()> {
+        let Common { context, config, .. } = &*self.common;
+        delete_files(&context.runtime, &partition_dir(&config.data_dir, &entry.name, id)).await
+    }
+
     /// Removes files of logs that are not in the catalogue: their deletion was cut off.
     async fn remove_leftovers(&self, catalog: &Catalog) {
         let runtime = &self.common.context.runtime;
@@ -161,28 +177,68 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
-/// Opens one partition and puts it in its place.
+/// Opens one partition and puts it in its place. Without room for its first files it has none yet, but is no failure: it
+/// is tried again until there is.
 pub(super) async fn open_partition<R: Runtime>(
     core: Rc<Core<R>>,
     id: PartitionId,
     entry: Arc<LogEntry>,
 ) -> Result<(), RequestError> {
-    let dir = log_dir(&core.common.config.data_dir, &entry.name).join(id.index.to_string());
-    let made = make_durable_dir(&core.common.context.runtime, &core.common.config.data_dir, &dir).await;
-    let opened = match made {
-        Ok(()) => recovery::open(&core.common.context, id, dir.clone()).await.map_err(|fault| fault.to_string()),
-        Err(error) => Err(error.to_string()),
-    };
+    let opened = recover(&core, id, &entry).await;
     let (slot, result) = match opened {
         Ok(recovered) => (Slot::Open(Owned::new(&core.common, id, entry, recovered)), Ok(())),
-        Err(reason) => {
-            tracing::error!(log = %entry.name, partition = %id.index, reason, "the partition could not be opened");
-            let error = RequestError::ReadFailed { file: dir, reason };
+        Err(fault @ LogFault::Full { .. }) => {
+            tracing::warn!(log = %entry.name, partition = %id.index, %fault, "the partition waits for room");
+            core.common.context.runtime.spawn(open_when_there_is_room(Rc::clone(&core), id, entry));
+            (Slot::NoRoom, Ok(()))
+        }
+        Err(fault) => {
+            let error = cannot_open(&core, id, &entry, &fault);
             (Slot::Broken(error.clone()), Err(error))
         }
     };
     core.partitions.borrow_mut().insert(id, slot);
     result
+}
+
+async fn recover<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry) -> Result<Recovered<R>, LogFault> {
+    let Common { context, config, .. } = &*core.common;
+    let dir = partition_dir(&config.data_dir, &entry.name, id);
+    let made = make_durable_dir(&context.runtime, &config.data_dir, &dir).await;
+    made.map_err(|error| LogFault::from_io("creating", &dir, &error))?;
+    recovery::open(context, id, dir).await
+}
+
+fn cannot_open<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry, fault: &LogFault) -> RequestError {
+    tracing::error!(log = %entry.name, partition = %id.index, %fault, "the partition could not be opened");
+    let file = partition_dir(&core.common.config.data_dir, &entry.name, id);
+    RequestError::ReadFailed { file, reason: fault.to_string() }
+}
+
+/// Opens a partition that found no room, as soon as there is some; unless its log is deleted before.
+async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: PartitionId, entry: Arc<LogEntry>) {
+    let waits = || matches!(core.partitions.borrow().get(&id), Some(Slot::NoRoom));
+    loop {
+        core.common.context.runtime.sleep(FULL_RETRY).await;
+        if !waits() || core.common.draining.get() {
+            return;
+        }
+        let slot = match recover(&core, id, &entry).await {
+            Err(LogFault::Full { .. }) => continue,
+            Ok(recovered) if waits() => {
+                tracing::warn!(log = %entry.name, partition = %id.index, "the partition has found room");
+                Slot::Open(Owned::new(&core.common, id, entry, recovered))
+            }
+            Err(fault) if waits() => Slot::Broken(cannot_open(&core, id, &entry, &fault)),
+            Ok(_) | Err(_) => {
+                // Deleted meanwhile, and what this has created came after the deletion looked.
+                let _ = core.delete_unopened(id, &entry).await;
+                return;
+            }
+        };
+        core.partitions.borrow_mut().insert(id, slot);
+        return;
+    }
 }
 
 /// Creates `dir` below `data_dir` and makes every name on the way to it durable. Also those that were there already: an
@@ -196,6 +252,10 @@ async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) 
     Ok(())
 }
 
+fn partition_dir(data_dir: &Path, name: &LogName, id: PartitionId) -> PathBuf {
+    log_dir(data_dir, name).join(id.index.to_string())
+}
+
 /// The folder of a log.
 pub fn log_dir(data_dir: &Path, name: &LogName) -> PathBuf {
     data_dir.join("logs").join(name.namespace()).join(name.name())
@@ -207,13 +267,15 @@ pub fn log_name_of(dir: &Path) -> Option<LogName> {
     format!("{namespace}/{name}").parse().ok()
 }
 
-/// The device's logical block, asked of a file that is removed again: an empty directory has none to ask.
+/// The device's logical block, asked of a file that is removed again: an empty directory has none to ask. Without room
+/// for it, the largest block that any device has will do.
 async fn probe_block<R: Runtime>(runtime: &R, data_dir: &Path, core: CoreId) -> Result<u32, CatalogError> {
     let path = data_dir.join(format!(".probe-{core}"));
-    let opened = runtime.open(&path, OpenMode::CreateTruncate).await;
-    let file = opened.map_err(|error| CatalogError::Io { path: path.clone(), reason: error.to_string() })?;
-    let block = file.alignment().clamp(512, DEVICE_BLOCK_BYTES_MAX);
-    drop(file);
+    let block = match runtime.open(&path, OpenMode::CreateTruncate).await {
+        Ok(file) => file.alignment().clamp(512, DEVICE_BLOCK_BYTES_MAX),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(DEVICE_BLOCK_BYTES_MAX as u32),
+        Err(error) => return Err(CatalogError::Io { path, reason: error.to_string() }),
+    };
     let _ = runtime.remove_file(&path).await;
     Ok(block as u32)
 }

@@ -118,7 +118,18 @@ impl<R: Runtime> Owned<R> {
         if let Some(reason) = self.state.borrow().fence() {
             return Some(RequestError::ReadOnly { partition: self.id, reason: reason.to_owned() });
         }
-        self.full.get().then(|| RequestError::DiskFull { path: self.core.config.data_dir.clone() })
+        (self.full.get() || self.core.context.room.is_low()).then(|| self.core.disk_full())
+    }
+
+    /// The drive refused to let the log grow, or did so no longer. Gives whether that is news.
+    pub(super) fn set_full(&self, full: bool) -> bool {
+        let news = self.full.replace(full) != full;
+        match (news, full) {
+            (true, true) => self.core.context.room.refuse(),
+            (true, false) => self.core.context.room.admit(),
+            (false, _) => {}
+        }
+        news
     }
 
     /// Whether the append is refused, new, or one that is there already.

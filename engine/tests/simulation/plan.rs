@@ -76,6 +76,7 @@ impl Plan {
             cache_bytes: 64 << 10,
             tail_bytes: 16 << 10,
             budget_bytes: 8 << 20,
+            reserve_bytes: 0,
         }
     }
 }

@@ -248,7 +248,10 @@ impl From<&RequestError> for WireError {
             E::SettingsRefused { reason } => (C::SETTINGS_REFUSED, json!({ "reason": reason })),
             E::Overloaded => (C::OVERLOADED, Value::Null),
             E::ShuttingDown => (C::SHUTTING_DOWN, Value::Null),
-            E::DiskFull { path } => (C::DISK_FULL, json!({ "path": path.display().to_string() })),
+            E::DiskFull { path, free_bytes, reserve_bytes } => (
+                C::DISK_FULL,
+                json!({ "path": path.display().to_string(), "free_bytes": free_bytes, "reserve_bytes": reserve_bytes }),
+            ),
             E::ReadOnly { partition, reason } => {
                 (C::READ_ONLY, json!({ "log": partition.log, "partition": partition.index, "reason": reason }))
             }
@@ -319,7 +322,7 @@ mod tests {
             E::SettingsRefused { reason: reason.clone() },
             E::Overloaded,
             E::ShuttingDown,
-            E::DiskFull { path: "/d".into() },
+            E::DiskFull { path: "/d".into(), free_bytes: 7, reserve_bytes: 9 },
             E::ReadOnly { partition, reason: reason.clone() },
             E::Corrupt { file: "/d/f".into(), position: 4096, reason: reason.clone() },
             E::ReadFailed { file: "/d/f".into(), reason: reason.clone() },

@@ -58,6 +58,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         cache_bytes: 16 << 20,
         tail_bytes: 1 << 20,
         budget_bytes: 64 << 20,
+        reserve_bytes: 0,
     }
 }
 

@@ -30,8 +30,10 @@ pub(super) struct Disk {
     next_write: Cell<u64>,
     /// The newest write that completed, to notice when writes overtake each other.
     newest_completed: Cell<u64>,
-    /// The drive is full until then.
+    /// The drive is full until then, whatever it says.
     full_until: Cell<Duration>,
+    /// What it holds.
+    size_bytes: Cell<u64>,
 }
 
 /// A file with something wrong in it.
@@ -61,6 +63,7 @@ impl Disk {
             next_write: Cell::new(1),
             newest_completed: Cell::new(0),
             full_until: Cell::new(Duration::ZERO),
+            size_bytes: Cell::new(u64::MAX),
         }
     }
 }
@@ -100,8 +103,35 @@ impl World {
         done.wait().await
     }
 
-    /// Whether the drive is full now; it becomes so by chance and stays so for a while.
-    fn is_full(&self) -> bool {
+    pub(super) fn set_disk_bytes(&self, bytes: u64) {
+        self.disk.size_bytes.set(bytes);
+    }
+
+    /// Files take what their length says, holes too: ours have none to speak of.
+    fn free_bytes(&self) -> u64 {
+        let size = self.disk.size_bytes.get();
+        if size == u64::MAX {
+            return size;
+        }
+        let used: u64 = self.files().iter().map(|(_, len)| len.next_multiple_of(names::BLOCK)).sum();
+        size.saturating_sub(used)
+    }
+
+    pub(super) async fn free_bytes_of(self: &Rc<Self>, path: PathBuf) -> io::Result<u64> {
+        self.operation(NAME_NANOS, move |world| {
+            names::directory(&world.disk.root, &path)?;
+            Ok(world.free_bytes())
+        })
+        .await
+    }
+
+    /// Whether the drive does not take `bytes` more now. It becomes full by chance too, and stays so for a while,
+    /// though it says nothing of it beforehand.
+    fn is_full(&self, bytes: u64) -> bool {
+        if self.free_bytes() < bytes {
+            self.count(FaultKind::NoSpace);
+            return true;
+        }
         if self.now() >= self.disk.full_until.get() && self.fault(FaultKind::NoSpace, Stream::Disk) {
             let millis = self.random(Stream::Disk, |random| random.within(20..2_000));
             self.disk.full_until.set(self.now() + Duration::from_millis(millis));
@@ -142,7 +172,7 @@ impl World {
                 Ok(inode)
             }
             (None, OpenMode::Existing) => Err(os_error(libc::ENOENT)),
-            (None, _) if self.is_full() => Err(os_error(libc::ENOSPC)),
+            (None, _) if self.is_full(names::BLOCK) => Err(os_error(libc::ENOSPC)),
             (None, _) => {
                 let inode = Rc::new(RefCell::new(Inode::default()));
                 names::link(&dir, name, Node::File(Rc::clone(&inode)));
@@ -224,7 +254,8 @@ impl World {
         bytes: &[u8],
     ) -> io::Result<()> {
         self.check_aligned("write", position, bytes.len());
-        if position + bytes.len() as u64 > inode.borrow().len() && self.is_full() {
+        let grows = (position + bytes.len() as u64).saturating_sub(inode.borrow().len());
+        if grows > 0 && self.is_full(grows) {
             if let Some(first) = self.part_of(bytes.len(), FaultKind::NoSpaceLate) {
                 self.count(FaultKind::NoSpaceLate);
                 self.write_once(inode, position, &bytes[..first]).await?;
@@ -333,7 +364,7 @@ impl World {
         match names::look_up(&dir, name) {
             Some(Node::Dir(_)) => Ok(false),
             Some(Node::File(_)) => Err(os_error(libc::EEXIST)),
-            None if self.is_full() => Err(os_error(libc::ENOSPC)),
+            None if self.is_full(names::BLOCK) => Err(os_error(libc::ENOSPC)),
             None => {
                 names::link(&dir, name, Node::Dir(Rc::default()));
                 Ok(true)

@@ -182,6 +182,11 @@ impl Sim {
         self.world.fill(duration);
     }
 
+    /// From now on the drive holds so many bytes; what is on it stays, also if that is more. Endless by default.
+    pub fn set_disk_bytes(&self, bytes: u64) {
+        self.world.set_disk_bytes(bytes);
+    }
+
     /// Turns over one bit of a file, durably. `false` if there is no such file or it is empty.
     pub fn flip_bit(&self, path: &Path) -> bool {
         self.world.flip_bit(path, None)
@@ -312,6 +317,10 @@ impl Runtime for SimRuntime {
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
         self.world.sync_dir(path).await
+    }
+
+    async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.world.free_bytes_of(path.to_owned()).await
     }
 }
 

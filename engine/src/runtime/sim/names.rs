@@ -11,6 +11,9 @@ use std::{
 
 use super::{inode::Inode, random::SimRandom};
 
+/// What a file takes at least, and a multiple of which it takes.
+pub(super) const BLOCK: u64 = 4096;
+
 /// What a name stands for.
 #[derive(Clone)]
 pub(super) enum Node {
