@@ -137,7 +137,10 @@ pub enum RequestError {
     #[error("the server is shutting down; try again later")]
     ShuttingDown,
     /// The drive is full.
-    #[error("the drive of {path} is full; writes are refused until there is room ({})", room(*free_bytes, *reserve_bytes))]
+    #[error(
+        "the drive of {path} is full; writes are refused until there is room ({})",
+        room(*free_bytes, *reserve_bytes)
+    )]
     DiskFull {
         /// The data directory.
         path: PathBuf,

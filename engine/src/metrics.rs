@@ -151,6 +151,8 @@ pub struct CoreMetrics {
     pub disk_reserve_bytes: Counter,
     /// 1 while writes are refused for want of room.
     pub disk_full: Counter,
+    /// 1 after the drive failed so often that no write is taken until restart.
+    pub disk_fenced: Counter,
 }
 
 #[cfg(test)]

@@ -181,17 +181,15 @@ fn what_was_received_before_the_drive_was_full_is_flushed_into_the_reserve_at_a_
     sim.set_disk_bytes(64 * MIB);
     let server = Server::start(&sim, 1);
     let partition = server.create("a", 1)[0];
-    for _ in 0..12 {
-        server.append(partition, AckLevel::Received).unwrap();
-    }
+    server.append(partition, AckLevel::Received).unwrap();
     // Somebody else takes the rest; only the reserve is left.
     sim.set_disk_bytes(used(&sim) + RESERVE - 1);
     server.wait(300);
     assert!(is_full(&server.append(partition, AckLevel::Received).unwrap_err()));
-    assert!(used(&sim) < MIB, "the records have not left the memory");
+    assert!(used(&sim) < MIB / 4, "the record has left the memory");
     server.stop();
     let server = Server::start(&sim, 1);
-    assert_eq!(server.end(partition), Offset(12));
+    assert_eq!(server.end(partition), Offset(1));
     server.stop();
 }
 
@@ -265,5 +263,64 @@ fn a_drive_that_refuses_though_it_says_that_it_has_room_is_tried_again() {
     server.wait(1000);
     assert_eq!(*waiting.borrow(), 20, "what was accepted is acknowledged late, not lost");
     server.append(partition, AckLevel::Durable).unwrap();
+    server.stop();
+}
+
+/// Appends to `partition` while every write to the drive fails.
+fn append_to_failing_drive(server: &Server<'_>, partition: PartitionId) -> RequestError {
+    server.sim.set_rates(FaultRates::none().with(FaultKind::WriteError, 10_000));
+    let error = server.append(partition, AckLevel::Durable).unwrap_err();
+    server.sim.set_rates(FaultRates::none());
+    server.wait(10);
+    error
+}
+
+#[test]
+fn one_partitions_fault_is_its_own_and_a_second_ones_stops_the_writes_of_all_cores_until_restart() {
+    let sim = Sim::new(7, &SimConfig::default());
+    let server = Server::start(&sim, 3);
+    let partitions = server.create("a", 6);
+    for partition in &partitions {
+        server.append(*partition, AckLevel::Durable).unwrap();
+    }
+    let error = append_to_failing_drive(&server, partitions[0]);
+    assert!(matches!(error, RequestError::OutcomeUnknown { .. }), "{error}");
+    for partition in &partitions[1..] {
+        server.append(*partition, AckLevel::Durable).unwrap();
+    }
+    append_to_failing_drive(&server, partitions[1]);
+    for partition in &partitions {
+        let error = server.append(*partition, AckLevel::Received).unwrap_err();
+        assert!(matches!(error, RequestError::ReadOnly { .. }), "{error}");
+        assert!(server.reads(*partition, 0), "reads go on");
+    }
+    let error = server.append(partitions[5], AckLevel::Received).unwrap_err();
+    assert!(error.to_string().contains("the drive failed twice: writing of /data/logs/default/a/0/"), "{error}");
+    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, ack: None };
+    let error = server.call(Request::CreateLog(create)).unwrap_err();
+    assert!(matches!(error, RequestError::CatalogFailed { .. }), "{error}");
+    sim.kill(server.process);
+    let server = Server::start(&sim, 2);
+    for partition in &partitions {
+        server.append(*partition, AckLevel::Durable).unwrap();
+    }
+    server.stop();
+}
+
+#[test]
+fn a_failed_write_of_the_catalogue_alone_stops_all_writes() {
+    let sim = Sim::new(8, &SimConfig::default());
+    let server = Server::start(&sim, 2);
+    let partitions = server.create("a", 4);
+    sim.set_rates(FaultRates::none().with(FaultKind::SyncError, 10_000));
+    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, ack: None };
+    let error = server.call(Request::CreateLog(create)).unwrap_err();
+    assert!(matches!(error, RequestError::CatalogFailed { .. }), "{error}");
+    sim.set_rates(FaultRates::none());
+    server.wait(10);
+    for partition in partitions {
+        let error = server.append(partition, AckLevel::Durable).unwrap_err();
+        assert!(error.to_string().contains("the drive failed the catalogue: "), "{error}");
+    }
     server.stop();
 }

@@ -46,6 +46,7 @@ const SHARED_GAUGES: &[(&str, &str, Field)] = &[
     ("dlog_disk_free_bytes", "Bytes that the file system of the data directory has left.", |m| &m.disk_free_bytes),
     ("dlog_disk_reserve_bytes", "Bytes of these that are kept back.", |m| &m.disk_reserve_bytes),
     ("dlog_disk_full", "1 while writes are refused for want of room.", |m| &m.disk_full),
+    ("dlog_disk_fenced", "1 after the drive failed twice: no write is taken until restart.", |m| &m.disk_fenced),
 ];
 
 type Histogram = fn(&CoreMetrics) -> &LatencyHistogram;

@@ -17,6 +17,7 @@ use super::{
     opening::{log_dir, open_partition},
     placement,
     request::{CreateLog, Reply},
+    trust::Sufferer,
 };
 use crate::{
     catalog::{Catalog, LogEntry},
@@ -109,10 +110,14 @@ impl<R: Runtime> Core<R> {
         if let Some(error) = failed {
             return Err(error);
         }
+        if let Some(fence) = self.common.trust.borrow().fence() {
+            return Err(RequestError::CatalogFailed { reason: format!("{fence}; restart the server") });
+        }
         match catalog_store::save(&self.common.context.runtime, &self.common.config.data_dir, &next).await {
             Ok(()) => {}
             Err(CatalogError::Full { .. }) => return Err(self.common.disk_full()),
             Err(error) => {
+                self.common.drive_faults.report(Sufferer::Catalog, error.to_string());
                 let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
                 tracing::error!(%error, "no log can be created or deleted until the server is restarted");
                 *self.admin.failed.borrow_mut() = Some(error.clone());

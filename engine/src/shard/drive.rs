@@ -1,12 +1,15 @@
-//! The drive under a core's partitions: how much room it has.
+//! The drive under a core's partitions: how much room it has, and whether it is to be trusted.
 //!
 //! The core looks at it a few times a second, so that writes are refused while the reserve is still there (see
 //! [`crate::log::room`]), and taken again as soon as there is room, without anybody doing anything.
+//!
+//! A failure on one core is told to all others; each judges by the same rule ([`super::trust`]), and stops the writes of
+//! its partitions when the drive is no longer trusted.
 
-use std::{rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
 
-use super::{CATALOG_CORE, Common};
-use crate::{error::RequestError, runtime::Runtime};
+use super::{CATALOG_CORE, Common, Core, mailbox::Message, trust::Sufferer};
+use crate::{error::RequestError, runtime::Runtime, signal::Signal, types::CoreId};
 
 /// How often a core asks how much room there is. What other cores and other programs take between two looks comes out
 /// of the reserve: at 1 GB/s as much as the default reserve.
@@ -14,6 +17,49 @@ const LOOK_INTERVAL: Duration = Duration::from_millis(250);
 
 /// How long a full drive is left alone before the next try.
 pub(super) const FULL_RETRY: Duration = Duration::from_millis(500);
+
+/// Failures on their way from those who met them to the task that tells everybody.
+#[derive(Default)]
+pub(super) struct Faults {
+    waiting: RefCell<VecDeque<(Sufferer, String)>>,
+    filled: Signal,
+}
+
+impl Faults {
+    /// A write or a sync of `sufferer` failed.
+    pub(super) fn report(&self, sufferer: Sufferer, reason: String) {
+        self.waiting.borrow_mut().push_back((sufferer, reason));
+        self.filled.notify();
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    /// Tells every core what failed on this one, for ever.
+    pub(super) async fn report_drive_faults(self: Rc<Self>) {
+        let faults = &self.common.drive_faults;
+        loop {
+            faults.filled.wait_until(|| !faults.waiting.borrow().is_empty()).await;
+            let next = faults.waiting.borrow_mut().pop_front();
+            let Some((sufferer, reason)) = next else { continue };
+            for core in (0..self.cores as u16).map(CoreId).filter(|core| *core != self.common.id) {
+                self.mailbox.outbox(core).push(Message::DriveFailed { sufferer, reason: reason.clone() });
+            }
+            self.take_drive_fault(sufferer, &reason);
+        }
+    }
+
+    /// A write or a sync failed, here or elsewhere. If that is one too many, no partition takes writes any more.
+    pub(super) fn take_drive_fault(&self, sufferer: Sufferer, reason: &str) {
+        let fence = self.common.trust.borrow_mut().note(sufferer, reason).map(str::to_owned);
+        let Some(fence) = fence else { return };
+        if self.common.id == CATALOG_CORE {
+            let dir = self.common.config.data_dir.display();
+            tracing::error!(%dir, fence, "no partition of the drive accepts writes until the server is restarted");
+        }
+        self.common.context.metrics.disk_fenced.set(1);
+        self.open_partitions().iter().for_each(|partition| partition.stop_writes(&fence));
+    }
+}
 
 impl<R: Runtime> Common<R> {
     /// What a write is answered that there is no room for.

@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     completion::ReplyTo,
     request::{Outcome, Reply, Request},
+    trust::Sufferer,
 };
 use crate::{
     catalog::Catalog,
@@ -54,6 +55,13 @@ pub enum Message {
         id: u64,
         /// What went wrong with a new log.
         result: Result<(), RequestError>,
+    },
+    /// A write or a sync failed on the sender.
+    DriveFailed {
+        /// Whose.
+        sufferer: Sufferer,
+        /// What happened.
+        reason: String,
     },
 }
 

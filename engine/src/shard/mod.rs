@@ -17,6 +17,7 @@ mod opening;
 mod owned;
 pub mod placement;
 pub mod request;
+pub mod trust;
 
 use std::{
     cell::{Cell, RefCell},
@@ -35,6 +36,7 @@ use completion::{CompletionQueue, ReplyTo};
 use mailbox::{Mailbox, Message};
 use owned::Owned;
 use request::{Outcome, Request};
+use trust::Trust;
 
 use crate::{
     catalog::Catalog,
@@ -95,6 +97,10 @@ struct Common<R: Runtime> {
     unwritten_bytes: Cell<usize>,
     /// No new work is accepted.
     draining: Cell<bool>,
+    /// What failed on this core and was not reported yet.
+    drive_faults: drive::Faults,
+    /// What failed on any core.
+    trust: RefCell<Trust>,
 }
 
 /// A partition that this core should own.
@@ -252,6 +258,7 @@ impl<R: Runtime> Core<R> {
                 });
             }
             Message::CatalogTaken { id, result } => self.admin.taken(id, result),
+            Message::DriveFailed { sufferer, reason } => self.take_drive_fault(sufferer, &reason),
         }
     }
 }

@@ -25,7 +25,9 @@ use crate::{
     error::RequestError,
     limits::DEVICE_BLOCK_BYTES_MAX,
     log::{
-        LogContext, LogFault, cache::BlockCache, delete_files,
+        LogContext, LogFault,
+        cache::BlockCache,
+        delete_files,
         recovery::{self, Recovered},
         room::Room,
         tail_memory::TailMemory,
@@ -75,8 +77,15 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     });
     let cores = mesh.senders.len();
     let budget = Budget::new(config.budget_bytes, metrics);
-    let common =
-        Rc::new(Common { id, config, context, unwritten_bytes: Cell::new(0), draining: Cell::new(false) });
+    let common = Rc::new(Common {
+        id,
+        config,
+        context,
+        unwritten_bytes: Cell::new(0),
+        draining: Cell::new(false),
+        drive_faults: Default::default(),
+        trust: Default::default(),
+    });
     common.look_at_drive().await;
     common.context.runtime.spawn(Rc::clone(&common).watch_drive());
     let core = Rc::new(Core {
@@ -124,6 +133,7 @@ impl<R: Runtime> Core<R> {
                 }
             });
         }
+        runtime.spawn(Rc::clone(self).report_drive_faults());
         if let Some(inbox) = control {
             let shard = Shard(Rc::clone(self));
             runtime.spawn(async move {

@@ -13,6 +13,7 @@ use super::{
     completion::ReplyTo,
     control::PartitionStatus,
     request::{Append, Appended, Reply},
+    trust::Sufferer,
 };
 use crate::{
     catalog::LogEntry,
@@ -75,6 +76,9 @@ impl<R: Runtime> Owned<R> {
         if let Some(damage) = &damage {
             tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
             state.handle_fault(damage.to_string());
+        }
+        if let Some(fence) = core.trust.borrow().fence() {
+            state.handle_fault(fence.to_owned());
         }
         Rc::new(Owned {
             core: Rc::clone(core),
@@ -218,7 +222,13 @@ impl<R: Runtime> Owned<R> {
     pub(super) fn fence(&self, reason: String) {
         let partition = self.id.index;
         tracing::error!(log = %self.entry.name, %partition, reason, "the partition accepts no more writes");
-        self.state.borrow_mut().handle_fault(reason);
+        self.stop_writes(&reason);
+        self.core.drive_faults.report(Sufferer::Partition(self.id), reason);
+    }
+
+    /// Stops writes for good, for a reason that may be another's.
+    pub(super) fn stop_writes(&self, reason: &str) {
+        self.state.borrow_mut().handle_fault(reason.to_owned());
         self.carry_effects();
     }
 
