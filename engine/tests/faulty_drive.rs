@@ -79,7 +79,7 @@ impl<'a> Server<'a> {
     }
 
     fn append(&self, partition: PartitionId, ack: AckLevel) -> Outcome {
-        self.call(Request::Append(Append { partition, batch: batch(100_000), ack: Some(ack) }))
+        self.call(Request::Append(Append { partition, batch: batch(100_000), ack: Some(ack), expected_offset: None }))
     }
 
     /// Appends until that is refused; how often it was not, and why it was.
@@ -250,7 +250,8 @@ fn a_drive_that_refuses_though_it_says_that_it_has_room_is_tried_again() {
     for _ in 0..20 {
         let (shard, waiting) = (shard.clone(), Rc::clone(&waiting));
         server.runtime.spawn(async move {
-            let append = Append { partition, batch: batch(100_000), ack: Some(AckLevel::Durable) };
+            let (ack, batch) = (Some(AckLevel::Durable), batch(100_000));
+            let append = Append { partition, batch, ack, expected_offset: None };
             shard.call(Request::Append(append)).await.unwrap();
             *waiting.borrow_mut() += 1;
         });

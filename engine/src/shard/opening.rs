@@ -278,12 +278,16 @@ pub fn log_name_of(dir: &Path) -> Option<LogName> {
 }
 
 /// The device's logical block, asked of a file that is removed again: an empty directory has none to ask. Without room
-/// for it, the largest block that any device has will do.
+/// for it the catalogue is asked; where there is none there are no segments, and the largest block will do.
 async fn probe_block<R: Runtime>(runtime: &R, data_dir: &Path, core: CoreId) -> Result<u32, CatalogError> {
     let path = data_dir.join(format!(".probe-{core}"));
     let block = match runtime.open(&path, OpenMode::CreateTruncate).await {
         Ok(file) => file.alignment().clamp(512, DEVICE_BLOCK_BYTES_MAX),
-        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => return Ok(DEVICE_BLOCK_BYTES_MAX as u32),
+        Err(error) if error.kind() == std::io::ErrorKind::StorageFull => {
+            let catalog = runtime.open(&data_dir.join(catalog_store::FILE_NAME), OpenMode::Existing).await;
+            let block = catalog.map_or(DEVICE_BLOCK_BYTES_MAX, |file| file.alignment());
+            return Ok(block.clamp(512, DEVICE_BLOCK_BYTES_MAX) as u32);
+        }
         Err(error) => return Err(CatalogError::Io { path, reason: error.to_string() }),
     };
     let _ = runtime.remove_file(&path).await;
