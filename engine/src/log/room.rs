@@ -1,9 +1,9 @@
 //! How much room the drive has, and how much of it is kept back.
 //!
 //! A log that runs into the end of its drive can do nothing about it: what it holds in memory has no place to go, the
-//! catalogue cannot be replaced, and so not even a deletion, which would help, can be carried out. So writes are refused
-//! while there is a reserve left, which belongs to what was accepted before. The numbers come from the file system, a
-//! few times a second, and what this core itself takes meanwhile is subtracted at once. Pure.
+//! catalogue cannot be replaced, and so not even a deletion, which would help, can be carried out. So writes are
+//! refused while there is a reserve left, which belongs to what was accepted before. The numbers come from the file
+//! system, a few times a second, and what this core itself takes meanwhile is subtracted at once. Pure.
 
 use std::cell::Cell;
 

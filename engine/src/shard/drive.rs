@@ -3,8 +3,8 @@
 //! The core looks at it a few times a second, so that writes are refused while the reserve is still there (see
 //! [`crate::log::room`]), and taken again as soon as there is room, without anybody doing anything.
 //!
-//! A failure on one core is told to all others; each judges by the same rule ([`super::trust`]), and stops the writes of
-//! its partitions when the drive is no longer trusted.
+//! A failure on one core is told to all others; each judges by the same rule ([`super::trust`]), and stops the writes
+//! of its partitions when the drive is no longer trusted.
 
 use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
 

@@ -187,8 +187,8 @@ impl<R: Runtime> Shard<R> {
     }
 }
 
-/// Opens one partition and puts it in its place. Without room for its first files it has none yet, but is no failure: it
-/// is tried again until there is.
+/// Opens one partition and puts it in its place. Without room for its first files it has none yet, but is no failure:
+/// it is tried again until there is.
 pub(super) async fn open_partition<R: Runtime>(
     core: Rc<Core<R>>,
     id: PartitionId,
