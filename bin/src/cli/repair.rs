@@ -114,7 +114,7 @@ pub fn settle(path: &Path) -> io::Result<()> {
 }
 
 fn rewrite(path: &Path, bytes: &[u8]) -> io::Result<String> {
-    let aside = path.with_extension("idx.new");
+    let aside = path.with_extension("new");
     let mut file = File::create(&aside)?;
     file.write_all(bytes)?;
     file.sync_all()?;

@@ -8,12 +8,12 @@ use std::rc::Rc;
 use futures_util::future::join_all;
 
 use super::{
-    Log, LogFault,
+    Log, LogFault, envelope,
     index::{Index, SidecarKey},
     segment::Segment,
 };
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    limits::{FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::Offset,
@@ -85,6 +85,7 @@ impl<R: Runtime> Log<R> {
         }
         let file = create_segment(&self.context.runtime, segment).await?;
         *segment.file.borrow_mut() = Some(file);
+        self.write_producers(segment);
         Ok(())
     }
 
@@ -120,12 +121,7 @@ impl<R: Runtime> Log<R> {
     pub(super) async fn write_index(&self, segment: &Segment<R>, index: &Index) -> std::io::Result<()> {
         let end_position = segment.end_position.get();
         let bytes = index.to_sidecar(SidecarKey { incarnation: segment.header.incarnation, end_position });
-        let runtime = &self.context.runtime;
-        let padded = bytes.len().next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
-        let mut buffer = runtime.allocate(padded);
-        buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
-        let file = runtime.open(&segment.index_path(), OpenMode::CreateTruncate).await?;
-        file.write_at(0, Rc::new(buffer)).await
+        envelope::write(&self.context.runtime, &segment.index_path(), &bytes).await
     }
 }
 

@@ -4,15 +4,15 @@
 //! apart: the unit that is read, checked and cached. The index of the active segment grows in memory; that of a sealed
 //! one is kept beside it as a checked rkyv archive. It is derived data: on any doubt it is rebuilt from the segment.
 
-use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
+use rkyv::{Archive, Deserialize, Serialize, rancor};
 
+use super::envelope;
 use crate::{
     limits::INDEX_INTERVAL_BYTES,
     types::{Incarnation, Offset},
 };
 
 const SIDECAR_MAGIC: [u8; 4] = *b"PYI1";
-const ENVELOPE_BYTES: usize = 16;
 
 /// One batch in the segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Archive, Serialize, Deserialize)]
@@ -112,27 +112,12 @@ impl Index {
     /// The bytes of the sidecar file.
     pub fn to_sidecar(&self, key: SidecarKey) -> Vec<u8> {
         let sidecar = Sidecar { incarnation: key.incarnation.0, end_position: key.end_position, index: self.clone() };
-        let archive = rkyv::to_bytes::<rancor::Error>(&sidecar).unwrap_or_default();
-        let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + archive.len());
-        bytes.extend_from_slice(&SIDECAR_MAGIC);
-        bytes.extend_from_slice(&crc32c::crc32c(&archive).to_le_bytes());
-        bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
-        bytes.extend_from_slice(&archive);
-        bytes
+        envelope::seal(SIDECAR_MAGIC, &rkyv::to_bytes::<rancor::Error>(&sidecar).unwrap_or_default())
     }
 
     /// Reads a sidecar file; `None` on any doubt.
     pub fn from_sidecar(bytes: &[u8], key: SidecarKey) -> Option<Self> {
-        let (envelope, rest) = bytes.split_at_checked(ENVELOPE_BYTES)?;
-        let crc = u32::from_le_bytes(envelope[4..8].try_into().ok()?);
-        let len = usize::try_from(u64::from_le_bytes(envelope[8..16].try_into().ok()?)).ok()?;
-        let archive = rest.get(..len)?;
-        if envelope[..4] != SIDECAR_MAGIC || crc32c::crc32c(archive) != crc {
-            return None;
-        }
-        let mut aligned = AlignedVec::<16>::with_capacity(len);
-        aligned.extend_from_slice(archive);
-        let sidecar = rkyv::from_bytes::<Sidecar, rancor::Error>(&aligned).ok()?;
+        let sidecar = rkyv::from_bytes::<Sidecar, rancor::Error>(&envelope::open(SIDECAR_MAGIC, bytes)?).ok()?;
         let found = SidecarKey { incarnation: Incarnation(sidecar.incarnation), end_position: sidecar.end_position };
         (found == key && sidecar.index.is_in_order()).then_some(sidecar.index)
     }

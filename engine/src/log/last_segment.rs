@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     limits::SEGMENT_HEADER_BYTES,
-    record::check_stored_header,
+    record::{ProducerHistory, check_stored_header},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, LogUid, Offset, PartitionIndex},
 };
@@ -90,6 +90,8 @@ pub struct LastSegment {
     pub epoch: LeaderEpoch,
     /// Where its batches are.
     pub index: Index,
+    /// What they say of their producers.
+    pub producers: ProducerHistory,
     /// Why it must not be written.
     pub damage: Option<Damage>,
 }
@@ -125,6 +127,7 @@ impl LastScan {
             torn: false,
             epoch: header.leader_epoch,
             index: Index::default(),
+            producers: ProducerHistory::default(),
             damage: None,
         };
         LastScan {
@@ -175,6 +178,9 @@ impl LastScan {
             match walk.step() {
                 Step::Batch(batch) if batch.header.base_offset == self.found.end_offset => {
                     self.found.index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+                    if let Some(mark) = batch.header.producer_mark() {
+                        self.found.producers.note(&mark, batch.header.base_offset);
+                    }
                     self.found.end_offset = batch.header.end_offset();
                     self.found.end_position = batch.position + batch.header.batch_len() as u64;
                     self.found.epoch = self.found.epoch.max(batch.header.leader_epoch);

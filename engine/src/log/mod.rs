@@ -6,12 +6,14 @@
 //! shared.
 
 pub mod cache;
+mod envelope;
 #[cfg(test)]
 mod fixture;
 pub mod flush;
 pub mod index;
 pub mod last_segment;
 pub mod prepare;
+pub mod producer_snapshot;
 pub mod read;
 pub mod recovery;
 pub mod room;

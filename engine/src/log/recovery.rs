@@ -19,6 +19,9 @@
 //! order would trust bytes that are dropped between the read and the sync, as a failing sync of someone else drops
 //! them. (Linux lets a killed process end only after its syncs, so this takes a start beside a process that is still
 //! dying.)
+//!
+//! What the batches say of their producers is taken from the snapshot beside the last segment and from its batches
+//! ([`super::producer_snapshot`]).
 
 use std::{
     cell::RefCell,
@@ -31,12 +34,13 @@ use super::{
     flush::create_segment,
     index::Index,
     last_segment::{Beginning, Damage, LastScan, LastSegment},
-    new_header,
+    new_header, producer_snapshot,
     segment::{Segment, SegmentHeader, base_offset_of},
     tail::Tail,
 };
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    record::ProducerHistory,
     runtime::{File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, Offset, PartitionId},
@@ -50,6 +54,8 @@ pub struct Recovered<R: Runtime> {
     pub start: Offset,
     /// The offset after its last intact record.
     pub end: Offset,
+    /// What its batches say of their producers; nothing if it must not be written.
+    pub producers: ProducerHistory,
     /// Why it must not be written.
     pub damage: Option<Damage>,
 }
@@ -100,7 +106,24 @@ async fn finish<R: Runtime>(
     }
     let epoch = LeaderEpoch(found.epoch.0 + 1);
     let log = assemble(context, (partition, dir), epoch, segments);
-    Ok(Recovered { log, start, end: found.end_offset, damage: found.damage })
+    let producers =
+        if found.damage.is_none() { known_producers(&log, found.producers).await? } else { Default::default() };
+    Ok(Recovered { log, start, end: found.end_offset, producers, damage: found.damage })
+}
+
+/// What all batches say of their producers, if those of the last segment say `last`.
+async fn known_producers<R: Runtime>(log: &Rc<Log<R>>, last: ProducerHistory) -> Result<ProducerHistory, LogFault> {
+    if planted(PlantedBug::ForgetProducersAtRestart) {
+        return Ok(ProducerHistory::default());
+    }
+    let segments = log.segments.borrow().clone();
+    let Some((active, earlier)) = segments.split_last() else { return Ok(last) };
+    let (mut producers, is_kept) = producer_snapshot::before(&log.context, earlier, active).await?;
+    if !is_kept {
+        log.keep_producers(&producers);
+    }
+    producers.follow(&last);
+    Ok(producers)
 }
 
 fn assemble<R: Runtime>(
@@ -135,7 +158,7 @@ async fn create_first<R: Runtime>(
     let file = create_segment(&context.runtime, &segment).await?;
     *segment.file.borrow_mut() = Some(file);
     let log = assemble(context, (partition, dir), epoch, vec![segment]);
-    Ok(Recovered { log, start, end: start, damage: None })
+    Ok(Recovered { log, start, end: start, producers: ProducerHistory::default(), damage: None })
 }
 
 /// The segments of a directory by base offset, as far as their names and sizes tell.
@@ -196,6 +219,7 @@ async fn examine<R: Runtime>(
         torn: false,
         epoch: LeaderEpoch(0),
         index: Index::default(),
+        producers: ProducerHistory::default(),
         damage: Some(damage),
     };
     Ok(Some((last, found)))

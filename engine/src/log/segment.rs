@@ -25,6 +25,7 @@ pub const SEGMENT_MAGIC: [u8; 4] = *b"PYS1";
 
 const SEGMENT_SUFFIX: &str = ".seg";
 const INDEX_SUFFIX: &str = ".idx";
+const PRODUCERS_SUFFIX: &str = ".prd";
 
 /// The header block as it stands on disk; the rest of the 4 KiB is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -132,6 +133,8 @@ pub struct Segment<R: Runtime> {
     pub prepared_end: Cell<u64>,
     /// `None` until it is first needed, for a sealed segment.
     pub index: RefCell<Option<Index>>,
+    /// The snapshot of producers to write beside it once it has a file.
+    pub producers: RefCell<Option<Vec<u8>>>,
 }
 
 impl<R: Runtime> Segment<R> {
@@ -144,6 +147,7 @@ impl<R: Runtime> Segment<R> {
             end_position: Cell::new(SEGMENT_HEADER_BYTES),
             prepared_end: Cell::new(0),
             index: RefCell::new(Some(Index::default())),
+            producers: RefCell::new(None),
         }
     }
 
@@ -155,6 +159,11 @@ impl<R: Runtime> Segment<R> {
     /// Where its index is kept once it is sealed.
     pub fn index_path(&self) -> PathBuf {
         self.path.with_extension(&INDEX_SUFFIX[1..])
+    }
+
+    /// Where it is kept what the batches before it say of producers.
+    pub fn producers_path(&self) -> PathBuf {
+        self.path.with_extension(&PRODUCERS_SUFFIX[1..])
     }
 }
 
@@ -174,7 +183,7 @@ pub fn base_offset_of(path: &Path) -> Option<Offset> {
 pub fn belongs_to_log(path: &Path) -> bool {
     let suffix = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     base_offset_of(&path.with_extension(&SEGMENT_SUFFIX[1..])).is_some()
-        && [&SEGMENT_SUFFIX[1..], &INDEX_SUFFIX[1..]].contains(&suffix)
+        && [&SEGMENT_SUFFIX[1..], &INDEX_SUFFIX[1..], &PRODUCERS_SUFFIX[1..]].contains(&suffix)
 }
 
 #[cfg(test)]
@@ -219,6 +228,7 @@ mod tests {
         for foreign in ["42.seg", "00000000000000000042.idx", "0000000000000000004x.seg", "notes.txt"] {
             assert_eq!(base_offset_of(Path::new(foreign)), None, "{foreign}");
         }
+        assert!(belongs_to_log(Path::new("00000000000000000042.prd")));
         assert!(belongs_to_log(Path::new("00000000000000000042.idx")) && !belongs_to_log(Path::new("notes.txt")));
     }
 }

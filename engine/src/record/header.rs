@@ -8,6 +8,7 @@
 
 use std::mem::offset_of;
 
+use bytes::{Bytes, BytesMut};
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned,
     little_endian::{I64, U16, U32, U64},
@@ -168,6 +169,22 @@ pub fn check_produced(batch: &[u8]) -> Result<BatchHeader, BatchError> {
     check_exact_length(&header, batch)?;
     check_client_crc(&header, batch)?;
     Ok(header)
+}
+
+/// Marks a sealed batch as a producer's, whatever its mark was, and seals it anew: one pass over its bytes, and a copy
+/// if others hold them.
+///
+/// Panics if `batch` is no batch.
+pub fn mark_producer(batch: Bytes, id: ProducerId, epoch: u32, base_sequence: Sequence) -> Bytes {
+    let mut batch = batch.try_into_mut().unwrap_or_else(|shared| BytesMut::from(&shared[..]));
+    let (raw, _) = RawHeader::mut_from_prefix(&mut batch).expect("a header fits"); // why: the caller built a batch
+    assert!(raw.magic == MAGIC, "marking {:02x?}, which is no batch", raw.magic);
+    raw.producer_id = id.0.into();
+    raw.producer_epoch = epoch.into();
+    raw.base_sequence = base_sequence.0.into();
+    let crc = crc32c::crc32c(&batch[CRC_FROM..]);
+    batch[CRC_AT..CRC_FROM].copy_from_slice(&crc.to_le_bytes());
+    batch.freeze()
 }
 
 /// Writes the server's fields, and their checksum, into the batch at the start of `batch`; the header suffices.

@@ -12,6 +12,7 @@ mod codec;
 mod error;
 mod header;
 mod producers;
+pub mod sequencer;
 mod varint;
 mod view;
 
@@ -20,7 +21,7 @@ pub use codec::Codec;
 pub use error::BatchError;
 pub use header::{
     BatchHeader, ServerFields, check_produced, check_stored, check_stored_header, find_stored_header, len_if_before,
-    stamp,
+    mark_producer, stamp,
 };
 pub use producers::{KeptBatch, KeptProducer, ProducerHistory, ProducerMark};
 pub use view::{BatchView, Batches, HeaderRefs, Record, RecordRef, RecordRefs, Records, split_batches};

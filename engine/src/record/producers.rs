@@ -162,6 +162,29 @@ impl ProducerHistory {
         assert!(kept == listed && kept <= PRODUCERS_PER_PARTITION_MAX, "{kept} producers are kept, {listed} listed");
     }
 
+    /// Goes on with what later batches say, as if each had been noted.
+    pub fn follow(&mut self, later: &ProducerHistory) {
+        let batches =
+            later.iter().flat_map(|(id, kept)| kept.batches().iter().map(move |batch| (id, kept.epoch, batch)));
+        let mut batches: Vec<_> = batches.collect();
+        batches.sort_by_key(|(_, _, batch)| batch.base_offset);
+        for (id, epoch, batch) in batches {
+            let KeptBatch { sequence, count, base_offset, crc } = *batch;
+            self.note(&ProducerMark { id, epoch, sequence, count, crc }, base_offset);
+        }
+    }
+
+    /// Whether both say the same of the newest batch of every producer. They may differ in older ones if they began at
+    /// different places.
+    pub fn agrees_with(&self, other: &ProducerHistory) -> bool {
+        let newest = |history: &ProducerHistory, (offset, id): (&Offset, &ProducerId)| {
+            history.get(*id).map(|kept| (*offset, kept.epoch, *kept.newest()))
+        };
+        let (ours, theirs) = (&self.by_newest, &other.by_newest);
+        ours.len() == theirs.len()
+            && ours.iter().zip(theirs).all(|(a, b)| a == b && newest(self, a) == newest(other, b))
+    }
+
     fn forget_beyond(&mut self, most: usize) {
         while self.producers.len() > most
             && let Some((_, oldest)) = self.by_newest.pop_first()
@@ -240,6 +263,25 @@ mod tests {
         refused(|parts| parts[0].2.reverse());
         refused(|parts| parts[0].2 = vec![KeptBatch::default(); PRODUCER_BATCHES_KEPT + 1]);
         refused(|parts| parts[1].2 = parts[0].2.clone());
+    }
+
+    #[test]
+    fn what_later_batches_say_follows_as_if_each_had_been_noted() {
+        let tries = (0..60u32).map(|at| (mark(u64::from(at % 7) + 1, at / 40, at), Offset(u64::from(at))));
+        let tries: Vec<_> = tries.collect();
+        let noted = |tries: &[(ProducerMark, Offset)]| {
+            let mut history = ProducerHistory::default();
+            tries.iter().for_each(|(mark, offset)| history.note(mark, *offset));
+            history
+        };
+        let all = noted(&tries);
+        for cut in 0..tries.len() {
+            let mut history = noted(&tries[..cut]);
+            assert!(!history.agrees_with(&all));
+            history.follow(&noted(&tries[cut..]));
+            assert_eq!(history, all, "cut at {cut}");
+            assert!(history.agrees_with(&all));
+        }
     }
 
     #[test]

@@ -590,3 +590,23 @@ fn codecs_are_known_by_their_words_and_numbers() {
     }
     assert_eq!("gzip".parse::<Codec>(), Err("`gzip` is no codec; there are none, lz4 and zstd".to_owned()));
 }
+
+#[test]
+fn a_batch_that_is_marked_later_is_the_batch_that_was_built_with_the_mark() {
+    let built = |mark: Option<(ProducerId, u32, Sequence)>| {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(Some(b"key"), b"value", &[], 5).unwrap();
+        if let Some((id, epoch, sequence)) = mark {
+            builder.producer(id, epoch, sequence);
+        }
+        builder.finish().unwrap()
+    };
+    let wanted = (ProducerId(9), 3, Sequence(77));
+    for first in [None, Some((ProducerId(1), 1, Sequence(1)))] {
+        let shared = built(first);
+        let kept = shared.clone();
+        assert_eq!(mark_producer(shared, wanted.0, wanted.1, wanted.2), built(Some(wanted)));
+        assert_eq!(kept, built(first), "who holds the batch too keeps it as it was");
+        assert_eq!(mark_producer(built(first), wanted.0, wanted.1, wanted.2), built(Some(wanted)));
+    }
+}

@@ -71,8 +71,8 @@ impl<R: Runtime> Owned<R> {
         entry: Arc<LogEntry>,
         recovered: Recovered<R>,
     ) -> Rc<Self> {
-        let Recovered { log, start, end, damage } = recovered;
-        let mut state = Partition::recovered(start, end, log.epoch());
+        let Recovered { log, start, end, producers, damage } = recovered;
+        let mut state = Partition::recovered(start, end, log.epoch()).with_producers(producers);
         if let Some(damage) = &damage {
             tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
             state.handle_fault(damage.to_string());
@@ -174,8 +174,11 @@ impl<R: Runtime> Owned<R> {
         self.wake_flusher();
     }
 
-    /// Notes whose batch the log has taken.
+    /// Notes whose batch the log has taken. What the batches before it say is kept if it is the first of a segment.
     fn note_producer(&self, header: &BatchHeader, base_offset: Offset) {
+        if self.log.begins_segment(base_offset) {
+            self.log.keep_producers(self.state.borrow().producers());
+        }
         if let Some(mark) = header.producer_mark() {
             self.state.borrow_mut().note_producer(&mark, base_offset);
         }

@@ -55,6 +55,8 @@ pub enum Kind {
     Index,
     /// A sealed segment has no index. It is made when it is needed.
     NoIndex,
+    /// A snapshot of producers says something else than the segments before it.
+    Producers,
     /// A segment or an index that does not belong where it is.
     Stray,
     /// Something that nobody here has to do with.
@@ -76,6 +78,7 @@ impl Kind {
             Kind::NoSegment => "no-segment",
             Kind::Index => "index",
             Kind::NoIndex => "no-index",
+            Kind::Producers => "producers",
             Kind::Stray => "stray",
             Kind::Unknown => "unknown",
         }

@@ -8,12 +8,14 @@ use std::{
 
 use super::{Disk, Finding, Kind, Piece, Remedy, Source, walk_segment};
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, SEGMENT_HEADER_BYTES},
+    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, PRODUCERS_PER_PARTITION_MAX, SEGMENT_HEADER_BYTES},
     log::{
         index::{Index, SidecarKey},
         last_segment::{Beginning, LastScan, LastSegment},
+        producer_snapshot::{self, SnapshotKey},
         segment::{SegmentHeader, base_offset_of, belongs_to_log},
     },
+    record::ProducerHistory,
     types::{LogUid, Offset, PartitionIndex},
 };
 
@@ -22,6 +24,9 @@ const FINDINGS_PER_SEGMENT_MAX: usize = 1000;
 
 /// Bytes of a sidecar for each entry, generously; bounds what is read of one.
 const SIDECAR_BYTES_PER_ENTRY_MAX: u64 = 64;
+
+/// What is read of a snapshot of producers: 256 bytes for each, generously.
+const SNAPSHOT_BYTES_MAX: u64 = DEVICE_BLOCK_BYTES_MAX + 256 * PRODUCERS_PER_PARTITION_MAX as u64;
 
 const DURABLE: Remedy = Remedy::None("the records were durable; restore them from a copy");
 
@@ -64,6 +69,9 @@ struct Check<'a, D: Disk> {
     totals: Totals,
     /// The offset after the last segment that was read whole; `None` after one that was not.
     expected: Option<Offset>,
+    /// What the batches so far say of their producers; `None` while that is not known: after damage, and before the
+    /// first snapshot of a log whose beginning is gone.
+    producers: Option<ProducerHistory>,
 }
 
 /// Checks a partition.
@@ -71,7 +79,8 @@ struct Check<'a, D: Disk> {
 /// Errors: its directory cannot be listed.
 pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(Vec<Finding>, Totals)> {
     let entries = disk.list(&files.dir)?;
-    let mut check = Check { disk, files, findings: Vec::new(), totals: Totals::default(), expected: None };
+    let producers = Some(ProducerHistory::default());
+    let mut check = Check { disk, files, findings: Vec::new(), totals: Totals::default(), expected: None, producers };
     let mut segments = Vec::new();
     let mut others = Vec::new();
     for entry in entries {
@@ -79,6 +88,9 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
             Some(base_offset) => segments.push(Listed { path: entry.path, base_offset }),
             None => others.push(entry.path),
         }
+    }
+    if segments.first().is_some_and(|first| first.base_offset.0 > 0) {
+        check.producers = None;
     }
     check.strays(&segments, &others);
     check.beginning_of_log(segments.first());
@@ -93,9 +105,10 @@ impl<D: Disk> Check<'_, D> {
             if belongs_to_log(path) && (self.files.in_use || segments.iter().any(|known| known.path == segment)) {
                 continue;
             }
-            let is_ours = path.extension().is_some_and(|suffix| suffix == "seg" || suffix == "idx");
+            let is_ours =
+                path.extension().is_some_and(|suffix| ["seg", "idx", "prd"].iter().any(|ours| suffix == *ours));
             let finding = match (belongs_to_log(path), is_ours) {
-                (true, _) => Finding::new(Kind::Stray, path, "an index without its segment").remedy(Remedy::SetAside),
+                (true, _) => Finding::new(Kind::Stray, path, "a sidecar without its segment").remedy(Remedy::SetAside),
                 (_, true) => Finding::new(Kind::Stray, path, "no segment has such a name").remedy(Remedy::SetAside),
                 _ => {
                     let alone = Remedy::None("the server does not look at it");
@@ -140,6 +153,7 @@ impl<D: Disk> Check<'_, D> {
                 }
                 Ok((Beginning::Intact(header), size)) => {
                     self.sealed(&segments, Some(last.base_offset), others);
+                    self.snapshot(&last.path, &header, others);
                     self.last(&last.path, &header, size);
                     return;
                 }
@@ -216,7 +230,8 @@ impl<D: Disk> Check<'_, D> {
         others: &[PathBuf],
     ) {
         let path = &segment.path;
-        let mut pass = Pass::new(path, header, next);
+        self.snapshot(path, header, others);
+        let mut pass = Pass { producers: self.producers.take(), ..Pass::new(path, header, next) };
         if !self.walk(path, header, &mut pass) {
             return;
         }
@@ -224,6 +239,7 @@ impl<D: Disk> Check<'_, D> {
         // Behind a gap it is said already which records are missing.
         self.expected = (pass.gap == Behind::Batch).then_some(pass.end);
         self.findings.append(&mut pass.findings);
+        self.producers = pass.producers.take().filter(|_| !damaged);
         if !damaged {
             let key = SidecarKey { incarnation: header.incarnation, end_position: size };
             self.sidecar(&path.with_extension("idx"), (key, &pass.index), others);
@@ -251,6 +267,37 @@ impl<D: Disk> Check<'_, D> {
         self.findings.append(&mut pass.findings);
         self.findings.push(Finding::new(Kind::Bytes, path, reason).case('C').remedy(DURABLE));
         false
+    }
+
+    /// What is kept of producers beside a segment, if it is: only the last two segments have such a snapshot. A running
+    /// server may be writing it.
+    fn snapshot(&mut self, segment: &Path, header: &SegmentHeader, others: &[PathBuf]) {
+        let path = segment.with_extension("prd");
+        if self.files.in_use || !others.contains(&path) {
+            return;
+        }
+        let key = SnapshotKey::from(header);
+        let read = self.disk.open(&path).and_then(|file| {
+            let len = file.size()?.min(SNAPSHOT_BYTES_MAX);
+            file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX))
+        });
+        let bytes = match read {
+            Ok(bytes) => bytes,
+            Err(error) => return self.unreadable(&path, 0, &error),
+        };
+        let (reason, remedy) = match (&self.producers, producer_snapshot::from_sidecar(&bytes, key)) {
+            (Some(known), Some(kept)) if kept.agrees_with(known) => return,
+            (None, Some(kept)) => {
+                self.producers = Some(kept);
+                return;
+            }
+            (Some(known), _) => {
+                let right = Remedy::Rewrite(producer_snapshot::to_sidecar(known, key));
+                ("what it says of producers is not what the segments before it say", right)
+            }
+            (None, None) => ("it is damaged; the server makes it anew from the segments", Remedy::SetAside),
+        };
+        self.findings.push(Finding::new(Kind::Producers, &path, reason).remedy(remedy));
     }
 
     fn sidecar(&mut self, path: &Path, (key, index): (SidecarKey, &Index), others: &[PathBuf]) {
@@ -354,6 +401,8 @@ struct Pass<'a> {
     /// What came last.
     gap: Behind,
     findings: Vec<Finding>,
+    /// What the batches before and in this segment say of their producers, if that is wanted.
+    producers: Option<ProducerHistory>,
 }
 
 impl<'a> Pass<'a> {
@@ -368,6 +417,7 @@ impl<'a> Pass<'a> {
             durable_hint: header.base_offset,
             gap: Behind::Batch,
             findings: Vec::new(),
+            producers: None,
         }
     }
 
@@ -379,6 +429,9 @@ impl<'a> Pass<'a> {
                 self.chain(*position, base, end);
                 match damage {
                     None => {
+                        if let (Some(producers), Some(mark)) = (&mut self.producers, header.producer_mark()) {
+                            producers.note(&mark, base);
+                        }
                         self.index.note(base, *position, header.max_timestamp_ms);
                         self.batches += 1;
                         self.records += u64::from(header.record_count);

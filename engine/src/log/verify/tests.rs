@@ -12,11 +12,12 @@ use super::{Disk, Finding, Kind, PartitionFiles, Remedy, Source, Totals, check_p
 use crate::{
     log::{
         index::{Index, SidecarKey},
+        producer_snapshot::{SnapshotKey, to_sidecar},
         segment::{SegmentHeader, segment_path},
     },
-    record::{BatchBuilder, Codec, ServerFields, check_produced, stamp},
+    record::{BatchBuilder, Codec, ProducerHistory, ServerFields, check_produced, stamp},
     runtime::DirEntry,
-    types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
+    types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex, ProducerId, Sequence},
 };
 
 const DIR: &str = "/d";
@@ -286,7 +287,7 @@ fn another_partitions_segment_and_strange_names_are_found() {
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|found| found.kind == Kind::Header && is_lost(found)));
     }
-    for name in ["24.seg", "00000000000000000099.idx"] {
+    for name in ["24.seg", "00000000000000000099.idx", "00000000000000000099.prd"] {
         let mut disk = sound();
         disk.put(Path::new(DIR).join(name), vec![1; 10]);
         let found = disk.only();
@@ -320,4 +321,62 @@ fn no_bytes_make_it_panic_or_run_for_ever() {
         disk.check();
         disk.check_as(None, true);
     }
+}
+
+/// Three segments of four batches of one producer, each of three records.
+fn of_a_producer() -> (Memory, ProducerHistory) {
+    let (mut disk, mut history) = (Memory::default(), ProducerHistory::default());
+    for base in [0, 12, 24] {
+        let (mut bytes, _) = segment(base, 4);
+        for number in 0..4 {
+            let at = batch(number);
+            let mut builder = BatchBuilder::new(Codec::None);
+            (0..3).for_each(|_| builder.push(None, &[7; 70], &[], 1).unwrap());
+            let base_offset = Offset(base + 3 * number as u64);
+            builder.producer(ProducerId(5), 0, Sequence(base_offset.0 as u32));
+            let mut marked = builder.finish().unwrap().to_vec();
+            history.note(&check_produced(&marked).unwrap().producer_mark().unwrap(), base_offset);
+            let incarnation = header(base).incarnation;
+            stamp(
+                &mut marked,
+                ServerFields { base_offset, durable_hint: base_offset, leader_epoch: LeaderEpoch(1), incarnation },
+            );
+            bytes[at..at + marked.len()].copy_from_slice(&marked);
+        }
+        if base == 12 {
+            let snapshot = to_sidecar(&history, SnapshotKey::from(&header(24)));
+            disk.put(path(24).with_extension("prd"), snapshot);
+        }
+        disk.put(path(base), bytes);
+    }
+    (disk, history)
+}
+
+fn about_producers(disk: &Memory) -> Vec<Finding> {
+    disk.check().0.into_iter().filter(|finding| finding.kind == Kind::Producers).collect()
+}
+
+#[test]
+fn a_snapshot_of_producers_that_differs_is_found_with_the_right_one() {
+    let (mut disk, _) = of_a_producer();
+    assert_eq!(about_producers(&disk), []);
+    let sidecar = path(24).with_extension("prd");
+    let right = disk.0[&sidecar].borrow().clone();
+    let wrong = to_sidecar(&ProducerHistory::default(), SnapshotKey::from(&header(24)));
+    for damaged in [wrong, b"nothing".to_vec(), Vec::new()] {
+        disk.put(sidecar.clone(), damaged);
+        let found = about_producers(&disk);
+        assert_eq!((found.len(), &found[0].path), (1, &sidecar));
+        assert_eq!(found[0].remedy, Remedy::Rewrite(right.clone()));
+    }
+}
+
+#[test]
+fn a_snapshot_is_believed_where_the_beginning_of_the_log_is_gone_and_a_damaged_one_goes() {
+    let (mut disk, _) = of_a_producer();
+    disk.0.remove(&path(0));
+    assert_eq!(about_producers(&disk), []);
+    disk.put(path(24).with_extension("prd"), b"nothing".to_vec());
+    let found = about_producers(&disk);
+    assert_eq!((found.len(), &found[0].remedy), (1, &Remedy::SetAside));
 }

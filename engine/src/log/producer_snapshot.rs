@@ -1,0 +1,379 @@
+//! What a log's batches say of their producers, kept beside its segments: as of the base offset of the last one, so
+//! that an opening takes it from there and reads only the last segment, which it does anyway.
+//!
+//! Derived data. The snapshot is taken when a segment is begun, written behind the acks, and not synced; the one before
+//! it stays until then. Without a snapshot that can be trusted, the headers of the segments since the last one that can
+//! are walked, or of all.
+
+use std::{io, path::PathBuf, rc::Rc};
+
+use bytes::Bytes;
+use rkyv::{Archive, Deserialize, Serialize, rancor};
+
+use super::{
+    Log, LogContext, LogFault, envelope,
+    segment::{Segment, SegmentHeader},
+};
+use crate::{
+    limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    record::{KeptBatch, ProducerHistory, check_stored_header},
+    runtime::{File, OpenMode, Runtime},
+    types::{Incarnation, Offset, ProducerId, Sequence},
+};
+
+const MAGIC: [u8; 4] = *b"PYP1";
+
+/// What a walk over headers reads at once: enough for full bandwidth over small batches, little to waste on large ones.
+const WINDOW_BYTES: usize = 256 << 10;
+
+/// Which segment a snapshot stands before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SnapshotKey {
+    /// The segment's incarnation.
+    pub incarnation: Incarnation,
+    /// The segment's base offset.
+    pub base_offset: Offset,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Snapshot {
+    incarnation: u32,
+    base_offset: u64,
+    producers: Vec<Producer>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Producer {
+    id: u64,
+    epoch: u32,
+    batches: Vec<Batch>,
+}
+
+#[derive(Archive, Serialize, Deserialize)]
+struct Batch {
+    sequence: u32,
+    count: u32,
+    base_offset: u64,
+    crc: u32,
+}
+
+impl From<&SegmentHeader> for SnapshotKey {
+    fn from(header: &SegmentHeader) -> Self {
+        SnapshotKey { incarnation: header.incarnation, base_offset: header.base_offset }
+    }
+}
+
+/// The bytes of a snapshot's file.
+pub fn to_sidecar(history: &ProducerHistory, key: SnapshotKey) -> Vec<u8> {
+    let batch = |batch: &KeptBatch| Batch {
+        sequence: batch.sequence.0,
+        count: batch.count,
+        base_offset: batch.base_offset.0,
+        crc: batch.crc,
+    };
+    let producers = history.iter().map(|(id, kept)| Producer {
+        id: id.0,
+        epoch: kept.epoch(),
+        batches: kept.batches().iter().map(batch).collect(),
+    });
+    let SnapshotKey { incarnation: Incarnation(incarnation), base_offset: Offset(base_offset) } = key;
+    let snapshot = Snapshot { incarnation, base_offset, producers: producers.collect() };
+    envelope::seal(MAGIC, &rkyv::to_bytes::<rancor::Error>(&snapshot).unwrap_or_default())
+}
+
+/// Reads a snapshot's file; `None` on any doubt.
+pub fn from_sidecar(bytes: &[u8], key: SnapshotKey) -> Option<ProducerHistory> {
+    let snapshot = rkyv::from_bytes::<Snapshot, rancor::Error>(&envelope::open(MAGIC, bytes)?).ok()?;
+    let found =
+        SnapshotKey { incarnation: Incarnation(snapshot.incarnation), base_offset: Offset(snapshot.base_offset) };
+    let batch = |batch: &Batch| KeptBatch {
+        sequence: Sequence(batch.sequence),
+        count: batch.count,
+        base_offset: Offset(batch.base_offset),
+        crc: batch.crc,
+    };
+    let parts = snapshot.producers.iter().map(|producer| {
+        (ProducerId(producer.id), producer.epoch, producer.batches.iter().map(batch).collect::<Vec<_>>())
+    });
+    let history = ProducerHistory::from_parts(parts)?;
+    let stands_before = history.newest_offset().is_none_or(|newest| newest < key.base_offset);
+    (found == key && stands_before).then_some(history)
+}
+
+impl<R: Runtime> Log<R> {
+    /// Whether the batch at `offset` is the first of the active segment.
+    pub fn begins_segment(&self, offset: Offset) -> bool {
+        self.segments.borrow().last().is_some_and(|active| active.base_offset() == offset)
+    }
+
+    /// Keeps what the batches before the active segment say, which was just begun.
+    pub fn keep_producers(self: &Rc<Self>, history: &ProducerHistory) {
+        let active = self.active();
+        if active.base_offset() == Offset(0) {
+            // Nothing is before it.
+            return;
+        }
+        *active.producers.borrow_mut() = Some(to_sidecar(history, SnapshotKey::from(&active.header)));
+        if active.file.borrow().is_some() {
+            self.write_producers(&active);
+        }
+    }
+
+    /// Writes what is kept for `segment`, whose file exists by now: a snapshot without its segment would be a stray.
+    pub(super) fn write_producers(self: &Rc<Self>, segment: &Rc<Segment<R>>) {
+        let Some(bytes) = segment.producers.borrow_mut().take() else { return };
+        let (log, path, superseded) = (Rc::clone(self), segment.producers_path(), self.superseded(segment));
+        self.context.runtime.spawn(async move {
+            let runtime = &log.context.runtime;
+            match envelope::write(runtime, &path, &bytes).await {
+                Ok(()) => {
+                    if let Some(path) = superseded {
+                        // None may be there; one that stays takes room and does no harm.
+                        let _ = runtime.remove_file(&path).await;
+                    }
+                }
+                Err(error) => {
+                    tracing::warn!(file = %path.display(), %error, "what is known of producers was not kept");
+                }
+            }
+        });
+    }
+
+    /// The snapshot that nobody needs once `segment` has its own: the one before that is kept for the case that power
+    /// is lost before the new one is on the drive.
+    fn superseded(&self, segment: &Rc<Segment<R>>) -> Option<PathBuf> {
+        let segments = self.segments.borrow();
+        let at = segments.partition_point(|other| other.base_offset() < segment.base_offset());
+        at.checked_sub(2).map(|older| segments[older].producers_path())
+    }
+}
+
+/// What the batches of the segments `earlier` say, which are all before `last`. With whether it was taken from the
+/// snapshot of `last`, or must be kept anew.
+///
+/// Errors: a segment cannot be read. To go on without it could mean to store something twice.
+pub(super) async fn before<R: Runtime>(
+    context: &LogContext<R>,
+    earlier: &[Rc<Segment<R>>],
+    last: &Segment<R>,
+) -> Result<(ProducerHistory, bool), LogFault> {
+    if last.base_offset() == Offset(0) {
+        return Ok((ProducerHistory::default(), true));
+    }
+    if let Some(history) = load(context, last, &last.header).await {
+        return Ok((history, true));
+    }
+    let mut opened = Vec::new();
+    let mut history = ProducerHistory::default();
+    for segment in earlier.iter().rev() {
+        let fault = |error: io::Error| LogFault::from_io("reading", &segment.path, &error);
+        let file = context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
+        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
+        let Ok(header) = SegmentHeader::decode(&block) else {
+            tracing::warn!(file = %segment.path.display(), "its header is damaged; its producers are not known");
+            continue;
+        };
+        let kept = load(context, segment, &header).await;
+        opened.push((segment, header, file));
+        if let Some(kept) = kept {
+            history = kept;
+            break;
+        }
+    }
+    tracing::info!(file = %last.path.display(), segments = opened.len(), "producers are read from the segments before");
+    for (segment, header, file) in opened.into_iter().rev() {
+        let walked = walk_headers(context, (segment, &header), &file, &mut history).await;
+        walked.map_err(|error| LogFault::from_io("reading", &segment.path, &error))?;
+    }
+    Ok((history, false))
+}
+
+async fn load<R: Runtime>(
+    context: &LogContext<R>,
+    segment: &Segment<R>,
+    header: &SegmentHeader,
+) -> Option<ProducerHistory> {
+    let file = context.runtime.open(&segment.producers_path(), OpenMode::Existing).await.ok()?;
+    let size = usize::try_from(file.size().await.ok()?).ok()?;
+    let bytes = file.read_at(0, size.next_multiple_of(file.alignment() as usize)).await.ok()?;
+    from_sidecar(&bytes, SnapshotKey::from(header))
+}
+
+/// Notes the batches of a sealed segment by their headers. What is damaged is passed over: batches are found again at
+/// the next block, where every flush group begins.
+async fn walk_headers<R: Runtime>(
+    context: &LogContext<R>,
+    (segment, header): (&Segment<R>, &SegmentHeader),
+    file: &R::File,
+    history: &mut ProducerHistory,
+) -> io::Result<()> {
+    let (end, block) = (segment.end_position.get(), u64::from(header.block_bytes));
+    let (mut position, mut start, mut window) = (SEGMENT_HEADER_BYTES, 0, Bytes::new());
+    while position + BATCH_HEADER_BYTES as u64 <= end {
+        if window.len() < (position - start) as usize + BATCH_HEADER_BYTES {
+            start = position & !(SEGMENT_HEADER_BYTES - 1);
+            window = file.read_at(start, WINDOW_BYTES).await?;
+            context.runtime.yield_now().await;
+        }
+        let Some(rest) = window.get((position - start) as usize..).filter(|rest| !rest.is_empty()) else { break };
+        if rest[0] == 0 && !position.is_multiple_of(block) {
+            position = position.next_multiple_of(block);
+            continue;
+        }
+        position = match check_stored_header(rest) {
+            Ok(batch) if batch.incarnation == header.incarnation => {
+                if let Some(mark) = batch.producer_mark() {
+                    history.note(&mark, batch.base_offset);
+                }
+                position + batch.batch_len() as u64
+            }
+            _ => (position + 1).next_multiple_of(block),
+        };
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        log::{
+            fixture::{P, context},
+            recovery::{self, Recovered},
+            segment::segment_path,
+        },
+        record::{BatchBuilder, Codec, check_produced},
+        runtime::{
+            Buffer,
+            sim::{Sim, SimConfig, SimRuntime},
+        },
+    };
+
+    const STEPS: u64 = 1_000_000;
+    const KEY: SnapshotKey = SnapshotKey { incarnation: Incarnation(9), base_offset: Offset(100) };
+
+    /// Batch `number` of three producers that take turns; a record of 50 KB.
+    fn batch(number: u64) -> Bytes {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(None, &vec![number as u8; 50_000], &[], 1).unwrap();
+        builder.producer(ProducerId(number % 3 + 1), 1, Sequence((number / 3) as u32));
+        builder.finish().unwrap()
+    }
+
+    fn history_of(batches: u64) -> ProducerHistory {
+        let mut history = ProducerHistory::default();
+        for number in 0..batches {
+            let mark = check_produced(&batch(number)).unwrap().producer_mark().unwrap();
+            history.note(&mark, Offset(number));
+        }
+        history
+    }
+
+    async fn open_here(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime> {
+        context.runtime.create_dir_all(Path::new("/p")).await.unwrap();
+        recovery::open(context, P, PathBuf::from("/p")).await.unwrap()
+    }
+
+    /// Appends `batches` to a log as a shard does; it rolls every 20 of them.
+    async fn fill(context: &Rc<LogContext<SimRuntime>>, batches: std::ops::Range<u64>) {
+        let log = open_here(context).await.log;
+        for number in batches {
+            let (bytes, offset) = (batch(number), Offset(number));
+            log.append(&bytes, &check_produced(&bytes).unwrap(), (offset, Offset(0)));
+            if log.begins_segment(offset) {
+                log.keep_producers(&history_of(number));
+            }
+            log.write_waiting().await.unwrap();
+        }
+        log.sync().await.unwrap();
+        context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+    }
+
+    async fn snapshots(context: &Rc<LogContext<SimRuntime>>) -> Vec<PathBuf> {
+        let entries = context.runtime.list_dir(Path::new("/p")).await.unwrap();
+        let paths = entries.into_iter().map(|entry| entry.path);
+        paths.filter(|path| path.extension() == Some("prd".as_ref())).collect()
+    }
+
+    fn run<F: Future<Output = ()> + 'static>(story: impl FnOnce(Rc<LogContext<SimRuntime>>) -> F) {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        sim.block_on(&cores[0], story(context(&cores[0], 512)), STEPS).unwrap()
+    }
+
+    #[test]
+    fn a_snapshot_comes_back_whole_and_any_damage_or_other_segment_is_refused() {
+        let history = history_of(70);
+        let bytes = to_sidecar(&history, KEY);
+        let mut padded = bytes.clone();
+        padded.resize(8192, 0);
+        assert_eq!(from_sidecar(&padded, KEY), Some(history));
+        assert_eq!(from_sidecar(&bytes, SnapshotKey { incarnation: Incarnation(8), ..KEY }), None);
+        assert_eq!(from_sidecar(&bytes, SnapshotKey { base_offset: Offset(99), ..KEY }), None);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert_eq!(from_sidecar(&damaged, KEY), None, "bit {bit}");
+        }
+        let early = SnapshotKey { base_offset: Offset(69), ..KEY };
+        assert_eq!(from_sidecar(&to_sidecar(&history_of(70), early), early), None, "it knows what comes after it");
+    }
+
+    #[test]
+    fn producers_are_known_again_after_a_restart_whatever_became_of_the_snapshots() {
+        type Loss = fn(usize) -> bool;
+        let losses: [Loss; 4] = [|_| false, |from_end| from_end == 0, |from_end| from_end == 1, |_| true];
+        for (case, is_lost) in losses.into_iter().enumerate() {
+            run(move |context| async move {
+                fill(&context, 0..90).await;
+                let kept = snapshots(&context).await;
+                assert_eq!(kept.len(), 2, "the last two are kept: {kept:?}");
+                for (from_end, path) in kept.iter().rev().enumerate().filter(|(from_end, _)| is_lost(*from_end)) {
+                    if case == 1 || from_end == 1 {
+                        envelope::write(&context.runtime, path, b"no snapshot").await.unwrap();
+                    } else {
+                        context.runtime.remove_file(path).await.unwrap();
+                    }
+                }
+                let found = open_here(&context).await;
+                assert_eq!((found.end, &found.producers), (Offset(90), &history_of(90)), "case {case}");
+                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+                let newest = snapshots(&context).await.pop().unwrap();
+                let last = segment_path(Path::new("/p"), Offset(80));
+                assert_eq!(newest, last.with_extension("prd"), "case {case}: it is made anew");
+                assert_eq!(open_here(&context).await.producers, history_of(90), "case {case}, once more");
+            });
+        }
+    }
+
+    #[test]
+    fn a_snapshot_of_batches_that_are_gone_is_not_believed() {
+        run(|context| async move {
+            fill(&context, 0..45).await;
+            // Another life of the file with the same base offset.
+            let path = segment_path(Path::new("/p"), Offset(40)).with_extension("prd");
+            let key = SnapshotKey { incarnation: Incarnation(1), base_offset: Offset(40) };
+            let other = to_sidecar(&history_of(10), key);
+            envelope::write(&context.runtime, &path, &other).await.unwrap();
+            assert_eq!(open_here(&context).await.producers, history_of(45));
+        });
+    }
+
+    #[test]
+    fn producers_behind_a_damaged_batch_of_a_sealed_segment_are_found() {
+        run(|context| async move {
+            fill(&context, 0..45).await;
+            for path in snapshots(&context).await {
+                context.runtime.remove_file(&path).await.unwrap();
+            }
+            let file =
+                context.runtime.open(&segment_path(Path::new("/p"), Offset(0)), OpenMode::Existing).await.unwrap();
+            let mut block = context.runtime.allocate(4096);
+            block.trim(512);
+            file.write_at(SEGMENT_HEADER_BYTES, Rc::new(block)).await.unwrap();
+            assert_eq!(open_here(&context).await.producers, history_of(45), "they wrote again since");
+        });
+    }
+}
