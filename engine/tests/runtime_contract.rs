@@ -60,6 +60,22 @@ async fn what_is_written_is_read_also_before_a_sync<R: Runtime>(runtime: R, dir:
     assert_eq!(slice, vec![1, 2], "bytes outlive the file they were read from");
 }
 
+async fn a_durable_write_is_a_write<R: Runtime>(runtime: R, dir: PathBuf) {
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 2, 1)).await.unwrap();
+    runtime.rename(&dir.join("file"), &dir.join("renamed")).await.unwrap();
+    let (first, second) =
+        (file.write_durable_at(0, filled(&runtime, 1, 2)), file.write_at(2 * BLOCK as u64, filled(&runtime, 1, 3)));
+    let (first, second) = futures_util::future::join(first, second).await;
+    first.and(second).unwrap();
+    file.write_durable_at(3 * BLOCK as u64, filled(&runtime, 1, 4)).await.unwrap();
+    let read = file.read_at(0, 5 * BLOCK).await.unwrap();
+    for (index, byte) in [2, 1, 3, 4].into_iter().enumerate() {
+        assert_eq!(read[index * BLOCK..(index + 1) * BLOCK], [byte; BLOCK]);
+    }
+    assert_eq!(read.len(), 4 * BLOCK);
+}
+
 async fn reads_fall_short_at_the_end_of_the_file<R: Runtime>(runtime: R, dir: PathBuf) {
     let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
     assert!(file.read_at(0, BLOCK).await.unwrap().is_empty());
@@ -386,6 +402,7 @@ mod real {
     contract! {
         open_modes
         what_is_written_is_read_also_before_a_sync
+        a_durable_write_is_a_write
         reads_fall_short_at_the_end_of_the_file
         a_hole_reads_as_zeros
         truncating_cuts_off_and_extends_with_zeros
@@ -561,6 +578,7 @@ mod simulated {
     contract! {
         open_modes
         what_is_written_is_read_also_before_a_sync
+        a_durable_write_is_a_write
         reads_fall_short_at_the_end_of_the_file
         a_hole_reads_as_zeros
         truncating_cuts_off_and_extends_with_zeros

@@ -5,7 +5,7 @@
 
 use std::rc::Rc;
 
-use futures_util::future::join_all;
+use futures_util::future::{Either, join_all};
 
 use super::{
     Log, LogFault, envelope,
@@ -21,10 +21,31 @@ use crate::{
 
 type SegmentRef<R> = Rc<Segment<R>>;
 
+/// Above this, the time is that of moving the bytes, and one trip less to the device's queue saves nothing.
+const SYNCHRONOUS_BYTES_MAX: usize = 128 << 10;
+
+/// What a write is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Commit {
+    /// To be written.
+    Written,
+    /// To be durable as soon as can be, and everything written before is.
+    Durable,
+}
+
+/// What was written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Written {
+    /// The offset after the last record written so far.
+    pub end: Offset,
+    /// Whether it is durable already.
+    pub durable: bool,
+}
+
 impl<R: Runtime> Log<R> {
-    /// Hands what waits to the device, or a good part of it. Returns the offset after the last record written so far;
-    /// `None` if nothing waited.
-    pub async fn write_waiting(self: &Rc<Self>) -> Result<Option<Offset>, LogFault> {
+    /// Hands what waits to the device, or a good part of it. `None` if nothing waited. With [`Commit::Durable`], a
+    /// commit of a single group is durable when this returns: the caller knows that all before it is.
+    pub async fn write_waiting(self: &Rc<Self>, commit: Commit) -> Result<Option<Written>, LogFault> {
         let groups = {
             let mut tail = self.tail.borrow_mut();
             tail.seal();
@@ -38,10 +59,17 @@ impl<R: Runtime> Log<R> {
         }
         self.ensure_prepared(&segment, end_position).await?;
         let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
+        let durable = commit == Commit::Durable && groups.len() == 1 && groups[0].padded_bytes <= SYNCHRONOUS_BYTES_MAX;
         let writes = groups.iter().map(|group| {
-            self.context.metrics.disk_writes.add(1);
-            self.context.metrics.disk_write_bytes.add(group.padded_bytes as u64);
-            file.write_at(group.position, Rc::clone(&group.buffer))
+            let (metrics, buffer) = (&self.context.metrics, Rc::clone(&group.buffer));
+            metrics.disk_writes.add(1);
+            metrics.disk_write_bytes.add(group.padded_bytes as u64);
+            metrics.disk_syncs.add(u64::from(durable));
+            if durable && !planted(PlantedBug::SkipFsync) {
+                Either::Left(file.write_durable_at(group.position, buffer))
+            } else {
+                Either::Right(file.write_at(group.position, buffer))
+            }
         });
         // All of them are awaited, also after a failure: the device must be done with the buffers.
         for outcome in join_all(writes).await {
@@ -51,7 +79,7 @@ impl<R: Runtime> Log<R> {
         }
         self.tail.borrow_mut().mark_written(groups.len());
         self.context.tails.keep(self, groups.iter().map(|group| group.allocated_bytes));
-        Ok(Some(end_offset))
+        Ok(Some(Written { end: end_offset, durable }))
     }
 
     /// Makes durable what was written before the call.

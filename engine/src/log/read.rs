@@ -388,6 +388,7 @@ mod tests {
     use crate::{
         log::{
             fixture::{P, batch_of, context},
+            flush::Commit,
             recovery,
             segment::segment_path,
         },
@@ -409,7 +410,7 @@ mod tests {
         for offset in 0..4 {
             log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
             if offset % 2 == 1 {
-                log.write_waiting().await.unwrap();
+                log.write_waiting(Commit::Written).await.unwrap();
             }
         }
         let file = runtime.open(&segment_path(&dir, Offset(0)), OpenMode::Existing).await.unwrap();

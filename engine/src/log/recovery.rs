@@ -240,6 +240,7 @@ mod tests {
     use crate::{
         log::{
             fixture::{P, batch_of, context},
+            flush::Commit,
             segment::segment_path,
         },
         record::check_produced,
@@ -262,7 +263,7 @@ mod tests {
         for offset in 0..10 {
             let batch = batch_of(800);
             log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
-            log.write_waiting().await.unwrap();
+            log.write_waiting(Commit::Written).await.unwrap();
         }
         log
     }
@@ -281,7 +282,7 @@ mod tests {
             assert_eq!((end, damage), (Offset(10), None));
             let batch = batch_of(50_000);
             log.append(&batch, &check_produced(&batch).unwrap(), (end, end));
-            log.write_waiting().await.unwrap();
+            log.write_waiting(Commit::Written).await.unwrap();
             open_here(&context).await.unwrap().end
         };
         assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), Offset(11));

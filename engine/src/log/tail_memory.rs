@@ -49,7 +49,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::{LogContext, cache::BlockCache, read::ReadRange, recovery, room::Room},
+        log::{LogContext, cache::BlockCache, flush::Commit, read::ReadRange, recovery, room::Room},
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
         types::{LogUid, Offset, PartitionId, PartitionIndex},
@@ -65,7 +65,7 @@ mod tests {
             builder.push(None, &[7; 1000], &[], 1).unwrap();
             let batch = builder.finish().unwrap();
             log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
-            log.write_waiting().await.unwrap();
+            log.write_waiting(Commit::Written).await.unwrap();
         }
         log
     }

@@ -6,6 +6,7 @@
 //! panic hangs the caller.
 
 use std::{
+    cell::OnceCell,
     io,
     marker::PhantomData,
     os::fd::AsRawFd,
@@ -380,7 +381,7 @@ impl Runtime for GlommioRuntime {
             OpenMode::CreateNew => options.create_new(true),
             OpenMode::CreateTruncate => options.create(true).truncate(true),
         };
-        Ok(GlommioFile { file: options.dma_open(path).await.map_err(io_error)? })
+        Ok(GlommioFile { file: options.dma_open(path).await.map_err(io_error)?, synchronous: OnceCell::new() })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -443,6 +444,8 @@ fn io_error(error: GlommioError<()>) -> io::Error {
 /// done.
 pub struct GlommioFile {
     file: DmaFile,
+    /// The same file opened with O_DSYNC, once somebody wants that: glommio has no such flag for a single write.
+    synchronous: OnceCell<DmaFile>,
 }
 
 impl File for GlommioFile {
@@ -474,20 +477,19 @@ impl File for GlommioFile {
     }
 
     async fn write_at(&self, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
-        let len = buffer.len();
-        let mut done = self.file.write_rc_at(Rc::clone(&buffer), position).await.map_err(io_error)?;
-        // A write falls short when the drive fills up. Asking for the rest either works or says what is wrong.
-        while done < len {
-            let rest_at = done - done % self.alignment() as usize;
-            let mut rest = glommio::allocate_dma_buffer(len - rest_at);
-            rest.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[rest_at..]);
-            let more = self.file.write_at(rest, position + rest_at as u64).await.map_err(io_error)?;
-            if rest_at + more <= done {
-                return Err(io::Error::new(io::ErrorKind::WriteZero, format!("wrote {done} of {len} bytes")));
+        write_whole(&self.file, position, buffer).await
+    }
+
+    async fn write_durable_at(&self, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
+        let file = match self.synchronous.get() {
+            Some(file) => file,
+            None => {
+                let opened = self.open_synchronous().await?;
+                // Another write may have been faster: then its file stays.
+                self.synchronous.get_or_init(|| opened)
             }
-            done = rest_at + more;
-        }
-        Ok(())
+        };
+        write_whole(file, position, buffer).await
     }
 
     async fn fdatasync(&self) -> io::Result<()> {
@@ -507,7 +509,31 @@ impl File for GlommioFile {
     }
 }
 
+async fn write_whole(file: &DmaFile, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
+    let len = buffer.len();
+    let mut done = file.write_rc_at(Rc::clone(&buffer), position).await.map_err(io_error)?;
+    // A write falls short when the drive fills up. Asking for the rest either works or says what is wrong.
+    while done < len {
+        let rest_at = done - done % file.alignment().max(512) as usize;
+        let mut rest = glommio::allocate_dma_buffer(len - rest_at);
+        rest.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[rest_at..]);
+        let more = file.write_at(rest, position + rest_at as u64).await.map_err(io_error)?;
+        if rest_at + more <= done {
+            return Err(io::Error::new(io::ErrorKind::WriteZero, format!("wrote {done} of {len} bytes")));
+        }
+        done = rest_at + more;
+    }
+    Ok(())
+}
+
 impl GlommioFile {
+    /// By its descriptor, not by a name: files are renamed.
+    async fn open_synchronous(&self) -> io::Result<DmaFile> {
+        let mut options = OpenOptions::new();
+        options.write(true).custom_flags(libc::O_DSYNC);
+        options.dma_open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).await.map_err(io_error)
+    }
+
     async fn read_once(&self, position: u64, len: usize) -> io::Result<Bytes> {
         /// Lets the bytes stay where the drive put them; see [`super::share`] for what `SendWrapper` guards.
         struct Read(SendWrapper<ReadResult>);

@@ -114,6 +114,11 @@ pub trait File: 'static {
     /// a buffer, [`Buffer::trim`] it before it is shared.
     fn write_at(&self, position: u64, buffer: Rc<Self::Buffer>) -> impl Future<Output = io::Result<()>>;
 
+    /// [`File::write_at`], and what it wrote is durable when this returns, with the length that takes. Says nothing of
+    /// any other write. One trip to the device's queue instead of two (O_DSYNC), for a commit of one write. An error
+    /// means that the bytes are written or not, durable or not: never retry.
+    fn write_durable_at(&self, position: u64, buffer: Rc<Self::Buffer>) -> impl Future<Output = io::Result<()>>;
+
     /// Makes every completed write, and the length, durable. An error means that what was written since the last
     /// success may be lost, and that a second attempt may wrongly succeed: never retry.
     fn fdatasync(&self) -> impl Future<Output = io::Result<()>>;

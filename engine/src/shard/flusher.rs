@@ -7,10 +7,13 @@ use std::{rc::Rc, time::Duration};
 
 use super::{drive::FULL_RETRY, owned::Owned, wait_at_most};
 use crate::{
-    log::LogFault,
+    log::{
+        LogFault,
+        flush::{Commit, Written},
+    },
     runtime::Runtime,
     testing::bug::{PlantedBug, planted},
-    types::AckLevel,
+    types::{AckLevel, Offset},
 };
 
 /// What the task does next. Decided by [`next_step`], from values only.
@@ -135,18 +138,25 @@ impl<R: Runtime> Owned<R> {
 
     async fn write(self: &Rc<Self>) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
-        let end = self.log.write_waiting().await?;
+        let commit = {
+            let state = self.state.borrow();
+            let behind = state.ends().durable_end() < state.ends().written_end();
+            if state.waits_for(AckLevel::Durable) && !behind { Commit::Durable } else { Commit::Written }
+        };
+        let written = self.log.write_waiting(commit).await?;
         self.set_full(false);
         // What came meanwhile is at most as old as this write.
         self.oldest_unwritten.set(begun);
-        self.count_unwritten(self.log.unwritten_bytes());
-        if let Some(end) = end {
-            self.state.borrow_mut().handle_written(end);
-            if planted(PlantedBug::AckBeforeSync) {
-                self.state.borrow_mut().handle_durable(end);
-            }
-            self.carry_effects();
+        let unwritten = self.log.unwritten_bytes();
+        self.count_unwritten(unwritten);
+        let Some(Written { end, durable }) = written else { return Ok(()) };
+        self.state.borrow_mut().handle_written(end);
+        if durable {
+            self.now_durable(end, self.appended_bytes.get() - unwritten as u64);
+        } else if planted(PlantedBug::AckBeforeSync) {
+            self.state.borrow_mut().handle_durable(end);
         }
+        self.carry_effects();
         Ok(())
     }
 
@@ -154,11 +164,16 @@ impl<R: Runtime> Owned<R> {
         let end = self.state.borrow().ends().written_end();
         let bytes = self.appended_bytes.get() - self.log.unwritten_bytes() as u64;
         self.log.sync().await?;
+        self.now_durable(end, bytes);
+        self.carry_effects();
+        Ok(())
+    }
+
+    /// All records before `end` are durable, which are `bytes` of all that were appended so far.
+    fn now_durable(&self, end: Offset, bytes: u64) {
         let newly = bytes - self.durable_bytes.replace(bytes);
         self.core.context.metrics.undurable_bytes.sub(newly);
         self.state.borrow_mut().handle_durable(end);
-        self.carry_effects();
-        Ok(())
     }
 
     fn give_up(&self, fault: &LogFault) {

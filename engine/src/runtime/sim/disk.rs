@@ -51,7 +51,16 @@ pub struct Wound {
 const READ_NANOS: Range<u64> = 40_000..200_000;
 const WRITE_NANOS: Range<u64> = 15_000..150_000;
 const SYNC_NANOS: Range<u64> = 50_000..800_000;
+/// What a write that is durable when it ends takes longer than one that is not.
+const DURABLE_NANOS: Range<u64> = 30_000..400_000;
 const NAME_NANOS: Range<u64> = 20_000..300_000;
+
+/// Where a write went, and what it was numbered.
+pub(super) struct Placed {
+    target: u64,
+    len: usize,
+    version: u64,
+}
 
 impl Disk {
     pub(super) fn new(alignment: u64) -> Self {
@@ -252,7 +261,7 @@ impl World {
         inode: &Rc<RefCell<Inode>>,
         position: u64,
         bytes: &[u8],
-    ) -> io::Result<()> {
+    ) -> io::Result<Vec<Placed>> {
         self.check_aligned("write", position, bytes.len());
         let grows = (position + bytes.len() as u64).saturating_sub(inode.borrow().len());
         if grows > 0 && self.is_full(grows) {
@@ -263,14 +272,19 @@ impl World {
             return self.operation(WRITE_NANOS, |_| Err(os_error(libc::ENOSPC))).await;
         }
         let Some(first) = self.part_of(bytes.len(), FaultKind::ShortWrite) else {
-            return self.write_once(inode, position, bytes).await;
+            return Ok(vec![self.write_once(inode, position, bytes).await?]);
         };
         self.count(FaultKind::ShortWrite);
-        self.write_once(inode, position, &bytes[..first]).await?;
-        self.write_once(inode, position + first as u64, &bytes[first..]).await
+        let first_placed = self.write_once(inode, position, &bytes[..first]).await?;
+        Ok(vec![first_placed, self.write_once(inode, position + first as u64, &bytes[first..]).await?])
     }
 
-    async fn write_once(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, position: u64, bytes: &[u8]) -> io::Result<()> {
+    async fn write_once(
+        self: &Rc<Self>,
+        inode: &Rc<RefCell<Inode>>,
+        position: u64,
+        bytes: &[u8],
+    ) -> io::Result<Placed> {
         let (version, len) = (self.next_write(), bytes.len());
         let target = self.place_of_write(inode, position, len);
         if target == position {
@@ -291,7 +305,7 @@ impl World {
                 world.count(FaultKind::Reordered);
             }
             inode.borrow_mut().complete(target, len, version);
-            Ok(())
+            Ok(Placed { target, len, version })
         })
         .await
     }
@@ -304,6 +318,29 @@ impl World {
         let Some(other) = self.elsewhere(inode, position, len) else { return position };
         self.count(FaultKind::MisdirectedWrite);
         other
+    }
+
+    /// A write with a sync of its own. If the write succeeds and the sync fails, the bytes are as unsafe as after any
+    /// failed sync.
+    pub(super) async fn write_durable(
+        self: &Rc<Self>,
+        inode: &Rc<RefCell<Inode>>,
+        position: u64,
+        bytes: &[u8],
+    ) -> io::Result<()> {
+        let placed = self.write(inode, position, bytes).await?;
+        let inode = Rc::clone(inode);
+        self.operation(DURABLE_NANOS, move |world| {
+            if world.fault(FaultKind::SyncError, Stream::Disk) {
+                world.random(Stream::Disk, |random| inode.borrow_mut().fail_sync(random));
+                return Err(os_error(libc::EIO));
+            }
+            // Not if a sync of somebody else failed meanwhile and took the bytes with it.
+            let mut inode = inode.borrow_mut();
+            let whole = placed.iter().all(|part| inode.make_durable(part.target, part.len, part.version));
+            if whole { Ok(()) } else { Err(os_error(libc::EIO)) }
+        })
+        .await
     }
 
     pub(super) async fn sync(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>) -> io::Result<()> {

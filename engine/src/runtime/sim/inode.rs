@@ -85,6 +85,8 @@ pub(super) struct Inode {
     busy_until: Duration,
     /// What should stand in sectors that a flipped bit or a misdirected write spoiled.
     wounds: BTreeMap<u64, [u8; SECTOR]>,
+    /// The length that durable writes need: no sync that began before them takes it back.
+    durable_writes_end: u64,
 }
 
 /// What a sync will make durable: what was completed when it began.
@@ -205,6 +207,27 @@ impl Inode {
         }
     }
 
+    /// Makes durable what write `version` wrote. `false` if that is not all there any more.
+    pub(super) fn make_durable(&mut self, position: u64, len: usize, version: u64) -> bool {
+        let mut whole = true;
+        for index in 0..len / SECTOR {
+            let (page, sector) = place(position + (index * SECTOR) as u64);
+            let Some(dirty) = self.dirty.get_mut(&page).filter(|dirty| dirty.version[sector] == version) else {
+                whole = false;
+                continue;
+            };
+            dirty.version[sector] = 0;
+            if dirty.version == [0; SECTORS] {
+                self.dirty.remove(&page);
+            }
+            let content = self.visible.sector(page, sector);
+            self.durable.set_sector(page, sector, &content);
+        }
+        self.durable_writes_end = self.durable_writes_end.max(self.visible_len.min(position + len as u64));
+        self.durable_len = self.durable_len.max(self.durable_writes_end);
+        whole
+    }
+
     /// A write fails: each of its sectors may have its old content or the new.
     pub(super) fn fail(&mut self, position: u64, len: usize, version: u64, random: &mut SimRandom) {
         for index in 0..len / SECTOR {
@@ -222,6 +245,7 @@ impl Inode {
         self.visible.cut(len);
         self.visible_len = len;
         self.wounds.split_off(&len.div_ceil(SECTOR as u64));
+        self.durable_writes_end = self.durable_writes_end.min(len);
         // What was cut off is durable until the next sync; what is new is zero and not durable.
         let from = old.min(len) / SECTOR as u64;
         let to = old.max(len).max(self.durable_len).div_ceil(SECTOR as u64);
@@ -253,17 +277,17 @@ impl Inode {
         }
         self.newest_sync = point.number;
         for (page, sector, version, content) in point.sectors {
+            // Clean by now: a durable write was faster, with the same content or a newer one.
+            let Some(dirty) = self.dirty.get_mut(&page).filter(|dirty| dirty.version[sector] != 0) else { continue };
             self.durable.set_sector(page, sector, &content);
-            if let Some(dirty) = self.dirty.get_mut(&page) {
-                if dirty.version[sector] == version {
-                    dirty.version[sector] = 0;
-                }
-                if dirty.version == [0; SECTORS] {
-                    self.dirty.remove(&page);
-                }
+            if dirty.version[sector] == version {
+                dirty.version[sector] = 0;
+            }
+            if dirty.version == [0; SECTORS] {
+                self.dirty.remove(&page);
             }
         }
-        self.durable_len = point.len;
+        self.durable_len = point.len.max(self.durable_writes_end);
     }
 
     /// A sync fails: about half of what it should have covered falls out of the drive's cache, and no later sync brings
@@ -409,6 +433,30 @@ mod tests {
         inode.end_sync(first);
         inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
         assert_eq!(inode.read(0, SECTOR), [2; SECTOR]);
+    }
+
+    #[test]
+    fn a_durable_write_covers_itself_and_its_length_whatever_syncs_run_beside_it() {
+        let mut inode = synced(1);
+        let before = inode.begin_sync();
+        inode.write(0, &[2; SECTOR], 2);
+        inode.complete(0, SECTOR, 2);
+        inode.write(2 * PAGE as u64, &[3; PAGE], 3);
+        inode.complete(2 * PAGE as u64, PAGE, 3);
+        assert!(inode.make_durable(2 * PAGE as u64, PAGE, 3));
+        inode.end_sync(before);
+        let losses = inode.lose_power((ALWAYS, 0, ALWAYS), &mut random());
+        assert_eq!((losses.lost, losses.size), (1, false), "only the other write is lost");
+        assert_eq!(inode.read(2 * PAGE as u64, 2 * PAGE), [3; PAGE]);
+    }
+
+    #[test]
+    fn a_durable_write_whose_bytes_a_failed_sync_took_is_no_success() {
+        let mut inode = synced(1);
+        inode.write(0, &[2; PAGE], 2);
+        inode.complete(0, PAGE, 2);
+        inode.fail_sync(&mut random());
+        assert!(!inode.make_durable(0, PAGE, 2));
     }
 
     #[test]

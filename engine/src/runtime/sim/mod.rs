@@ -342,7 +342,11 @@ impl File for SimFile {
     }
 
     async fn write_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
-        self.world.write(&self.inode, position, buffer.bytes()).await
+        self.world.write(&self.inode, position, buffer.bytes()).await.map(drop)
+    }
+
+    async fn write_durable_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
+        self.world.write_durable(&self.inode, position, buffer.bytes()).await
     }
 
     async fn fdatasync(&self) -> io::Result<()> {
