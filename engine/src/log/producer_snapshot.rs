@@ -285,7 +285,7 @@ mod tests {
             if log.begins_segment(offset) {
                 log.keep_producers(&history_of(number));
             }
-            log.write_waiting().await.unwrap();
+            log.write_waiting(crate::log::flush::Commit::Written).await.unwrap();
         }
         log.sync().await.unwrap();
         context.runtime.sleep(std::time::Duration::from_millis(50)).await;
