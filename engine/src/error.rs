@@ -157,13 +157,18 @@ pub enum RequestError {
         /// The fault.
         reason: String,
     },
-    /// Stored bytes are damaged. They are never served.
-    #[error("{file} is damaged at byte {position}: {reason}")]
+    /// Stored bytes are damaged. They are never served; what is before and behind them is.
+    #[error("{file} is damaged at byte {position}: {reason}{}", lost_records(*from, *to))]
     Corrupt {
         /// The segment file.
         file: PathBuf,
         /// Where in it.
         position: u64,
+        /// The first record that is lost.
+        from: Offset,
+        /// Where records go on behind the damage; not beyond `from` if nobody knows, and then nothing is served behind
+        /// it.
+        to: Offset,
         /// What is wrong.
         reason: String,
     },
@@ -195,6 +200,14 @@ fn room(free_bytes: u64, reserve_bytes: u64) -> String {
         format!("{:.1} MiB are free, {:.1} MiB are kept back", mib(free_bytes), mib(reserve_bytes))
     } else {
         format!("it takes no more, though it says that {:.1} MiB are free", mib(free_bytes))
+    }
+}
+
+fn lost_records(from: Offset, to: Offset) -> String {
+    match to.0.saturating_sub(from.0) {
+        0 => format!("; records from {from} on cannot be read"),
+        1 => format!("; record {from} is lost, {to} follows"),
+        _ => format!("; records {from} to {} are lost, {to} follows", to.0 - 1),
     }
 }
 

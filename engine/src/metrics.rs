@@ -125,6 +125,10 @@ pub struct CoreMetrics {
     pub cache_hits: Counter,
     /// Reads that did not.
     pub cache_misses: Counter,
+    /// Damaged places found in segments, each once in the life of the process.
+    pub damages_found: Counter,
+    /// Records lost in them.
+    pub records_lost: Counter,
     /// Requests passed on to the core that owns their partition.
     pub hops: Counter,
     /// Datagrams that arrived on this core for another, and were passed on.

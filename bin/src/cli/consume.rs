@@ -6,8 +6,13 @@
 use std::io::{self, BufWriter, Stdout, Write};
 
 use bytes::Bytes;
-use futures_util::{FutureExt, StreamExt, stream::select_all};
-use pyralog_net::client::{FetchOptions, LogId, Offset, OffsetAt, PartitionId, PyralogClient, StartAt, StoredRecord};
+use futures_util::{
+    FutureExt, StreamExt,
+    stream::{BoxStream, select_all},
+};
+use pyralog_net::client::{
+    FetchOptions, LogId, Offset, OffsetAt, PartitionId, PyralogClient, StartAt, StoredRecord, Subscription,
+};
 
 use super::{
     Fault, Outcome,
@@ -39,6 +44,10 @@ pub struct ConsumeArgs {
     /// Only this partition. Without it all of them: one after the other, or merged with --follow.
     #[arg(long, short)]
     partition: Option<u32>,
+    /// Go on behind records that are damaged on the server's drive, where it is known how many are lost. What was
+    /// skipped is said on stderr, and the exit code is 3.
+    #[arg(long)]
+    skip_corrupt: bool,
     /// What to print: value (and the delimiter), json (an object a line), or a format with %o offset, %k key, %s value,
     /// %p partition, %t timestamp in ms, %%, \n, \t.
     #[arg(long, default_value = "value", value_parser = parse_output)]
@@ -82,12 +91,18 @@ pub async fn run(client: &PyralogClient, args: &ConsumeArgs) -> Outcome {
         true => follow(client, args, &partitions, &mut printer).await,
         false => until_now(client, args, &partitions, &mut printer).await,
     };
-    match printed.and_then(|()| printer.finish()) {
+    let ended = printed.and_then(|()| printer.finish());
+    let skipped = printer.skipped;
+    let outcome = match ended {
         // The reader of our pipe has seen enough: `dlog consume … | head`.
         Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
         Err(Stop::Output(error)) => Err(Fault::new(format!("stdout: {error}"))),
         Err(Stop::Client(error)) => Err(error.into()),
         Err(Stop::Enough) | Ok(()) => Ok(()),
+    };
+    match outcome {
+        Ok(()) if skipped > 0 => Err(Fault::skipped(format!("{skipped} damaged records were skipped"))),
+        outcome => outcome,
     }
 }
 
@@ -131,19 +146,36 @@ async fn until_now(
             continue;
         }
         // An offset out of range is the server's to refuse, with the range.
-        let mut records = client.subscribe(&args.log, partition, first, OPTIONS).await?;
-        while let Some(record) = records.next().await {
-            let record = record?;
-            if record.offset >= end {
-                break;
-            }
-            printer.print(partition, &record)?;
-            if record.offset.advance(1) == end {
-                break;
-            }
+        let mut next = Some(first);
+        while let Some(from) = next.filter(|from| *from < end || *from == first) {
+            next = until(client, (args, partition), (from, end), printer).await?;
         }
     }
     Ok(())
+}
+
+/// Prints one partition's records from `from` to before `end`. Where to go on, if damage was met that may be skipped.
+async fn until(
+    client: &PyralogClient,
+    (args, partition): (&ConsumeArgs, PartitionId),
+    (from, end): (Offset, Offset),
+    printer: &mut Printer,
+) -> Result<Option<Offset>, Stop> {
+    let mut records = client.subscribe(&args.log, partition, from, OPTIONS).await?;
+    while let Some(record) = records.next().await {
+        let record = match record {
+            Ok(record) => record,
+            Err(error) => return printer.skip(args, partition, error).map(Some),
+        };
+        if record.offset >= end {
+            break;
+        }
+        printer.print(partition, &record)?;
+        if record.offset.advance(1) == end {
+            break;
+        }
+    }
+    Ok(None)
 }
 
 async fn follow(
@@ -155,9 +187,8 @@ async fn follow(
     printer.check_limit()?;
     let mut all = Vec::with_capacity(partitions.len());
     for partition in partitions {
-        let partition = *partition;
-        let records = client.subscribe(&args.log, partition, args.from, OPTIONS).await?;
-        all.push(records.map(move |record| record.map(|record| (partition, record))));
+        let records = client.subscribe(&args.log, *partition, args.from, OPTIONS).await?;
+        all.push(of_partition(*partition, records));
     }
     let mut merged = select_all(all);
     loop {
@@ -170,11 +201,21 @@ async fn follow(
             }
         };
         match next {
-            Some(Ok((partition, record))) => printer.print(partition, &record)?,
-            Some(Err(error)) => return Err(error.into()),
+            Some((partition, Ok(record))) => printer.print(partition, &record)?,
+            Some((partition, Err(error))) => {
+                let behind = printer.skip(args, partition, error)?;
+                let records = client.subscribe(&args.log, partition, behind, OPTIONS).await?;
+                merged.push(of_partition(partition, records));
+            }
             None => return Ok(()),
         }
     }
+}
+
+type OfPartition = BoxStream<'static, (PartitionId, pyralog_net::client::Result<StoredRecord>)>;
+
+fn of_partition(partition: PartitionId, records: Subscription) -> OfPartition {
+    records.map(move |record| (partition, record)).boxed()
 }
 
 fn at(start: StartAt) -> OffsetAt {
@@ -194,6 +235,8 @@ struct Printer {
     left: u64,
     /// The last record was the unended end of an input: its delimiter comes only if another record follows.
     owes_end: bool,
+    /// Damaged records that were passed over.
+    skipped: u64,
 }
 
 impl Printer {
@@ -204,7 +247,14 @@ impl Printer {
             Output::Format(_) => Vec::new(),
         };
         let out = BufWriter::with_capacity(STDOUT_BYTES, io::stdout());
-        Printer { out, output: args.output.clone(), end, left: args.limit.unwrap_or(u64::MAX), owes_end: false }
+        Printer {
+            out,
+            output: args.output.clone(),
+            end,
+            left: args.limit.unwrap_or(u64::MAX),
+            owes_end: false,
+            skipped: 0,
+        }
     }
 
     fn check_limit(&self) -> Result<(), Stop> {
@@ -234,6 +284,23 @@ impl Printer {
             self.out.flush()?;
         }
         self.check_limit()
+    }
+
+    /// Says that records of `partition` are damaged and passed over, if that is wanted and `error` says so. Where the
+    /// records go on.
+    fn skip(
+        &mut self,
+        args: &ConsumeArgs,
+        partition: PartitionId,
+        error: pyralog_net::client::Error,
+    ) -> Result<Offset, Stop> {
+        let Some((from, to)) = error.lost_records().filter(|_| args.skip_corrupt) else {
+            return Err(error.into());
+        };
+        self.out.flush()?;
+        eprintln!("SKIPPED records {from} to {} of partition {}: {error}", to.0 - 1, partition.0);
+        self.skipped += to.0 - from.0;
+        Ok(to)
     }
 
     /// Shows everything, since nobody knows when the next record comes.

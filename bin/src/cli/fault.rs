@@ -12,6 +12,8 @@ pub const EXIT_OK: u8 = 0;
 pub const EXIT_FAILURE: u8 = 1;
 /// It was not understood: flags, names, the configuration.
 pub const EXIT_USAGE: u8 = 2;
+/// It did its work as far as there was anything to work with: damaged records were passed over, as was asked for.
+pub const EXIT_SKIPPED: u8 = 3;
 
 /// Why a command failed.
 #[derive(Debug)]
@@ -33,6 +35,11 @@ impl Fault {
     /// The command was not understood.
     pub fn usage(message: impl ToString) -> Self {
         Fault { exit: EXIT_USAGE, ..Fault::new(message) }
+    }
+
+    /// The command passed over damaged records.
+    pub fn skipped(message: impl ToString) -> Self {
+        Fault { exit: EXIT_SKIPPED, ..Fault::new(message) }
     }
 
     /// The same, with what to do.

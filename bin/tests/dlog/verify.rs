@@ -248,3 +248,41 @@ fn dump_shows_batches_records_and_damage() {
     let output = dlog().arg("dump").arg(&data).output().unwrap();
     assert_eq!(output.status.code(), Some(2));
 }
+
+#[test]
+fn a_consumer_is_told_which_records_are_damaged_and_goes_on_behind_them_only_if_asked_to() {
+    let root = scratch();
+    let (data, folder) = written(root.path());
+    let files = segments(&folder);
+    // A batch in the middle of the sealed segment, and one of the last, which is then fenced.
+    let (sealed, last) = (batches(&files[0]), batches(&files[1]));
+    let hit = [&sealed[sealed.len() / 2], &last[1]];
+    let range = |batch: &Value| (batch["base_offset"].as_u64().unwrap(), batch["record_count"].as_u64().unwrap());
+    for (file, batch) in files.iter().zip(hit) {
+        flip(file, batch["position"].as_u64().unwrap() + 100);
+    }
+    let server = Server::start(&data, &[]);
+    let consume = ["consume", "a", "--partition", "0"];
+    let (first, count) = range(hit[0]);
+    let stopped = server.command(&consume).output().unwrap();
+    let message = String::from_utf8_lossy(&stopped.stderr).into_owned();
+    assert_eq!(stopped.status.code(), Some(1), "{message}");
+    let all = lines();
+    assert_eq!(stopped.stdout, all[..first as usize * 1000], "what is before the damage is served");
+    assert!(message.contains(&format!("{} follows", first + count)), "{message}");
+
+    let skipped = server.command(&[&consume[..], &["--skip-corrupt"]].concat()).output().unwrap();
+    let message = String::from_utf8_lossy(&skipped.stderr).into_owned();
+    assert_eq!(skipped.status.code(), Some(3), "{message}");
+    let mut whole = all.clone();
+    whole.extend(b"the last\n");
+    for (first, count) in [range(hit[1]), range(hit[0])] {
+        whole.drain(first as usize * 1000..(first + count) as usize * 1000);
+        let said = format!("SKIPPED records {first} to {} of partition 0", first + count - 1);
+        assert!(message.contains(&said), "{said}: {message}");
+    }
+    assert!(skipped.stdout == whole, "what is behind the damage is not all there: {message}");
+    let partition = &server.json("/status")["partitions"][0];
+    assert_eq!(partition["damages"].as_array().unwrap().len(), 2, "{partition:#}");
+    assert!(server.page("/metrics").1.contains("dlog_damages_found_total 2"));
+}

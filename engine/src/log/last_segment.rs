@@ -86,6 +86,8 @@ pub struct LastSegment {
     pub prepared_end: u64,
     /// Whether anything but zeros follows, which must be cut off.
     pub torn: bool,
+    /// The highest durable hint in it: records before that were durable.
+    pub durable_hint: Offset,
     /// The newest reign in it.
     pub epoch: LeaderEpoch,
     /// Where its batches are.
@@ -125,6 +127,7 @@ impl LastScan {
             // written from a block on.
             prepared_end: size - size % u64::from(header.block_bytes),
             torn: false,
+            durable_hint: header.base_offset,
             epoch: header.leader_epoch,
             index: Index::default(),
             producers: ProducerHistory::default(),
@@ -236,6 +239,7 @@ impl LastScan {
     pub fn verdict(mut self) -> LastSegment {
         let block = u64::from(self.header.block_bytes);
         self.found.cut_position = self.found.end_position;
+        self.found.durable_hint = self.durable_hint;
         self.found.end_position = self.found.end_position.next_multiple_of(block);
         let Some((position, reason)) = self.invalid else {
             self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);

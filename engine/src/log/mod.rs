@@ -5,13 +5,16 @@
 //! bytes, and that damaged bytes are reported and never handed out. All of it runs on the owning core; nothing here is
 //! shared.
 
+mod behind_damage;
 pub mod cache;
+pub mod damage;
 mod envelope;
 #[cfg(test)]
 mod fixture;
 pub mod flush;
 pub mod index;
 pub mod last_segment;
+mod loading;
 pub mod prepare;
 pub mod producer_snapshot;
 pub mod read;
@@ -19,6 +22,7 @@ pub mod recovery;
 pub mod room;
 pub mod scan;
 pub mod segment;
+pub mod survey;
 pub mod tail;
 pub mod tail_memory;
 pub mod verify;
@@ -31,6 +35,7 @@ use std::{
 };
 
 use cache::BlockCache;
+use damage::Losses;
 use room::Room;
 use segment::{Segment, SegmentHeader, belongs_to_log};
 use tail::{Admitted, Tail};
@@ -112,6 +117,10 @@ pub struct Log<R: Runtime> {
     /// By base offset; the last one is active. Never empty.
     segments: RefCell<Vec<Rc<Segment<R>>>>,
     tail: RefCell<Tail<R>>,
+    /// The offset after the last record.
+    end_offset: Cell<Offset>,
+    /// What is known to be damaged.
+    losses: Losses,
     /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
     preparing: Cell<bool>,
     prepared: Signal,
@@ -131,6 +140,7 @@ impl<R: Runtime> Log<R> {
         let admitted = Admitted { bytes, header, stamp };
         let limit = self.context.segment_bytes;
         let position = self.tail.borrow_mut().push(&self.context.runtime, &segment, &admitted, limit);
+        self.end_offset.set(base_offset.advance(u64::from(header.record_count)));
         if let Some(index) = segment.index.borrow_mut().as_mut() {
             index.note(base_offset, position, header.max_timestamp_ms);
         }
@@ -162,6 +172,11 @@ impl<R: Runtime> Log<R> {
     /// The reign that batches are stamped with.
     pub fn epoch(&self) -> LeaderEpoch {
         self.epoch
+    }
+
+    /// What is known to be damaged.
+    pub fn losses(&self) -> &Losses {
+        &self.losses
     }
 
     /// Bytes that the device has not taken.

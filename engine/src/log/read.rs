@@ -1,6 +1,8 @@
 //! From an offset to bytes: the tail in memory, else the cache, else the device.
 //!
 //! What comes from the device is checked whole, once, before anybody sees it; then it is handed out without copying.
+//! Damage is never served and never taken for the end: batches before it are, a read of it is an error that says which
+//! records are lost, and batches behind it are found again ([`super::survey`]).
 
 use std::rc::Rc;
 
@@ -9,22 +11,22 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Log,
     cache::BlockKey,
-    index::{Index, IndexBlock, SidecarKey},
-    scan::{Check, Located, Step, Walk},
+    damage::Loss,
+    index::IndexBlock,
+    scan::{Check, Step, Walk},
     segment::{Segment, SegmentHeader},
+    survey::{Found, Survey},
 };
 use crate::{
     error::RequestError,
-    limits::{BATCH_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    runtime::{File, OpenMode, Runtime},
+    limits::SEGMENT_HEADER_BYTES,
+    runtime::{File, Runtime},
+    testing::bug::{PlantedBug, planted},
     types::Offset,
 };
 
 /// Small pieces are joined by copying: below this size a copy is cheaper than one more piece on its way to the socket.
 const PIECE_BYTES_MIN: usize = 1024;
-
-/// What a rebuilding of an index reads at once.
-const REBUILD_BYTES: usize = BATCH_BYTES_MAX + (1 << 20);
 
 /// What a reader wants.
 #[derive(Clone, Copy, Debug)]
@@ -114,73 +116,49 @@ impl<R: Runtime> Log<R> {
         Some(collector.into_pieces()).filter(|pieces| !pieces.is_empty())
     }
 
-    /// Reads from the device what [`Log::read_memory`] did not find.
+    /// Reads from the device what [`Log::read_memory`] did not find: up to the next damage, if there is some, and not
+    /// across it.
+    ///
+    /// Errors: `Corrupt`, if the first record wanted is lost; `ReadFailed`.
     pub async fn read_disk(self: &Rc<Self>, range: ReadRange) -> Result<Vec<Bytes>, RequestError> {
+        let careless = planted(PlantedBug::SkipDamageSilently) || planted(PlantedBug::StopAtDamage);
+        if let Some(loss) = self.losses.at(range.offset).filter(|_| !careless) {
+            return Err(loss.error());
+        }
         let (segment, block) = self.load_and_locate(range.offset).await?;
-        let Some(block) = block else {
-            let reason = format!("there is no batch with offset {}", range.offset);
-            return Err(RequestError::Corrupt { file: segment.path.clone(), position: 0, reason });
+        let nowhere = |position| {
+            let reason = format!("offset {} is not where the index says", range.offset);
+            let (from, to) = (range.offset, range.offset);
+            RequestError::Corrupt { file: segment.path.clone(), position, from, to, reason }
         };
+        let Some(block) = block else { return Err(nowhere(0)) };
         let stretch = self.stretch(&segment, block, range);
         let start = stretch.start;
-        let bytes = self.checked_bytes(&segment, stretch).await?;
-        let mut collector = Collector::new(range);
-        collector.take(&bytes, start, &segment.header);
-        let pieces = collector.into_pieces();
-        if pieces.is_empty() {
-            let reason = format!("offset {} is not where the index says", range.offset);
-            return Err(RequestError::Corrupt { file: segment.path.clone(), position: start, reason });
-        }
-        Ok(pieces)
-    }
-
-    /// The offset of the first batch below `end` whose newest record is not older than `timestamp_ms`; `end` if there
-    /// is none.
-    pub async fn find_time(self: &Rc<Self>, timestamp_ms: i64, end: Offset) -> Result<Offset, RequestError> {
-        let bases: Vec<Offset> = self.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
-        for base in bases {
-            let (segment, _) = self.load_and_locate(base).await?;
-            let block = segment.index.borrow().as_ref().and_then(|index| index.block_of_time(timestamp_ms));
-            let Some(block) = block else { continue };
-            let first = self.first_offset_of(&segment, block);
-            let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
-            while range.offset < end {
-                let pieces = match self.read_memory(range) {
-                    Some(pieces) => pieces,
-                    None => self.read_disk(range).await?,
-                };
-                for header in pieces.iter().flat_map(headers_of) {
-                    if header.max_timestamp_ms >= timestamp_ms {
-                        return Ok(header.base_offset);
-                    }
-                    range.offset = header.end_offset();
-                }
-            }
-        }
-        Ok(end)
-    }
-
-    fn first_offset_of(&self, segment: &Segment<R>, block: IndexBlock) -> Offset {
-        let index = segment.index.borrow();
-        index.as_ref().and_then(|index| index.entry_offset(block.number)).unwrap_or(segment.base_offset())
+        let checked = self.checked_bytes(&segment, stretch).await?;
+        let pieces = checked.batches(range, &segment)?;
+        if pieces.is_empty() && !planted(PlantedBug::StopAtDamage) { Err(nowhere(start)) } else { Ok(pieces) }
     }
 
     /// The segment that holds `offset`, and the block of it, if its index is loaded.
     fn locate(&self, offset: Offset) -> Option<(Rc<Segment<R>>, Option<IndexBlock>)> {
-        let segments = self.segments.borrow();
-        let after = segments.partition_point(|segment| segment.base_offset() <= offset);
-        let segment = Rc::clone(segments.get(after.checked_sub(1)?)?);
+        let segment = self.segment_of(offset)?;
         let block = segment.index.borrow().as_ref()?.block_of(offset);
         Some((segment, block))
     }
 
-    fn successor(&self, segment: &Segment<R>) -> Option<Rc<Segment<R>>> {
+    pub(super) fn segment_of(&self, offset: Offset) -> Option<Rc<Segment<R>>> {
+        let segments = self.segments.borrow();
+        let after = segments.partition_point(|segment| segment.base_offset() <= offset);
+        Some(Rc::clone(segments.get(after.checked_sub(1)?)?))
+    }
+
+    pub(super) fn successor(&self, segment: &Segment<R>) -> Option<Rc<Segment<R>>> {
         let segments = self.segments.borrow();
         let after = segments.partition_point(|other| other.base_offset() <= segment.base_offset());
         segments.get(after).cloned()
     }
 
-    async fn load_and_locate(
+    pub(super) async fn load_and_locate(
         self: &Rc<Self>,
         offset: Offset,
     ) -> Result<(Rc<Segment<R>>, Option<IndexBlock>), RequestError> {
@@ -190,6 +168,8 @@ impl<R: Runtime> Log<R> {
         self.locate(offset).ok_or_else(|| RequestError::Corrupt {
             file: self.dir.clone(),
             position: 0,
+            from: offset,
+            to: offset,
             reason: format!("no segment holds offset {offset}"),
         })
     }
@@ -206,38 +186,64 @@ impl<R: Runtime> Log<R> {
             last = next;
         }
         let whole = last.end.filter(|end| *end <= written_end);
-        let key = BlockKey { partition: self.partition, base_offset: segment.base_offset(), number: first.number };
+        let segment_named = !planted(PlantedBug::BlockOfAnotherSegment);
+        let base_offset = if segment_named { segment.base_offset() } else { Offset(0) };
+        let key = BlockKey { partition: self.partition, base_offset, number: first.number };
         let cached_as = (whole.is_some() && last.number == first.number).then_some(key);
-        let first_offset = index.as_ref().and_then(|index| index.entry_offset(first.number));
+        let entry = |number| index.as_ref().and_then(|index| index.entry_offset(number));
+        let bound = entry(last.number + 1).filter(|_| whole.is_some());
         Stretch {
             start: first.start,
             end: whole.unwrap_or(written_end),
-            first_offset: first_offset.unwrap_or(segment.base_offset()),
+            first: entry(first.number).unwrap_or(segment.base_offset()),
+            bound: bound.unwrap_or_else(|| self.written_offset(segment)),
             cached_as,
         }
     }
 
-    async fn checked_bytes(&self, segment: &Segment<R>, stretch: Stretch) -> Result<Bytes, RequestError> {
+    /// The offset that follows what the device has of `segment`.
+    pub(super) fn written_offset(&self, segment: &Rc<Segment<R>>) -> Offset {
+        match self.successor(segment) {
+            Some(next) => self.tail.borrow().unwritten_offset(segment).unwrap_or(next.base_offset()),
+            None => self.tail.borrow().unwritten_offset(segment).unwrap_or(self.end_offset.get()),
+        }
+    }
+
+    async fn checked_bytes(&self, segment: &Rc<Segment<R>>, stretch: Stretch) -> Result<Checked, RequestError> {
+        let start = stretch.start;
         if let Some(bytes) = stretch.cached_as.and_then(|key| self.context.cache.get(&key)) {
             self.context.metrics.cache_hits.add(1);
-            return Ok(bytes);
+            return Ok(Checked { start, bytes, losses: Vec::new() });
         }
         self.context.metrics.cache_misses.add(1);
         let bytes = self.read_file(segment, stretch.start, stretch.end).await?;
-        let corrupt = |position, reason| RequestError::Corrupt { file: segment.path.clone(), position, reason };
-        match check_whole(&bytes, stretch.start, &segment.header, (stretch.first_offset, |_| ())) {
-            Step::End { .. } => {}
-            Step::Invalid { position, reason } => return Err(corrupt(position, reason)),
-            Step::CutOff { position, .. } => return Err(corrupt(position, "the batch is cut off".to_owned())),
-            Step::Batch(_) => unreachable!("a walk ends with something else"),
+        let checked = self.check(segment, &stretch, bytes);
+        if let Some(key) = stretch.cached_as.filter(|_| checked.losses.is_empty()) {
+            self.context.cache.insert(key, checked.bytes.clone());
         }
-        if let Some(key) = stretch.cached_as {
-            self.context.cache.insert(key, bytes.clone());
-        }
-        Ok(bytes)
+        Ok(checked)
     }
 
-    async fn read_file(&self, segment: &Segment<R>, start: u64, end: u64) -> Result<Bytes, RequestError> {
+    /// Checks every byte of what was read of a stretch, and that its records go on without a gap.
+    pub(super) fn check(&self, segment: &Segment<R>, stretch: &Stretch, bytes: Bytes) -> Checked {
+        let mut losses = Vec::new();
+        let mut see = |found| {
+            if let Found::Lost(lost) = found {
+                losses.push(self.report_loss(segment, lost));
+            }
+        };
+        let span = (stretch.start, stretch.end);
+        let mut survey = Survey::new(&segment.header, span, (stretch.first, stretch.bound)).in_one_piece();
+        if planted(PlantedBug::ServeUnchecked) {
+            survey = survey.believing();
+        }
+        survey.take(&bytes, &mut see);
+        survey.finish(&mut see);
+        Checked { start: stretch.start, bytes, losses }
+    }
+
+    /// Reads a file from `start` to `end`, or to where it ends.
+    pub(super) async fn read_file(&self, segment: &Segment<R>, start: u64, end: u64) -> Result<Bytes, RequestError> {
         let failed =
             |error: std::io::Error| RequestError::ReadFailed { file: segment.path.clone(), reason: error.to_string() };
         let file = segment.file.borrow().clone();
@@ -248,136 +254,59 @@ impl<R: Runtime> Log<R> {
         self.context.metrics.disk_reads.add(1);
         self.context.metrics.disk_read_bytes.add(len);
         let bytes = file.read_at(from, len as usize).await.map_err(failed)?;
-        let wanted = (start - from) as usize..((end - from) as usize).min(bytes.len());
-        if wanted.start > wanted.end {
-            return Err(failed(std::io::ErrorKind::UnexpectedEof.into()));
-        }
-        Ok(bytes.slice(wanted))
-    }
-
-    /// Opens the sealed segment that holds `offset` and gets its index, from its sidecar or from itself.
-    async fn load_segment(self: &Rc<Self>, offset: Offset) -> Result<(), RequestError> {
-        let found = {
-            let segments = self.segments.borrow();
-            let after = segments.partition_point(|segment| segment.base_offset() <= offset);
-            after.checked_sub(1).map(|at| Rc::clone(&segments[at]))
-        };
-        let Some(known) = found else { return Ok(()) };
-        let corrupt = |reason| RequestError::Corrupt { file: known.path.clone(), position: 0, reason };
-        let failed =
-            |error: std::io::Error| RequestError::ReadFailed { file: known.path.clone(), reason: error.to_string() };
-        let runtime = &self.context.runtime;
-        let file = runtime.open(&known.path, OpenMode::Existing).await.map_err(failed)?;
-        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(failed)?;
-        let header = SegmentHeader::decode(&block).map_err(|error| corrupt(error.to_string()))?;
-        if header.partition != self.partition || header.base_offset != known.base_offset() {
-            let (partition, base) = (header.partition, header.base_offset);
-            return Err(corrupt(format!("its header says partition {partition} and base offset {base}")));
-        }
-        let segment = Segment::planned(&self.dir, header);
-        segment.end_position.set(known.end_position.get());
-        *segment.file.borrow_mut() = Some(Rc::new(file));
-        let index = match self.read_sidecar(&segment).await {
-            Some(index) => index,
-            None => self.rebuild_index(&segment).await?,
-        };
-        *segment.index.borrow_mut() = Some(index);
-        let mut segments = self.segments.borrow_mut();
-        // Another reader may have been faster; then its segment stays.
-        if let Some(place) = segments.iter_mut().find(|other| Rc::ptr_eq(other, &known)) {
-            *place = Rc::new(segment);
-        }
-        Ok(())
-    }
-
-    async fn read_sidecar(&self, segment: &Segment<R>) -> Option<Index> {
-        let file = self.context.runtime.open(&segment.index_path(), OpenMode::Existing).await.ok()?;
-        let size = usize::try_from(file.size().await.ok()?).ok()?;
-        let bytes = file.read_at(0, size.next_multiple_of(file.alignment() as usize)).await.ok()?;
-        let key = SidecarKey { incarnation: segment.header.incarnation, end_position: segment.end_position.get() };
-        Index::from_sidecar(&bytes, key)
-    }
-
-    async fn rebuild_index(&self, segment: &Segment<R>) -> Result<Index, RequestError> {
-        let mut index = Index::default();
-        let (mut position, end) = (SEGMENT_HEADER_BYTES, segment.end_position.get());
-        let mut offset = segment.base_offset();
-        while position < end {
-            let bytes = self.read_file(segment, position, end.min(position + REBUILD_BYTES as u64)).await?;
-            let stopped = check_whole(
-                &bytes,
-                position,
-                &segment.header,
-                (offset, |batch: &Located| {
-                    index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
-                    offset = batch.header.end_offset();
-                }),
-            );
-            position = match stopped {
-                Step::End { position } => position,
-                Step::CutOff { position: next, .. } if next > position => next,
-                Step::CutOff { position: damaged, .. } => {
-                    let reason = "the batch is cut off".to_owned();
-                    return Err(RequestError::Corrupt { file: segment.path.clone(), position: damaged, reason });
-                }
-                Step::Invalid { position: damaged, reason } => {
-                    return Err(RequestError::Corrupt { file: segment.path.clone(), position: damaged, reason });
-                }
-                Step::Batch(_) => unreachable!("a walk ends with something else"),
-            };
-        }
-        if let Err(error) = self.write_index(segment, &index).await {
-            tracing::warn!(file = %segment.index_path().display(), %error, "the rebuilt index was not kept");
-        }
-        Ok(index)
+        let wanted = (start - from) as usize..(end - from) as usize;
+        Ok(bytes.slice(wanted.start.min(bytes.len())..wanted.end.min(bytes.len())))
     }
 }
 
 /// Bytes to read from a segment file.
-struct Stretch {
-    start: u64,
-    end: u64,
-    /// Of the batch at `start`.
-    first_offset: Offset,
+pub(super) struct Stretch {
+    pub(super) start: u64,
+    pub(super) end: u64,
+    /// The offset due at `start`.
+    pub(super) first: Offset,
+    /// The offset due at `end`.
+    pub(super) bound: Offset,
     /// Under which name they are cached: a single whole block.
-    cached_as: Option<BlockKey>,
+    pub(super) cached_as: Option<BlockKey>,
 }
 
-/// Checks every byte of `bytes`, which stand at `start`, and that the records go on from `offset` without a gap: lost
-/// bytes that read as zeros look like the padding between groups. Shows each batch to `see`. Returns what ended the
-/// walk.
-fn check_whole(
-    bytes: &[u8],
-    start: u64,
-    header: &SegmentHeader,
-    (offset, mut see): (Offset, impl FnMut(&Located)),
-) -> Step {
-    let mut walk = Walk::new(bytes, start, (header.block_bytes, header.incarnation), Check::Whole);
-    let (mut position, mut expected) = (start, offset);
-    loop {
-        match walk.step() {
-            Step::Batch(batch) if batch.header.base_offset == expected => {
-                position = batch.position + batch.header.batch_len() as u64;
-                expected = batch.header.end_offset();
-                see(&batch);
+/// Bytes of a segment file that were checked: intact batches, and what is lost between them.
+pub(super) struct Checked {
+    pub(super) start: u64,
+    pub(super) bytes: Bytes,
+    pub(super) losses: Vec<Loss>,
+}
+
+impl Checked {
+    /// The batches of `range`, up to the first damage behind its beginning.
+    ///
+    /// Errors: `Corrupt`, if its beginning is lost.
+    fn batches<R: Runtime>(&self, range: ReadRange, segment: &Segment<R>) -> Result<Vec<Bytes>, RequestError> {
+        let mut range = range;
+        let mut from = self.start;
+        for loss in &self.losses {
+            let lost = &loss.lost;
+            if planted(PlantedBug::SkipDamageSilently) && (lost.from..lost.to).contains(&range.offset) {
+                range.offset = lost.to;
             }
-            Step::Batch(batch) => {
-                let reason = format!("offset {expected} is missing, {} follows", batch.header.base_offset);
-                return Step::Invalid { position, reason };
+            if lost.to <= range.offset {
+                from = lost.end_position;
+            } else if lost.from <= range.offset {
+                if planted(PlantedBug::StopAtDamage) {
+                    return Ok(Vec::new());
+                }
+                return Err(loss.error());
+            } else {
+                range.end = range.end.min(lost.from);
+                break;
             }
-            stopped => return stopped,
         }
+        let bytes = self.bytes.slice(((from - self.start) as usize).min(self.bytes.len())..);
+        let mut collector = Collector::new(range);
+        collector.take(&bytes, from, &segment.header);
+        Ok(collector.into_pieces())
     }
-}
-
-fn headers_of(piece: &Bytes) -> Vec<crate::record::BatchHeader> {
-    let mut headers = Vec::new();
-    let mut rest: &[u8] = piece;
-    while let Ok(header) = crate::record::BatchHeader::decode(rest) {
-        rest = rest.get(header.batch_len()..).unwrap_or_default();
-        headers.push(header);
-    }
-    headers
 }
 
 #[cfg(test)]
@@ -389,12 +318,13 @@ mod tests {
         log::{
             fixture::{P, batch_of, context},
             flush::Commit,
+            loading::headers_of,
             recovery,
             segment::segment_path,
         },
         record::check_produced,
         runtime::{
-            Buffer,
+            Buffer, OpenMode,
             sim::{Sim, SimConfig, SimRuntime},
         },
     };
@@ -432,7 +362,11 @@ mod tests {
                 log.await.read_disk(range).await
             };
             match sim.block_on(&cores[0], read, 100_000).unwrap() {
-                Err(RequestError::Corrupt { file, .. }) => assert_eq!(file, segment_path(Path::new("/p"), Offset(0))),
+                Err(RequestError::Corrupt { file, from, to, .. }) => {
+                    assert_eq!(file, segment_path(Path::new("/p"), Offset(0)));
+                    assert_eq!((from, to), (Offset(lost), Offset(lost + 1)));
+                    assert_eq!(offset, lost);
+                }
                 Err(other) => panic!("{other}"),
                 Ok(pieces) => {
                     let found: Vec<u64> =
@@ -442,6 +376,31 @@ mod tests {
                     assert!(offset < lost, "a read of a lost batch gives nothing, and says nothing");
                 }
             }
+        }
+    }
+
+    #[test]
+    fn behind_a_lost_batch_the_log_goes_on_and_a_second_reader_is_told_without_a_read() {
+        for lost in 0..4 {
+            let sim = Sim::new(lost, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let log = with_a_hole(cores[0].clone(), lost);
+            let story = async move {
+                let log = log.await;
+                let range = |offset| ReadRange { offset: Offset(offset), end: Offset(4), max_bytes: 1 << 16 };
+                let lost_error = log.read_disk(range(lost)).await.unwrap_err();
+                let reads = log.context.metrics.disk_reads.get();
+                assert_eq!(log.read_disk(range(lost)).await.unwrap_err(), lost_error);
+                assert_eq!(log.context.metrics.disk_reads.get(), reads, "known damage was read again");
+                assert_eq!(log.context.metrics.damages_found.get(), 1);
+                let mut behind = Vec::new();
+                if lost < 3 {
+                    behind = log.read_disk(range(lost + 1)).await.unwrap();
+                }
+                behind.iter().flat_map(headers_of).map(|header| header.base_offset.0).collect::<Vec<_>>()
+            };
+            let behind = sim.block_on(&cores[0], story, 100_000).unwrap();
+            assert_eq!(behind, (lost + 1..4).collect::<Vec<_>>());
         }
     }
 }

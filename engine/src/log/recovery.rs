@@ -7,7 +7,7 @@
 //! |---|---|---|---|
 //! | A | zeros after the last batch | none, or a kill | go on there |
 //! | B | invalid bytes, and E is not beyond them | a flush cut off by a loss of power | truncate: not durable |
-//! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence; nothing is cut off |
+//! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence, cut off nothing |
 //! | D | an empty header block and no batch | power lost while the segment was created | remove the file |
 //! | E | a damaged header block, or an empty one before batches | bit rot | fence |
 //! | F | an intact batch with an offset that was there already | a misdirected write, a mixed-up directory | fence |
@@ -24,13 +24,14 @@
 //! ([`super::producer_snapshot`]).
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     path::{Path, PathBuf},
     rc::Rc,
 };
 
 use super::{
     Log, LogContext, LogFault,
+    behind_damage::read_behind_damage,
     flush::create_segment,
     index::Index,
     last_segment::{Beginning, Damage, LastScan, LastSegment},
@@ -58,6 +59,9 @@ pub struct Recovered<R: Runtime> {
     pub producers: ProducerHistory,
     /// Why it must not be written.
     pub damage: Option<Damage>,
+    /// Records behind the end that were durable and are lost: the first, and the one after the last. The two are the
+    /// same if nobody knows how many there were.
+    pub lost_end: Option<(Offset, Offset)>,
 }
 
 /// Opens the log of `partition` in `dir`, which exists; makes it if it is new.
@@ -88,13 +92,22 @@ async fn finish<R: Runtime>(
     context: &Rc<LogContext<R>>,
     (partition, dir, start): (PartitionId, PathBuf, Offset),
     segments: Vec<Rc<Segment<R>>>,
-    found: LastSegment,
+    mut found: LastSegment,
 ) -> Result<Recovered<R>, LogFault> {
     let last = Rc::clone(segments.last().expect("pushed by the caller")); // why: `open` pushes one
+    let file = last.file.borrow().clone();
+    let mut losses = Vec::new();
+    let lost_end = match (&file, &found.damage) {
+        (_, None) => None,
+        (None, Some(_)) => Some((found.end_offset, found.end_offset)),
+        (Some(file), Some(_)) => {
+            losses = read_behind_damage(context, &last, file, &mut found).await?;
+            Some((found.end_offset, found.durable_hint)).filter(|(end, durable)| end < durable)
+        }
+    };
     last.end_position.set(found.end_position);
     last.prepared_end.set(found.prepared_end);
     *last.index.borrow_mut() = Some(found.index);
-    let file = last.file.borrow().clone();
     if let (Some(file), None) = (file, &found.damage) {
         let fault = |operation, error| LogFault::from_io(operation, &last.path, &error);
         if found.torn {
@@ -105,10 +118,13 @@ async fn finish<R: Runtime>(
         }
     }
     let epoch = LeaderEpoch(found.epoch.0 + 1);
-    let log = assemble(context, (partition, dir), epoch, segments);
+    let log = assemble(context, (partition, dir), epoch, (segments, found.end_offset));
+    for lost in losses {
+        log.report_loss(&last, lost);
+    }
     let producers =
         if found.damage.is_none() { known_producers(&log, found.producers).await? } else { Default::default() };
-    Ok(Recovered { log, start, end: found.end_offset, producers, damage: found.damage })
+    Ok(Recovered { log, start, end: found.end_offset, producers, damage: found.damage, lost_end })
 }
 
 /// What all batches say of their producers, if those of the last segment say `last`.
@@ -130,7 +146,7 @@ fn assemble<R: Runtime>(
     context: &Rc<LogContext<R>>,
     (partition, dir): (PartitionId, PathBuf),
     epoch: LeaderEpoch,
-    segments: Vec<Rc<Segment<R>>>,
+    (segments, end_offset): (Vec<Rc<Segment<R>>>, Offset),
 ) -> Rc<Log<R>> {
     assert!(!segments.is_empty(), "a log has an active segment");
     let tail = Tail::new(context.block_bytes as usize);
@@ -141,6 +157,8 @@ fn assemble<R: Runtime>(
         epoch,
         segments: RefCell::new(segments),
         tail: RefCell::new(tail),
+        end_offset: Cell::new(end_offset),
+        losses: Default::default(),
         preparing: Default::default(),
         prepared: Default::default(),
     })
@@ -157,8 +175,9 @@ async fn create_first<R: Runtime>(
     let segment = Rc::new(Segment::planned(&dir, header));
     let file = create_segment(&context.runtime, &segment).await?;
     *segment.file.borrow_mut() = Some(file);
-    let log = assemble(context, (partition, dir), epoch, vec![segment]);
-    Ok(Recovered { log, start, end: start, producers: ProducerHistory::default(), damage: None })
+    let log = assemble(context, (partition, dir), epoch, (vec![segment], start));
+    let producers = ProducerHistory::default();
+    Ok(Recovered { log, start, end: start, producers, damage: None, lost_end: None })
 }
 
 /// The segments of a directory by base offset, as far as their names and sizes tell.
@@ -217,6 +236,7 @@ async fn examine<R: Runtime>(
         cut_position: size,
         prepared_end: size,
         torn: false,
+        durable_hint: last.base_offset(),
         epoch: LeaderEpoch(0),
         index: Index::default(),
         producers: ProducerHistory::default(),
@@ -238,15 +258,21 @@ async fn settle<F: File>(file: &F, size: u64) -> std::io::Result<()> {
 mod tests {
     use super::*;
     use crate::{
+        error::RequestError,
         log::{
             fixture::{P, batch_of, context},
             flush::Commit,
+            loading::headers_of,
+            read::ReadRange,
             segment::segment_path,
         },
         record::check_produced,
-        runtime::sim::{
-            Sim, SimConfig, SimRuntime,
-            faults::{FaultKind, FaultRates},
+        runtime::{
+            Buffer,
+            sim::{
+                Sim, SimConfig, SimRuntime,
+                faults::{FaultKind, FaultRates},
+            },
         },
     };
 
@@ -316,5 +342,63 @@ mod tests {
             assert_eq!((again.end, again.damage), (end, None), "{delay} µs after the beginning");
         }
         assert!(met > 50, "only {met} recoveries came through");
+    }
+
+    #[test]
+    fn what_is_intact_behind_damage_in_the_last_segment_is_served_up_to_what_may_be_taken_back() {
+        // Which batches are damaged, what the last hint says, and what is then read.
+        let cases: [(&[u64], u64, u64, &[u64]); 5] = [
+            (&[3], 9, 10, &[0, 1, 2, 4, 5, 6, 7, 8, 9]),
+            (&[3, 4, 7], 9, 10, &[0, 1, 2, 5, 6, 8, 9]),
+            // Nothing says that record 9 was durable: it was cut off.
+            (&[3, 9], 9, 9, &[0, 1, 2, 4, 5, 6, 7, 8]),
+            (&[3, 6], 5, 6, &[0, 1, 2, 4, 5]),
+            (&[0], 9, 10, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
+        ];
+        for (damaged, hint, end, intact) in cases {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let story = async move {
+                let log = open_here(&context).await.unwrap().log;
+                let batch = batch_of(800);
+                for offset in 0..10 {
+                    let placed = (Offset(offset), Offset(offset.min(hint)));
+                    log.append(&batch, &check_produced(&batch).unwrap(), placed);
+                    log.write_waiting(Commit::Written).await.unwrap();
+                }
+                let path = segment_path(Path::new("/p"), Offset(0));
+                let file = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
+                for n in damaged {
+                    let position = SEGMENT_HEADER_BYTES + n * 1024;
+                    let block = file.read_at(position, 512).await.unwrap();
+                    let mut buffer = context.runtime.allocate(4096);
+                    buffer.trim(512);
+                    buffer.bytes_mut().copy_from_slice(&block);
+                    buffer.bytes_mut()[10] ^= 1;
+                    file.write_at(position, Rc::new(buffer)).await.unwrap();
+                }
+                let Recovered { log, end, damage, lost_end, .. } = open_here(&context).await.unwrap();
+                assert_eq!((damage.map(|damage| damage.case), lost_end), (Some('C'), None));
+                let mut read = Vec::new();
+                let mut range = ReadRange { offset: Offset(0), end, max_bytes: 1 << 16 };
+                while range.offset < end {
+                    match log.read_disk(range).await {
+                        Ok(pieces) => {
+                            read.extend(pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0))
+                        }
+                        Err(RequestError::Corrupt { to, .. }) => {
+                            range.offset = to;
+                            continue;
+                        }
+                        Err(other) => panic!("{other}"),
+                    }
+                    range.offset = Offset(read.last().unwrap() + 1);
+                }
+                (end, read)
+            };
+            let found = sim.block_on(&cores[0], story, STEPS).unwrap();
+            assert_eq!(found, (Offset(end), intact.to_vec()), "{damaged:?} damaged");
+        }
     }
 }

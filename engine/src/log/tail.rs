@@ -241,6 +241,13 @@ impl<R: Runtime> Tail<R> {
         waiting.map_or(segment.end_position.get(), |group| group.position)
     }
 
+    /// The offset of the first record of `segment` that the device has not; `None` if it has all of them.
+    pub fn unwritten_offset(&self, segment: &Rc<Segment<R>>) -> Option<Offset> {
+        let waiting = self.groups.iter().skip(self.written).find(|group| Rc::ptr_eq(&group.segment, segment));
+        let open = self.open.as_ref().filter(|open| Rc::ptr_eq(&open.segment, segment));
+        waiting.map(|group| group.base_offset).or(open.map(|open| open.base_offset))
+    }
+
     fn pad(&self, len: usize) -> usize {
         len.next_multiple_of(self.block_bytes)
     }

@@ -2,7 +2,10 @@
 
 use serde::Serialize;
 
-use crate::types::{CoreId, LeaderEpoch, Offset, PartitionIndex};
+use crate::{
+    log::{damage::Loss, survey::Lost},
+    types::{CoreId, LeaderEpoch, Offset, PartitionIndex},
+};
 
 /// A partition as its owner sees it now.
 #[derive(Clone, Debug, Serialize)]
@@ -27,6 +30,33 @@ pub struct PartitionStatus {
     pub size_bytes: u64,
     /// The fault that stopped its writes, if one did.
     pub read_only: Option<String>,
+    /// The damaged places that are known, at most [`DAMAGES_SHOWN_MAX`].
+    pub damages: Vec<DamageStatus>,
+}
+
+/// How many damaged places of a partition a status shows.
+pub const DAMAGES_SHOWN_MAX: usize = 100;
+
+/// A damaged place in a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct DamageStatus {
+    /// The segment file.
+    pub file: String,
+    /// Where in it.
+    pub position: u64,
+    /// The first record lost.
+    pub from: Offset,
+    /// Where the records go on.
+    pub to: Offset,
+    /// What is wrong.
+    pub reason: String,
+}
+
+impl From<Loss> for DamageStatus {
+    fn from(Loss { file, lost }: Loss) -> Self {
+        let Lost { position, from, to, reason, .. } = lost;
+        DamageStatus { file: file.display().to_string(), position, from, to, reason }
+    }
 }
 
 /// Asks one shard; may be used from any thread.

@@ -48,10 +48,12 @@ impl<R: Runtime> Owned<R> {
         if offset < start || offset > ends.log_end() {
             return Err(RequestError::OffsetOutOfRange { offset, start, end });
         }
-        match &self.damage {
-            Some(damage) if offset >= end => Err(RequestError::Corrupt {
+        match (&self.damage, self.lost_end) {
+            (Some(damage), Some((from, to))) if offset >= end => Err(RequestError::Corrupt {
                 file: damage.path.clone(),
                 position: damage.position,
+                from,
+                to,
                 reason: damage.reason.clone(),
             }),
             _ => Ok(offset < end),

@@ -11,7 +11,7 @@ use std::{
 use super::{
     Common,
     completion::ReplyTo,
-    control::PartitionStatus,
+    control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus},
     request::{Append, Appended, Reply},
     trust::Sufferer,
 };
@@ -45,6 +45,8 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) log: Rc<Log<R>>,
     pub(super) state: RefCell<Partition<AppendToken, Rc<Signal>>>,
     pub(super) damage: Option<Damage>,
+    /// Records behind the end that are lost. See [`Recovered::lost_end`].
+    pub(super) lost_end: Option<(Offset, Offset)>,
     /// Whether a task carries bytes to the device; there is one at most.
     pub(super) flushing: Cell<bool>,
     /// Something for that task to look at.
@@ -71,7 +73,7 @@ impl<R: Runtime> Owned<R> {
         entry: Arc<LogEntry>,
         recovered: Recovered<R>,
     ) -> Rc<Self> {
-        let Recovered { log, start, end, producers, damage } = recovered;
+        let Recovered { log, start, end, producers, damage, lost_end } = recovered;
         let mut state = Partition::recovered(start, end, log.epoch()).with_producers(producers);
         if let Some(damage) = &damage {
             tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
@@ -87,6 +89,7 @@ impl<R: Runtime> Owned<R> {
             log,
             state: RefCell::new(state),
             damage,
+            lost_end,
             flushing: Cell::new(false),
             work: Signal::default(),
             settled: Signal::default(),
@@ -265,6 +268,7 @@ impl<R: Runtime> Owned<R> {
             epoch: self.log.epoch(),
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
+            damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
         }
     }
 }

@@ -30,6 +30,14 @@ pub enum PlantedBug {
     SkipEpochCheck,
     /// The offset that an append expects is not looked at.
     IgnoreExpectedOffset,
+    /// What comes from the device is served without a look at its checksum.
+    ServeUnchecked,
+    /// A reader who comes to damage is led behind it without a word.
+    SkipDamageSilently,
+    /// A reader who comes to damage is told that there is nothing more.
+    StopAtDamage,
+    /// A block in the cache is known by its number only, whatever segment it is of.
+    BlockOfAnotherSegment,
 }
 
 impl PlantedBug {
@@ -43,6 +51,10 @@ impl PlantedBug {
         PlantedBug::ForgetDirSync,
         PlantedBug::NoSyncBeforeTrust,
         PlantedBug::RetryFailedSync,
+        PlantedBug::ServeUnchecked,
+        PlantedBug::SkipDamageSilently,
+        PlantedBug::StopAtDamage,
+        PlantedBug::BlockOfAnotherSegment,
     ];
 }
 

@@ -26,6 +26,9 @@ use pyralog_engine::{
 pub const PARTITIONS: u32 = 3;
 pub const CLIENTS: u32 = 4;
 
+/// What a fetch asks for, mostly.
+const FETCH_BYTES: u32 = 64 << 10;
+
 /// What outlives every process: the clients' own memory.
 pub struct Clients {
     pub history: RefCell<History>,
@@ -129,7 +132,15 @@ pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, partition: Partit
     let back = clients.random.borrow_mut().below(range.min(200) + 1);
     let from =
         if clients.random.borrow_mut().below(4) == 0 { found.start_offset.0 } else { found.high_watermark.0 - back };
-    if let Ok(records) = fetch(shard, partition, Offset(from), Duration::from_millis(2)).await {
+    // Little at a time is read by single blocks, which go into the cache.
+    let max_bytes = if clients.random.borrow_mut().below(3) == 0 { 1 } else { FETCH_BYTES };
+    if let Ok(records) = fetch(shard, partition, (Offset(from), max_bytes), Duration::from_millis(2)).await {
+        let visible = from < found.high_watermark.0;
+        assert!(
+            !visible || !records.is_empty(),
+            "nothing at {from}, and records to {} are visible",
+            found.high_watermark
+        );
         clients.records_read.set(clients.records_read.get() + records.len() as u64);
         clients.history.borrow_mut().read(ReadSeen { observer: client, partition, from: Offset(from), records });
     }
@@ -146,10 +157,10 @@ pub async fn ends(shard: &Shard<SimRuntime>, partition: PartitionId) -> Result<F
 pub async fn fetch(
     shard: &Shard<SimRuntime>,
     partition: PartitionId,
-    from: Offset,
+    (from, max_bytes): (Offset, u32),
     max_wait: Duration,
 ) -> Result<Vec<(Offset, RecordTag)>, RequestError> {
-    let fetch = Fetch { partition, offset: from, max_bytes: 64 << 10, max_wait };
+    let fetch = Fetch { partition, offset: from, max_bytes, max_wait };
     let fetched = match shard.call(Request::Fetch(fetch)).await? {
         Reply::Fetched(fetched) => fetched,
         other => panic!("a fetch was answered by {other:?}"),
@@ -192,9 +203,10 @@ pub async fn read_all(
     let outcome = AppendOutcome::Acked { level: appended.level, base: appended.base_offset };
     clients.history.borrow_mut().end(id, outcome);
     let found = ends(shard, partition).await?;
+    let max_bytes = if partition.index.0.is_multiple_of(2) { FETCH_BYTES } else { 1 };
     let (start, mut next, mut records) = (found.start_offset, found.start_offset, Vec::new());
     while next < found.high_watermark {
-        let more = fetch(shard, partition, next, Duration::ZERO).await?;
+        let more = fetch(shard, partition, (next, max_bytes), Duration::ZERO).await?;
         assert!(!more.is_empty(), "nothing at {next} of {}", found.high_watermark);
         next = Offset(more.last().unwrap().0.0 + 1);
         records.extend(more);

@@ -151,6 +151,16 @@ impl Error {
         Some((Offset(self.detail("start")?), Offset(self.detail("end")?)))
     }
 
+    /// The records that are lost, if this is damage of which that is known: the first, and the one where records go on.
+    /// A reader may go on there by its own decision.
+    pub fn lost_records(&self) -> Option<(Offset, Offset)> {
+        if self.code() != Some(ErrorCode::CORRUPT) {
+            return None;
+        }
+        let (from, to) = (Offset(self.detail("from")?), Offset(self.detail("to")?));
+        (from < to).then_some((from, to))
+    }
+
     pub(super) fn server(error: WireError) -> Self {
         match error.code {
             ErrorCode::OUTCOME_UNKNOWN => {

@@ -255,8 +255,10 @@ impl From<&RequestError> for WireError {
             E::ReadOnly { partition, reason } => {
                 (C::READ_ONLY, json!({ "log": partition.log, "partition": partition.index, "reason": reason }))
             }
-            E::Corrupt { file, position, reason } => {
-                (C::CORRUPT, json!({ "file": file.display().to_string(), "position": position, "reason": reason }))
+            E::Corrupt { file, position, from, to, reason } => {
+                let file = file.display().to_string();
+                let details = json!({ "file": file, "position": position, "from": from, "to": to, "reason": reason });
+                (C::CORRUPT, details)
             }
             E::ReadFailed { file, reason } => {
                 (C::READ_FAILED, json!({ "file": file.display().to_string(), "reason": reason }))
@@ -324,7 +326,7 @@ mod tests {
             E::ShuttingDown,
             E::DiskFull { path: "/d".into(), free_bytes: 7, reserve_bytes: 9 },
             E::ReadOnly { partition, reason: reason.clone() },
-            E::Corrupt { file: "/d/f".into(), position: 4096, reason: reason.clone() },
+            E::Corrupt { file: "/d/f".into(), position: 4096, from: Offset(3), to: Offset(5), reason: reason.clone() },
             E::ReadFailed { file: "/d/f".into(), reason: reason.clone() },
             E::OutcomeUnknown { reason: reason.clone() },
             E::CatalogFailed { reason },

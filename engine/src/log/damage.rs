@@ -1,0 +1,116 @@
+//! What a log knows to be lost in its segments: remembered, so that a reader who asks again costs no device read, and
+//! counted and reported once.
+
+use std::{cell::RefCell, collections::BTreeMap, path::PathBuf};
+
+use super::{Log, segment::Segment, survey::Lost};
+use crate::{error::RequestError, metrics::CoreMetrics, runtime::Runtime, types::Offset};
+
+/// How many damaged places of a log are remembered. A log with more of them is beyond help; they are found again when
+/// they are read.
+const REMEMBERED_MAX: usize = 1000;
+
+/// A damaged place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Loss {
+    /// The segment file.
+    pub file: PathBuf,
+    /// Where in it, and which records it concerns.
+    pub lost: Lost,
+}
+
+impl Loss {
+    pub(super) fn error(&self) -> RequestError {
+        let Lost { position, from, to, reason, .. } = self.lost.clone();
+        RequestError::Corrupt { file: self.file.clone(), position, from, to, reason }
+    }
+}
+
+/// The losses of one log, by the first record lost.
+#[derive(Default)]
+pub struct Losses {
+    known: RefCell<BTreeMap<Offset, Loss>>,
+}
+
+impl Losses {
+    /// The loss that takes the record at `offset`, if one is known.
+    pub fn at(&self, offset: Offset) -> Option<Loss> {
+        let known = self.known.borrow();
+        let (_, loss) = known.range(..=offset).next_back()?;
+        (offset < loss.lost.to).then(|| loss.clone())
+    }
+
+    /// All of them.
+    pub fn all(&self) -> Vec<Loss> {
+        self.known.borrow().values().cloned().collect()
+    }
+
+    /// Forgets what concerns only records before `start`: their segments are gone.
+    pub fn forget_before(&self, start: Offset) {
+        self.known.borrow_mut().retain(|_, loss| loss.lost.to > start);
+    }
+
+    /// Remembers a loss. `false` if it was known, or part of one that was.
+    fn remember(&self, loss: &Loss) -> bool {
+        let (from, to) = (loss.lost.from, loss.lost.to);
+        let mut known = self.known.borrow_mut();
+        if known.range(..=from).next_back().is_some_and(|(_, other)| to <= other.lost.to) {
+            return false;
+        }
+        // Whoever began to read elsewhere may have seen a part of it.
+        known.retain(|first, other| *first < from || other.lost.to > to);
+        if known.len() < REMEMBERED_MAX {
+            known.insert(from, loss.clone());
+        }
+        true
+    }
+}
+
+impl<R: Runtime> Log<R> {
+    /// Notes what was found damaged in `segment`: once in the log of the server and in the metrics.
+    pub(super) fn report_loss(&self, segment: &Segment<R>, lost: Lost) -> Loss {
+        let loss = Loss { file: segment.path.clone(), lost };
+        if loss.lost.from < loss.lost.to && self.losses.remember(&loss) {
+            let error = loss.error();
+            tracing::error!(partition = %self.partition, %error, "stored records are lost; the others stay readable");
+            let metrics: &CoreMetrics = &self.context.metrics;
+            metrics.damages_found.add(1);
+            metrics.records_lost.add(loss.lost.to.0 - loss.lost.from.0);
+        }
+        loss
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn loss(from: u64, to: u64) -> Loss {
+        let reason = "because".to_owned();
+        let lost = Lost { position: from, end_position: to, from: Offset(from), to: Offset(to), reason };
+        Loss { file: "/f".into(), lost }
+    }
+
+    #[test]
+    fn a_loss_is_remembered_once_also_when_parts_of_it_are_seen_before_or_after() {
+        let losses = Losses::default();
+        assert!(losses.remember(&loss(10, 20)));
+        assert!(!losses.remember(&loss(10, 20)) && !losses.remember(&loss(12, 15)));
+        assert!(losses.remember(&loss(5, 25)), "it was known in part only");
+        assert_eq!(losses.all().len(), 1);
+        assert!(losses.remember(&loss(30, 31)));
+        let at = |offset| losses.at(Offset(offset)).map(|loss| loss.lost.from.0);
+        assert_eq!([4, 5, 24, 25, 30, 31].map(at), [None, Some(5), Some(5), None, Some(30), None]);
+        losses.forget_before(Offset(25));
+        assert_eq!(losses.all(), [loss(30, 31)]);
+    }
+
+    #[test]
+    fn a_log_full_of_damage_takes_bounded_memory() {
+        let losses = Losses::default();
+        for at in 0..2 * REMEMBERED_MAX as u64 {
+            assert!(losses.remember(&loss(2 * at, 2 * at + 1)));
+        }
+        assert_eq!(losses.all().len(), REMEMBERED_MAX);
+    }
+}

@@ -1,0 +1,167 @@
+//! Making a sealed segment readable when somebody first wants it: its file, its header and its index; and finding a
+//! place in a log by time.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::{
+    Log,
+    index::{Index, IndexBlock, SidecarKey},
+    read::ReadRange,
+    segment::{Segment, SegmentHeader},
+    survey::{Found, Lost, Survey},
+};
+use crate::{
+    error::RequestError,
+    limits::{BATCH_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    record::BatchHeader,
+    runtime::{File, OpenMode, Runtime},
+    types::Offset,
+};
+
+impl<R: Runtime> Log<R> {
+    /// The offset of the first batch below `end` whose newest record is not older than `timestamp_ms`; `end` if there
+    /// is none. What is lost is passed over.
+    pub async fn find_time(self: &Rc<Self>, timestamp_ms: i64, end: Offset) -> Result<Offset, RequestError> {
+        let bases: Vec<Offset> = self.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+        for base in bases {
+            let segment = match self.load_and_locate(base).await {
+                Ok((segment, _)) => segment,
+                Err(RequestError::Corrupt { from, to, .. }) if to > from => continue,
+                Err(error) => return Err(error),
+            };
+            let block = segment.index.borrow().as_ref().and_then(|index| index.block_of_time(timestamp_ms));
+            let Some(block) = block else { continue };
+            let first = self.first_offset_of(&segment, block);
+            let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
+            while range.offset < end {
+                let read = match self.read_memory(range) {
+                    Some(pieces) => Ok(pieces),
+                    None => self.read_disk(range).await,
+                };
+                let pieces = match read {
+                    Ok(pieces) => pieces,
+                    Err(RequestError::Corrupt { to, .. }) if to > range.offset => {
+                        range.offset = to;
+                        continue;
+                    }
+                    Err(error) => return Err(error),
+                };
+                for header in pieces.iter().flat_map(headers_of) {
+                    if header.max_timestamp_ms >= timestamp_ms {
+                        return Ok(header.base_offset);
+                    }
+                    range.offset = header.end_offset();
+                }
+            }
+        }
+        Ok(end)
+    }
+
+    fn first_offset_of(&self, segment: &Segment<R>, block: IndexBlock) -> Offset {
+        let index = segment.index.borrow();
+        index.as_ref().and_then(|index| index.entry_offset(block.number)).unwrap_or(segment.base_offset())
+    }
+
+    /// Opens the sealed segment that holds `offset` and gets its index, from its sidecar or from itself.
+    pub(super) async fn load_segment(self: &Rc<Self>, offset: Offset) -> Result<(), RequestError> {
+        let Some(known) = self.segment_of(offset) else { return Ok(()) };
+        let failed =
+            |error: std::io::Error| RequestError::ReadFailed { file: known.path.clone(), reason: error.to_string() };
+        let runtime = &self.context.runtime;
+        let file = match runtime.open(&known.path, OpenMode::Existing).await {
+            Ok(file) => file,
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(self.whole_segment_lost(&known, error.to_string()));
+            }
+            Err(error) => return Err(failed(error)),
+        };
+        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(failed)?;
+        let header = match SegmentHeader::decode(&block) {
+            Ok(header) if header.partition == self.partition && header.base_offset == known.base_offset() => header,
+            Ok(header) => {
+                let (partition, base) = (header.partition, header.base_offset);
+                let reason = format!("its header says partition {partition} and base offset {base}");
+                return Err(self.whole_segment_lost(&known, reason));
+            }
+            Err(error) => return Err(self.whole_segment_lost(&known, error.to_string())),
+        };
+        let segment = Segment::planned(&self.dir, header);
+        segment.end_position.set(known.end_position.get());
+        *segment.file.borrow_mut() = Some(Rc::new(file));
+        let segment = Rc::new(segment);
+        let index = match self.read_sidecar(&segment).await {
+            Some(index) => index,
+            None => self.rebuild_index(&segment).await?,
+        };
+        *segment.index.borrow_mut() = Some(index);
+        let mut segments = self.segments.borrow_mut();
+        // Another reader may have been faster; then its segment stays.
+        if let Some(place) = segments.iter_mut().find(|other| Rc::ptr_eq(other, &known)) {
+            *place = segment;
+        }
+        Ok(())
+    }
+
+    /// Without its header nothing says whose batches a segment holds.
+    fn whole_segment_lost(&self, segment: &Rc<Segment<R>>, reason: String) -> RequestError {
+        let (from, to) = (segment.base_offset(), self.written_offset(segment));
+        let end_position = segment.end_position.get();
+        let lost = Lost { position: 0, end_position, from, to, reason };
+        self.report_loss(segment, lost).error()
+    }
+
+    async fn read_sidecar(&self, segment: &Segment<R>) -> Option<Index> {
+        let file = self.context.runtime.open(&segment.index_path(), OpenMode::Existing).await.ok()?;
+        let size = usize::try_from(file.size().await.ok()?).ok()?;
+        let bytes = file.read_at(0, size.next_multiple_of(file.alignment() as usize)).await.ok()?;
+        let key = SidecarKey { incarnation: segment.header.incarnation, end_position: segment.end_position.get() };
+        Index::from_sidecar(&bytes, key)
+    }
+
+    /// Makes the index from the segment. What is lost in it does not keep the rest from being found.
+    async fn rebuild_index(&self, segment: &Rc<Segment<R>>) -> Result<Index, RequestError> {
+        let mut index = Index::default();
+        let mut losses = Vec::new();
+        let base = segment.base_offset();
+        let span = (SEGMENT_HEADER_BYTES, segment.end_position.get());
+        let mut survey = Survey::new(&segment.header, span, (base, self.written_offset(segment)));
+        let mut see = |found| match found {
+            Found::Batch(batch) => {
+                index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+            }
+            Found::Lost(lost) => {
+                // Whoever asks for the first records must be led to where they are missing.
+                if lost.from == base {
+                    index.note(base, SEGMENT_HEADER_BYTES, i64::MIN);
+                }
+                losses.push(lost);
+            }
+        };
+        while let Some((position, len)) = survey.wants() {
+            let bytes = self.read_file(segment, position, position + len as u64).await?;
+            survey.take(&bytes, &mut see);
+            self.context.runtime.yield_now().await;
+        }
+        survey.finish(&mut see);
+        for lost in losses {
+            self.report_loss(segment, lost);
+        }
+        if let Err(error) = self.write_index(segment, &index).await {
+            tracing::warn!(file = %segment.index_path().display(), %error, "the rebuilt index was not kept");
+        }
+        Ok(index)
+    }
+}
+
+/// The headers of the batches in `piece`.
+pub(super) fn headers_of(piece: &Bytes) -> Vec<BatchHeader> {
+    let mut headers = Vec::new();
+    let mut rest: &[u8] = piece;
+    while let Ok(header) = BatchHeader::decode(rest) {
+        rest = rest.get(header.batch_len()..).unwrap_or_default();
+        headers.push(header);
+    }
+    headers
+}

@@ -1,0 +1,393 @@
+//! A check of stored bytes that does not end at damage: every byte is checked, every intact batch is shown, and what
+//! lies between them is named with the records that are lost in it.
+//!
+//! Behind damage nothing says how long a batch was, so the next one is looked for: an intact batch of this life of the
+//! file, whose offsets fit between what was expected and what follows the surveyed bytes. A client that stores bytes
+//! that look like such a batch inside a record can deceive it only when the very batch that holds them is damaged, and
+//! only about offsets that are lost with it.
+//!
+//! Pure: it says which bytes it wants next and is given them. Reads, the scrub, the rebuilding of an index and the
+//! recovery of a damaged log all ask it, so that they never disagree about what is lost.
+
+use super::{
+    last_segment::WINDOW_BYTES,
+    scan::{Check, Located, Step, Walk},
+    segment::SegmentHeader,
+};
+use crate::{
+    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES},
+    record::{BatchHeader, check_stored, check_stored_header, find_stored_header},
+    types::Offset,
+};
+
+/// Bytes of a segment file in which records are lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Lost {
+    /// Where the damage begins in the file.
+    pub position: u64,
+    /// Where the next intact batch begins, or the surveyed bytes end.
+    pub end_position: u64,
+    /// The first record that is lost.
+    pub from: Offset,
+    /// The record after the last that is lost; `from` where only bytes without a meaning were hit.
+    pub to: Offset,
+    /// What is wrong.
+    pub reason: String,
+}
+
+/// What a survey comes by, in the order of the file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Found {
+    /// An intact batch; its offset is the one that is due.
+    Batch(Located),
+    /// Records that are lost.
+    Lost(Lost),
+}
+
+/// Bytes without a batch, while the next one is looked for.
+struct Gap {
+    position: u64,
+    reason: String,
+}
+
+/// See the module.
+pub struct Survey {
+    segment: SegmentHeader,
+    at: u64,
+    end: u64,
+    window: usize,
+    /// The offset that is due.
+    expected: Offset,
+    /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
+    bound: Offset,
+    gap: Option<Gap>,
+    check: Check,
+}
+
+impl Survey {
+    /// A survey of the bytes from `start`, where a batch with the offset `first` should begin, to `end`, behind which
+    /// `bound` should follow.
+    pub fn new(segment: &SegmentHeader, (start, end): (u64, u64), (first, bound): (Offset, Offset)) -> Self {
+        let window = WINDOW_BYTES;
+        Survey { segment: *segment, at: start, end, window, expected: first, bound, gap: None, check: Check::Whole }
+    }
+
+    /// One that is given all its bytes at once.
+    pub fn in_one_piece(self) -> Self {
+        Survey { window: usize::MAX, ..self }
+    }
+
+    /// One whose batches are believed by their headers: for bytes that were checked before.
+    pub fn believing(self) -> Self {
+        Survey { check: Check::Known, ..self }
+    }
+
+    /// Which bytes to give it next: where they begin, and how many. `None` when it has seen all.
+    pub fn wants(&self) -> Option<(u64, usize)> {
+        let left = self.end.saturating_sub(self.at);
+        (left > 0).then(|| (self.at, usize::try_from(left).unwrap_or(usize::MAX).min(self.window)))
+    }
+
+    /// The offset after the last record that was shown.
+    pub fn expected(&self) -> Offset {
+        self.expected
+    }
+
+    /// Takes the bytes that it [`wants`](Survey::wants), all it can get of them. Fewer mean that the file ends there.
+    pub fn take(&mut self, bytes: &[u8], see: &mut impl FnMut(Found)) {
+        let Some((start, wanted)) = self.wants() else { return };
+        if bytes.len() < wanted {
+            self.end = start + bytes.len() as u64;
+        }
+        let last = start + bytes.len() as u64 >= self.end;
+        self.window = WINDOW_BYTES;
+        loop {
+            let more = match self.gap {
+                None => self.walk(bytes, (start, last), see),
+                Some(_) => self.leave_gap(bytes, (start, last), see),
+            };
+            if !more || self.at >= self.end {
+                return;
+            }
+        }
+    }
+
+    /// Says what is lost at the end. To be called when nothing more is wanted.
+    pub fn finish(self, see: &mut impl FnMut(Found)) {
+        if self.bound == Offset(u64::MAX) || self.expected >= self.bound {
+            return;
+        }
+        let (position, reason) = match self.gap {
+            Some(gap) => (gap.position, gap.reason),
+            None => (self.end, format!("records {} to {} are missing", self.expected, self.bound.0 - 1)),
+        };
+        let end_position = self.end.max(position);
+        see(Found::Lost(Lost { position, end_position, from: self.expected, to: self.bound, reason }));
+    }
+
+    /// Whether a batch with `header` can stand behind what was shown.
+    fn fits(&self, header: &BatchHeader) -> bool {
+        header.incarnation == self.segment.incarnation
+            && header.base_offset >= self.expected
+            && header.end_offset() <= self.bound
+    }
+
+    fn open_gap(&mut self, position: u64, reason: String) {
+        self.gap = Some(Gap { position, reason });
+        // A header may stand there, of a batch that is not whole: the search begins behind it.
+        self.at = position + 1;
+    }
+
+    /// Takes batches, until they or the bytes end. Says whether there is more to do here.
+    fn walk(&mut self, bytes: &[u8], (start, last): (u64, bool), see: &mut impl FnMut(Found)) -> bool {
+        let rest = &bytes[((self.at - start) as usize).min(bytes.len())..];
+        let segment = (self.segment.block_bytes, self.segment.incarnation);
+        let mut walk = Walk::new(rest, self.at, segment, self.check);
+        loop {
+            match walk.step() {
+                Step::Batch(batch) if self.fits(&batch.header) => {
+                    self.jump(&batch, see);
+                    self.expected = batch.header.end_offset();
+                    self.at = batch.position + batch.header.batch_len() as u64;
+                    see(Found::Batch(batch));
+                }
+                Step::Batch(batch) => {
+                    let (offset, expected) = (batch.header.base_offset, self.expected);
+                    self.open_gap(batch.position, format!("a batch with offset {offset} where {expected} is due"));
+                    return true;
+                }
+                Step::End { position } => {
+                    self.at = position;
+                    return false;
+                }
+                Step::CutOff { position, need } if last => {
+                    self.open_gap(position, format!("the bytes end within {need} bytes of a batch"));
+                    return true;
+                }
+                Step::CutOff { position, .. } => {
+                    self.at = position;
+                    self.window = WINDOW_BYTES + BATCH_BYTES_MAX;
+                    return false;
+                }
+                Step::Invalid { position, reason } => {
+                    let stored = &bytes[(position - start) as usize..];
+                    match check_stored_header(stored) {
+                        // The header is whole, so its length is right: only this batch is lost.
+                        Ok(header) if self.fits(&header) => {
+                            self.at = position + header.batch_len() as u64;
+                            let (from, to) = (self.expected, header.end_offset());
+                            self.expected = to;
+                            see(Found::Lost(Lost { position, end_position: self.at, from, to, reason }));
+                        }
+                        _ => self.open_gap(position, reason),
+                    }
+                    return true;
+                }
+            }
+        }
+    }
+
+    /// Before `batch` records may be missing: lost bytes that read as zeros look like the padding between groups.
+    fn jump(&self, batch: &Located, see: &mut impl FnMut(Found)) {
+        let (from, to) = (self.expected, batch.header.base_offset);
+        if from < to {
+            let reason = format!("offset {from} is missing, {to} follows");
+            see(Found::Lost(Lost { position: self.at, end_position: batch.position, from, to, reason }));
+        }
+    }
+
+    /// Looks for the batch that ends the gap. Says whether there is more to do here.
+    fn leave_gap(&mut self, bytes: &[u8], (start, last): (u64, bool), see: &mut impl FnMut(Found)) -> bool {
+        let mut from = ((self.at - start) as usize).min(bytes.len());
+        // Prepared room is megabytes of zeros: not looked at byte by byte.
+        while !is_zero(&bytes[from..])
+            && let Some((at, header)) = find_stored_header(&bytes[from..])
+        {
+            let at = from + at;
+            from = at + 1;
+            if !self.fits(&header) {
+                continue;
+            }
+            match bytes[at..].get(..header.batch_len()) {
+                Some(batch) if check_stored(batch).is_ok() => {
+                    self.close_gap(start + at as u64, header.base_offset, see);
+                    return true;
+                }
+                // Its body is damaged as well. Not searched for others: that could be made to take for ever.
+                Some(_) => from = at + header.batch_len(),
+                None if last => {}
+                None => {
+                    self.at = start + at as u64;
+                    self.window = WINDOW_BYTES + BATCH_BYTES_MAX;
+                    return false;
+                }
+            }
+        }
+        // A header may begin in the last bytes and end in the next window.
+        let seen = if last { bytes.len() } else { bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1).max(from) };
+        self.at = start + seen as u64;
+        false
+    }
+
+    fn close_gap(&mut self, position: u64, base_offset: Offset, see: &mut impl FnMut(Found)) {
+        self.at = position;
+        let Some(gap) = self.gap.take() else { return };
+        let (from, to) = (self.expected, base_offset);
+        self.expected = base_offset;
+        see(Found::Lost(Lost { position: gap.position, end_position: position, from, to, reason: gap.reason }));
+    }
+}
+
+fn is_zero(bytes: &[u8]) -> bool {
+    const ZEROS: [u8; 4096] = [0; 4096];
+    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::fixture::{P, batch_of},
+        record::{BatchBuilder, Codec, ServerFields, stamp},
+        types::{Incarnation, LeaderEpoch},
+    };
+
+    const BLOCK: u64 = 512;
+    const START: u64 = 4096;
+
+    fn segment() -> SegmentHeader {
+        SegmentHeader {
+            partition: P,
+            block_bytes: BLOCK as u32,
+            base_offset: Offset(100),
+            created_ms: 0,
+            incarnation: Incarnation(7),
+            leader_epoch: LeaderEpoch(1),
+        }
+    }
+
+    fn fields(offset: u64, incarnation: u32) -> ServerFields {
+        ServerFields {
+            base_offset: Offset(offset),
+            durable_hint: Offset(0),
+            leader_epoch: LeaderEpoch(1),
+            incarnation: Incarnation(incarnation),
+        }
+    }
+
+    /// Groups of `per_group` batches of `len` bytes, `count` batches in all, each group padded to a block.
+    fn stored(count: u64, len: usize, per_group: u64) -> (Vec<u8>, Vec<usize>) {
+        let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+        for n in 0..count {
+            if n % per_group == 0 {
+                bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+            }
+            starts.push(bytes.len());
+            let at = bytes.len();
+            bytes.extend_from_slice(&batch_of(len));
+            stamp(&mut bytes[at..], fields(100 + n, 7));
+        }
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        (bytes, starts)
+    }
+
+    /// Surveys `bytes` in windows as it wants them. Every offset is either in a batch or lost, in order and once.
+    fn survey(bytes: &[u8], bound: u64) -> (Vec<u64>, Vec<Lost>) {
+        let span = (START, START + bytes.len() as u64);
+        let mut survey = Survey::new(&segment(), span, (Offset(100), Offset(bound)));
+        let (mut intact, mut lost, mut due) = (Vec::new(), Vec::new(), Offset(100));
+        let mut see = |found| match found {
+            Found::Batch(batch) => {
+                assert_eq!(batch.header.base_offset, due);
+                due = batch.header.end_offset();
+                intact.push(batch.header.base_offset.0);
+            }
+            Found::Lost(one) => {
+                assert_eq!(one.from, due, "{one:?}");
+                assert!(one.position < one.end_position || one.from < one.to, "{one:?}");
+                due = one.to;
+                if one.from < one.to {
+                    lost.push(one);
+                }
+            }
+        };
+        while let Some((position, len)) = survey.wants() {
+            let from = (position - START) as usize;
+            survey.take(&bytes[from..(from + len).min(bytes.len())], &mut see);
+        }
+        survey.finish(&mut see);
+        assert_eq!(due, Offset(bound));
+        (intact, lost)
+    }
+
+    #[test]
+    fn any_flipped_bit_costs_exactly_the_batch_it_is_in_and_the_neighbours_stay() {
+        let (bytes, starts) = stored(6, 200, 3);
+        assert_eq!(survey(&bytes, 106).0, [100, 101, 102, 103, 104, 105]);
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let hit = starts.iter().position(|start| (*start..start + 200).contains(&(bit / 8)));
+            let (intact, lost) = survey(&damaged, 106);
+            let others: Vec<u64> =
+                (100..106).filter(|offset| hit.is_none_or(|hit| *offset != 100 + hit as u64)).collect();
+            assert_eq!(intact, others, "bit {bit}");
+            let ranges: Vec<_> = lost.iter().map(|one| (one.from.0, one.to.0)).collect();
+            assert_eq!(ranges, hit.map_or(vec![], |hit| vec![(100 + hit as u64, 101 + hit as u64)]), "bit {bit}");
+        }
+    }
+
+    #[test]
+    fn a_zeroed_stretch_a_cut_and_a_repeated_block_cost_what_they_cover() {
+        let (bytes, starts) = stored(12, 200, 3);
+        let mut zeroed = bytes.clone();
+        zeroed[starts[4]..starts[7]].fill(0);
+        let (intact, lost) = survey(&zeroed, 112);
+        assert_eq!(intact, [100, 101, 102, 103, 107, 108, 109, 110, 111]);
+        assert_eq!(lost.iter().map(|one| (one.from.0, one.to.0)).collect::<Vec<_>>(), [(104, 107)]);
+
+        let (intact, lost) = survey(&bytes[..starts[8] + 100], 112);
+        assert_eq!(intact, [100, 101, 102, 103, 104, 105, 106, 107]);
+        assert_eq!(lost.iter().map(|one| (one.from.0, one.to.0)).collect::<Vec<_>>(), [(108, 112)]);
+
+        let mut repeated = bytes.clone();
+        let (first, second) = repeated.split_at_mut(starts[6]);
+        second[..starts[3]].copy_from_slice(&first[..starts[3]]);
+        let (intact, lost) = survey(&repeated, 112);
+        assert_eq!(intact, [100, 101, 102, 103, 104, 105, 109, 110, 111]);
+        assert_eq!(lost.iter().map(|one| (one.from.0, one.to.0)).collect::<Vec<_>>(), [(106, 109)]);
+    }
+
+    #[test]
+    fn batches_larger_than_a_window_are_found_before_and_behind_damage() {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for _ in 0..5 {
+            builder.push(None, &vec![7; 1_000_000], &[], 1).unwrap();
+        }
+        let large = builder.finish().unwrap();
+        assert!(large.len() > WINDOW_BYTES);
+        let (mut bytes, mut starts) = (Vec::new(), Vec::new());
+        for n in 0..4 {
+            starts.push(bytes.len());
+            bytes.extend_from_slice(&large);
+            let at = starts[n as usize];
+            stamp(&mut bytes[at..], fields(100 + 5 * n, 7));
+            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        }
+        bytes[starts[1] + 10] ^= 1;
+        let (intact, lost) = survey(&bytes, 120);
+        assert_eq!((intact, lost.len()), (vec![100, 110, 115], 1));
+        assert_eq!((lost[0].from, lost[0].to), (Offset(105), Offset(110)));
+    }
+
+    #[test]
+    fn bytes_of_another_life_or_beyond_what_follows_are_no_batches() {
+        let (bytes, starts) = stored(6, 200, 3);
+        let (intact, lost) = survey(&bytes[..starts[3]], 102);
+        assert_eq!((intact, lost.len()), (vec![100, 101], 0), "102 belongs to the next segment");
+        let mut stale = bytes.clone();
+        stamp(&mut stale[starts[2]..], fields(102, 6));
+        let (intact, lost) = survey(&stale, 106);
+        assert_eq!((intact, lost.len()), (vec![100, 101, 103, 104, 105], 1));
+    }
+}
