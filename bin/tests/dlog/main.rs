@@ -3,6 +3,9 @@
 mod command_line;
 mod config_reference;
 mod crash;
+mod damage;
+mod failing_drive;
+mod full_drive;
 mod power;
 mod server;
 mod support;

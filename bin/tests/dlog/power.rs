@@ -1,8 +1,9 @@
-//! A drive whose power can be cut: an ext4 file system in a file, which the kernel can be told to abandon. What its
+//! A drive whose power can be cut, that can be full, freeze and lose its sectors: an ext4 file system in a file, which the kernel can be told to abandon. What its
 //! journal had not committed is gone, and every operation fails until it is mounted anew. Only root can do that.
 
 use std::{
     fs,
+    io::Write,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -18,16 +19,42 @@ const DRIVE_BYTES: u64 = 2 << 30;
 pub struct Drive {
     image: PathBuf,
     mounted_at: PathBuf,
+    /// The file system in memory that the image is on, if it is.
+    memory_at: Option<PathBuf>,
 }
 
 impl Drive {
-    /// Makes and mounts one in `dir`. `None` where that is not allowed.
+    /// Makes and mounts one in `dir`. `None`, loudly, where that is not allowed.
     pub fn mount(dir: &Path) -> Option<Drive> {
-        let drive = Drive { image: dir.join("drive.ext4"), mounted_at: dir.join("drive") };
-        fs::File::create(&drive.image).unwrap().set_len(DRIVE_BYTES).unwrap();
+        Drive::of_size(dir, DRIVE_BYTES)
+    }
+
+    /// The same with so many bytes.
+    pub fn of_size(dir: &Path, bytes: u64) -> Option<Drive> {
+        Drive::make(dir, dir.join("drive.ext4"), None, bytes)
+    }
+
+    /// One that says that it has `bytes` and runs out of room after `real_bytes`, as thinly provisioned volumes do.
+    pub fn promising(dir: &Path, bytes: u64, real_bytes: u64) -> Option<Drive> {
+        let memory = dir.join("memory");
+        fs::create_dir(&memory).unwrap();
+        if let Err(reason) = run("mount", &["-t", "tmpfs", "-o", &format!("size={real_bytes}"), "none", text(&memory)])
+        {
+            println!("SKIPPED: a drive in memory: {reason}");
+            return None;
+        }
+        Drive::make(dir, memory.join("drive.ext4"), Some(memory), bytes)
+    }
+
+    fn make(dir: &Path, image: PathBuf, memory_at: Option<PathBuf>, bytes: u64) -> Option<Drive> {
+        let drive = Drive { image, mounted_at: dir.join("drive"), memory_at };
+        fs::File::create(&drive.image).unwrap().set_len(bytes).unwrap();
         fs::create_dir(&drive.mounted_at).unwrap();
-        let made = run("mkfs.ext4", &["-q", "-F", text(&drive.image)]).and_then(|()| drive.try_power_up());
-        made.inspect_err(|reason| println!("{reason}")).ok().map(|()| drive)
+        // Without room for root only, so that what is free is free for everybody.
+        let made = run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&drive.image)]).and_then(|()| drive.try_power_up());
+        made.inspect_err(|reason| println!("SKIPPED: a drive of its own, which takes root and loop devices: {reason}"))
+            .ok()
+            .map(|()| drive)
     }
 
     /// Where its files are.
@@ -49,11 +76,63 @@ impl Drive {
     fn try_power_up(&self) -> Result<(), String> {
         run("mount", &["-o", "loop", text(&self.image), text(&self.mounted_at)])
     }
+
+    /// No write ends from now on, until the drive is thawed.
+    pub fn freeze(&self) {
+        run("fsfreeze", &["-f", text(&self.mounted_at)]).unwrap();
+    }
+
+    /// The end of [`Drive::freeze`].
+    pub fn thaw(&self) {
+        run("fsfreeze", &["-u", text(&self.mounted_at)]).unwrap();
+    }
+
+    /// What the drive holds cannot be read any more.
+    pub fn lose_sectors(&self) {
+        fs::OpenOptions::new().write(true).open(&self.image).unwrap().set_len(0).unwrap();
+    }
+
+    /// Gives a drive that only promised its room the room.
+    pub fn get_real(&self) {
+        let memory = self.memory_at.as_ref().unwrap();
+        run("mount", &["-o", "remount,size=4g", text(memory)]).unwrap();
+    }
+
+    /// Takes all room but `left` bytes of what is free, until [`Drive::make_room`].
+    pub fn fill_up_to(&self, left: u64) {
+        let volume = nix::sys::statvfs::statvfs(self.path()).unwrap();
+        let free = volume.blocks_available() as u64 * volume.fragment_size() as u64;
+        run("fallocate", &["-l", &free.saturating_sub(left).to_string(), text(&self.ballast())]).unwrap();
+    }
+
+    /// Takes the last byte.
+    pub fn fill(&self) {
+        self.fill_up_to(8 << 20);
+        let mut file = fs::File::create(self.path().join("rest")).unwrap();
+        for bytes in [1 << 20, 4096, 1] {
+            while file.write_all(&vec![1; bytes]).and_then(|()| file.sync_all()).is_ok() {}
+        }
+    }
+
+    /// Gives room back.
+    pub fn make_room(&self) {
+        for file in [self.ballast(), self.path().join("rest")] {
+            let _ = fs::remove_file(file);
+        }
+    }
+
+    fn ballast(&self) -> PathBuf {
+        self.path().join("ballast")
+    }
 }
 
 impl Drop for Drive {
     fn drop(&mut self) {
-        let _ = run("umount", &[text(&self.mounted_at)]);
+        // In case a test failed while it was frozen.
+        let _ = run("fsfreeze", &["-u", text(&self.mounted_at)]);
+        for path in [Some(&self.mounted_at), self.memory_at.as_ref()].into_iter().flatten() {
+            let _ = run("umount", &[text(path)]);
+        }
     }
 }
 

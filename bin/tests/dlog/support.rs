@@ -83,14 +83,24 @@ impl Server {
 
     /// The same with `input` on stdin.
     pub fn feed(&self, args: &[&str], input: &[u8]) -> Vec<u8> {
+        succeeded(self.fed(args, input), args)
+    }
+
+    /// [`Server::refused`] with `input` on stdin.
+    pub fn feed_refused(&self, args: &[&str], input: &[u8]) -> (i32, String) {
+        failed(self.fed(args, input))
+    }
+
+    fn fed(&self, args: &[&str], input: &[u8]) -> Output {
         let mut command = self.command(args);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
         let writer = thread::spawn(move || stdin.write_all(&input));
         let output = child.wait_with_output().unwrap();
+        // A command that fails may end before it has read everything.
         let _ = writer.join().unwrap();
-        succeeded(output, args)
+        output
     }
 
     /// Runs a client's command that must fail; its exit code and stderr.
@@ -112,6 +122,19 @@ impl Server {
     /// A page that is JSON.
     pub fn json(&self, path: &str) -> serde_json::Value {
         serde_json::from_str(&self.page(path).1).unwrap()
+    }
+
+    /// What `/status` has at `pointer`, once it is as `wanted`; not for ever.
+    pub fn status_once(&self, pointer: &str, wanted: impl Fn(&serde_json::Value) -> bool) -> serde_json::Value {
+        let until = Instant::now() + PATIENCE;
+        loop {
+            let status = self.json("/status");
+            if let Some(value) = status.pointer(pointer).filter(|value| wanted(value)) {
+                return value.clone();
+            }
+            assert!(Instant::now() < until, "{pointer} never became what it should: {status:#}");
+            thread::sleep(Duration::from_millis(20));
+        }
     }
 
     /// Kills it as a crash would.
