@@ -1,5 +1,6 @@
-//! A drive whose power can be cut, that can be full, freeze and lose its sectors: an ext4 file system in a file, which the kernel can be told to abandon. What its
-//! journal had not committed is gone, and every operation fails until it is mounted anew. Only root can do that.
+//! A drive whose power can be cut, that can be full, freeze and lose its sectors: an ext4 file system in a file, which
+//! the kernel can be told to abandon. What its journal had not committed is gone, and every operation fails until it is
+//! mounted anew. Only root can do that.
 
 use std::{
     fs,

@@ -105,7 +105,8 @@ impl ServerIdentity {
             let path = if file == PemFile::Certificate { cert_path } else { key_path };
             CertificateError::Refused { path, reason }
         })?;
-        // It is there from the last start, unless the certificate was exchanged; a full drive has no room to write it anew.
+        // It is there from the last start, unless the certificate was exchanged; a full drive has no room to write it
+        // anew.
         let (noted, text) = (dir.join("fingerprint"), format!("{}\n", identity.fingerprint));
         if fs::read_to_string(&noted).ok().as_ref() != Some(&text) {
             write(&noted, text.as_bytes(), 0o644)?;
