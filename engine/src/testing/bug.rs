@@ -55,6 +55,11 @@ impl PlantedBug {
         PlantedBug::SkipDamageSilently,
         PlantedBug::StopAtDamage,
         PlantedBug::BlockOfAnotherSegment,
+        PlantedBug::ForgetProducersAtRestart,
+        PlantedBug::PendingDuplicateIsFresh,
+        PlantedBug::AckPendingDuplicate,
+        PlantedBug::SkipEpochCheck,
+        PlantedBug::IgnoreExpectedOffset,
     ];
 }
 

@@ -101,6 +101,10 @@ pub enum Event {
     Fault(Fault),
     /// A partition was read whole, at the end.
     Final(FinalRead),
+    /// An append, just sent, must get this offset or be refused.
+    Expects(AppendId, Offset),
+    /// An idempotent producer sent an append again: a new life of the server may store it.
+    Resent(AppendId),
 }
 
 /// A history. Made while a test runs, judged by [`super::checker::judge`].
@@ -119,6 +123,16 @@ impl History {
     pub fn send(&mut self, append: AppendSent) -> AppendId {
         self.events.push(Event::Sent(append));
         AppendId(self.events.len() - 1)
+    }
+
+    /// An append, just sent, is to be stored at `offset` or not at all.
+    pub fn expect(&mut self, append: AppendId, offset: Offset) {
+        self.events.push(Event::Expects(append, offset));
+    }
+
+    /// An append is about to be sent again, as it was.
+    pub fn resend(&mut self, append: AppendId) {
+        self.events.push(Event::Resent(append));
     }
 
     /// An append ended.

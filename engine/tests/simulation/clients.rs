@@ -23,6 +23,8 @@ use pyralog_engine::{
     types::{AckLevel, Offset, PartitionId},
 };
 
+use crate::producers::{self, Producers};
+
 pub const PARTITIONS: u32 = 3;
 pub const CLIENTS: u32 = 4;
 
@@ -34,6 +36,7 @@ pub struct Clients {
     pub history: RefCell<History>,
     pub random: RefCell<SimRandom>,
     pub next_sequence: RefCell<BTreeMap<u32, u64>>,
+    pub producers: RefCell<Producers>,
     pub appends_acked: Cell<u64>,
     pub records_read: Cell<u64>,
     /// How many cores the server had last.
@@ -46,6 +49,7 @@ impl Clients {
             history: RefCell::new(History::new()),
             random: RefCell::new(SimRandom::new(seed, 101)),
             next_sequence: RefCell::default(),
+            producers: RefCell::default(),
             appends_acked: Cell::new(0),
             records_read: Cell::new(0),
             cores: Cell::new(0),
@@ -71,6 +75,7 @@ pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Client
     loop {
         let partition = partitions[draw(partitions.len() as u64) as usize];
         match draw(10) {
+            0..=3 if client % 2 == 1 => producers::act(client, &shard, partition, &clients).await,
             0..=6 => append(client, &shard, partition, &clients).await,
             7..=8 => read_some(client, &shard, partition, &clients).await,
             _ => shard.runtime().sleep(Duration::from_micros(draw(3_000))).await,

@@ -25,6 +25,7 @@ use pyralog_engine::{
 use crate::{
     clients::{CLIENTS, Clients, be_client, read_all},
     plan::Plan,
+    producers::settle,
 };
 
 /// More than any life of a server takes.
@@ -173,7 +174,7 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     let shard = shards.borrow()[0].clone().unwrap();
     let clients = Rc::clone(clients);
     let all = async move {
-        let mut complaints = Vec::new();
+        let mut complaints = settle(&shard, &clients).await;
         let partitions: Vec<_> = shard.catalog().logs().flat_map(|log| log.partition_ids()).collect();
         for partition in partitions {
             if let Err(error) = read_all(&shard, partition, &clients).await {

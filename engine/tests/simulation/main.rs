@@ -12,6 +12,7 @@ mod bugs;
 mod clients;
 mod lives;
 mod plan;
+mod producers;
 mod scenes;
 
 use lives::{run_seed, try_seed};

@@ -29,6 +29,8 @@ pub enum Rule {
     C3,
     /// One producer's records appear in the order of their sequence, none twice.
     C4,
+    /// An append that expects an offset gets that one or none, and at most one of those who expect it wins.
+    C8,
 }
 
 /// What shows that a promise was broken.
@@ -68,6 +70,18 @@ pub enum Evidence {
         /// The sequence of the one before it.
         before: u64,
     },
+    /// The append was to be stored at another offset or not at all.
+    Misplaced {
+        /// At which one.
+        expected: Offset,
+    },
+    /// Two appends that expect this offset were acknowledged.
+    TwoWinners {
+        /// The first of them.
+        first: AppendId,
+        /// The second.
+        second: AppendId,
+    },
     /// Here should be this offset.
     Gap {
         /// The offset after the one before.
@@ -100,7 +114,8 @@ impl fmt::Display for Violation {
 
 /// Every broken promise of `history`, in the order in which it shows; at most 100.
 pub fn judge(history: &History) -> Vec<Violation> {
-    let mut judge = Judge { history, partitions: BTreeMap::new(), lives: 0, violations: Vec::new() };
+    let (partitions, winners) = (BTreeMap::new(), BTreeMap::new());
+    let mut judge = Judge { history, partitions, winners, lives: 0, violations: Vec::new() };
     for (at, event) in history.events().iter().enumerate() {
         judge.take(AppendId(at), event);
     }
@@ -114,6 +129,8 @@ const VIOLATIONS_MAX: usize = 100;
 struct Judge<'a> {
     history: &'a History,
     partitions: BTreeMap<PartitionId, PartitionState>,
+    /// The last append that was acknowledged at the offset that it expected.
+    winners: BTreeMap<(PartitionId, Offset), AppendId>,
     /// How often the server failed so far.
     lives: u32,
     violations: Vec<Violation>,
@@ -132,6 +149,11 @@ impl Judge<'_> {
                 }
             }
             Event::Final(read) => self.last(read),
+            Event::Expects(id, offset) => self.each_sent(*id, |append, at| append.condition = Some(offset.advance(at))),
+            Event::Resent(id) => {
+                let life = self.lives;
+                self.each_sent(*id, |append, _| append.life = life);
+            }
         }
     }
 
@@ -139,7 +161,9 @@ impl Judge<'_> {
         let life = self.lives;
         let partition = self.partitions.entry(append.partition).or_default();
         for tag in &append.records {
-            let sent = Append { id, tag: *tag, level: append.ack, refused: false, acked: false, life };
+            let (condition, place) = (None, None);
+            let sent =
+                Append { id, tag: *tag, level: append.ack, refused: false, acked: false, life, condition, place };
             partition.sent.insert((tag.producer, tag.sequence), sent);
         }
     }
@@ -148,19 +172,39 @@ impl Judge<'_> {
         let Some(Event::Sent(append)) = self.history.events().get(id.0) else { return };
         match outcome {
             AppendOutcome::Unknown => {}
-            AppendOutcome::Refused => {
-                let partition = self.partitions.entry(append.partition).or_default();
-                for tag in &append.records {
-                    if let Some(sent) = partition.sent.get_mut(&(tag.producer, tag.sequence)) {
-                        sent.refused = true;
-                    }
-                }
-            }
+            AppendOutcome::Refused => self.each_sent(id, |append, _| append.refused = true),
             AppendOutcome::Acked { level, base } => {
+                self.won((id, append), base);
                 for (tag, offset) in append.records.iter().zip(base.0..) {
                     self.know(append.partition, Offset(offset), (*tag, level), true);
                 }
             }
+        }
+    }
+
+    /// Changes what is known of each record of an append, by its place in it.
+    fn each_sent(&mut self, id: AppendId, mut change: impl FnMut(&mut Append, u64)) {
+        let Some(Event::Sent(append)) = self.history.events().get(id.0) else { return };
+        let partition = self.partitions.entry(append.partition).or_default();
+        for (tag, at) in append.records.iter().zip(0..) {
+            if let Some(sent) = partition.sent.get_mut(&(tag.producer, tag.sequence)) {
+                change(sent, at);
+            }
+        }
+    }
+
+    /// An append was acknowledged at `base`: if it expected that, no other one that did may still be there.
+    fn won(&mut self, (id, append): (AppendId, &AppendSent), base: Offset) {
+        let Some(tag) = append.records.first() else { return };
+        let Some(state) = self.partitions.get(&append.partition) else { return };
+        if state.sent.get(&(tag.producer, tag.sequence)).is_none_or(|sent| sent.condition.is_none()) {
+            return;
+        }
+        let other = self.winners.insert((append.partition, base), id);
+        let Some(first) = other.filter(|other| *other != id) else { return };
+        let Some(Event::Sent(before)) = self.history.events().get(first.0) else { return };
+        if before.records.first().is_some_and(|tag| state.holds(*tag, base)) {
+            self.broken(Rule::C8, append.partition, base, Evidence::TwoWinners { first, second: id });
         }
     }
 
@@ -191,9 +235,7 @@ impl Judge<'_> {
 
     fn know(&mut self, partition: PartitionId, offset: Offset, (tag, level): (RecordTag, AckLevel), acked: bool) {
         let state = self.partitions.entry(partition).or_default();
-        if let Some(append) = state.sent.get_mut(&(tag.producer, tag.sequence)) {
-            append.acked |= acked;
-        }
+        let wrong = state.misplaced(tag, offset, acked);
         let index = offset.0 as usize;
         if state.expected.len() <= index {
             state.expected.resize(index + 1, None);
@@ -211,17 +253,19 @@ impl Judge<'_> {
             }
             place => *place = Some(new),
         }
+        if let Some((rule, evidence)) = wrong {
+            self.broken(rule, partition, offset, evidence);
+        }
     }
 
     fn last(&mut self, read: &FinalRead) {
         self.contiguous(read.partition, read.start, &read.records);
-        let mut places: BTreeMap<(u32, u64), Offset> = BTreeMap::new();
+        let mut places: BTreeSet<(u32, u64)> = BTreeSet::new();
         let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
         for (offset, tag) in &read.records {
             self.see(read.partition, *offset, *tag);
-            if let Some(other) = places.insert((tag.producer, tag.sequence), *offset) {
-                let rule = if self.is_acked(read.partition, *tag) { Rule::C4 } else { Rule::C2 };
-                self.broken(rule, read.partition, *offset, Evidence::Twice { tag: *tag, other });
+            if !places.insert((tag.producer, tag.sequence)) {
+                // The judge said so when it saw it.
                 continue;
             }
             let before = newest.insert(tag.producer, tag.sequence);
@@ -230,11 +274,6 @@ impl Judge<'_> {
             }
         }
         self.nothing_missing(read);
-    }
-
-    fn is_acked(&self, partition: PartitionId, tag: RecordTag) -> bool {
-        let sent = self.partitions.get(&partition).and_then(|state| state.sent.get(&(tag.producer, tag.sequence)));
-        sent.is_some_and(|append| append.acked)
     }
 
     fn nothing_missing(&mut self, read: &FinalRead) {

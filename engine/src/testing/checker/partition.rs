@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
+use super::{Evidence, Rule};
 use crate::{
     testing::history::{AppendId, RecordTag},
-    types::AckLevel,
+    types::{AckLevel, Offset},
 };
 
 /// What must be at an offset.
@@ -27,8 +28,12 @@ pub(super) struct Append {
     pub(super) level: AckLevel,
     pub(super) refused: bool,
     pub(super) acked: bool,
-    /// The life of the server in which it was sent.
+    /// The life of the server in which it was sent last.
     pub(super) life: u32,
+    /// The only offset it may have, if it was sent on that condition.
+    pub(super) condition: Option<Offset>,
+    /// Where it was found last.
+    pub(super) place: Option<Offset>,
 }
 
 #[derive(Default)]
@@ -42,6 +47,24 @@ pub(super) struct PartitionState {
 }
 
 impl PartitionState {
+    /// Notes that the record `tag` was found at `offset`. What is wrong with that, if something is.
+    pub(super) fn misplaced(&mut self, tag: RecordTag, offset: Offset, acked: bool) -> Option<(Rule, Evidence)> {
+        let append = self.sent.get_mut(&(tag.producer, tag.sequence))?;
+        append.acked |= acked;
+        let (acked, other, condition) = (append.acked, append.place.replace(offset), append.condition);
+        if let Some(expected) = condition.filter(|expected| *expected != offset) {
+            return Some((Rule::C8, Evidence::Misplaced { expected }));
+        }
+        let other = other.filter(|other| *other != offset && self.holds(tag, *other))?;
+        Some((if acked { Rule::C4 } else { Rule::C2 }, Evidence::Twice { tag, other }))
+    }
+
+    /// Whether `tag` is known to be at `offset`, and no fault since may have taken it.
+    pub(super) fn holds(&self, tag: RecordTag, offset: Offset) -> bool {
+        let known = self.expected.get(offset.0 as usize).copied().flatten();
+        known.is_some_and(|known| known.tag == tag && !known.may_be_gone)
+    }
+
     /// A fault took, or may have taken, what is stored less safely than `level`. What lies before a safe record is as
     /// safe: a log is kept as a prefix.
     pub(super) fn lose_below(&mut self, level: AckLevel) {

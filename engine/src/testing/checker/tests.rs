@@ -139,7 +139,7 @@ fn c3_a_gap_two_contents_and_a_record_that_nobody_sent() {
     acked(&mut h, AckLevel::Durable, 0, &[1, 2]);
     let records = vec![(Offset(0), tag(1)), (Offset(2), tag(2))];
     h.read(ReadSeen { observer: 0, partition: P, from: Offset(0), records });
-    assert_eq!(rules(&h), [Rule::C3]);
+    assert_eq!(rules(&h), [Rule::C3, Rule::C4], "a gap, and the record behind it is at two places");
 
     let mut h = History::new();
     send(&mut h, AckLevel::Durable, &[1]);
@@ -165,4 +165,70 @@ fn c4_a_producers_records_change_places_or_appear_twice() {
     acked(&mut h, AckLevel::Durable, 0, &[1]);
     finish(&mut h, &[1, 1]);
     assert_eq!(rules(&h), [Rule::C4]);
+}
+
+#[test]
+fn c4_a_batch_that_was_sent_again_is_stored_twice_and_the_copy_is_seen_by_a_reader() {
+    let mut h = History::new();
+    let id = send(&mut h, AckLevel::Durable, &[1]);
+    h.end(id, AppendOutcome::Acked { level: AckLevel::Durable, base: Offset(0) });
+    h.resend(id);
+    read(&mut h, 0, &[1, 1]);
+    assert_eq!(rules(&h), [Rule::C4]);
+    let mut h = History::new();
+    let id = send(&mut h, AckLevel::Durable, &[1]);
+    h.end(id, AppendOutcome::Acked { level: AckLevel::Durable, base: Offset(0) });
+    h.end(id, AppendOutcome::Acked { level: AckLevel::Durable, base: Offset(1) });
+    assert_eq!(rules(&h), [Rule::C4], "it was acknowledged at two offsets");
+}
+
+#[test]
+fn an_append_that_is_sent_again_may_be_stored_by_the_new_life_as_weakly_as_it_asked() {
+    let mut h = History::new();
+    let id = send(&mut h, AckLevel::Received, &[1]);
+    h.fault(Fault::PowerLoss);
+    h.resend(id);
+    read(&mut h, 0, &[1]);
+    h.fault(Fault::PowerLoss);
+    finish(&mut h, &[]);
+    assert_eq!(judge(&h), []);
+}
+
+#[test]
+fn c8_an_append_is_stored_elsewhere_than_it_expects_and_two_win_the_same_offset() {
+    let conditional = |h: &mut History, sequence, offset| {
+        let id = send(h, AckLevel::Durable, &[sequence]);
+        h.expect(id, Offset(offset));
+        id
+    };
+    let acked = |h: &mut History, id, base| {
+        h.end(id, AppendOutcome::Acked { level: AckLevel::Durable, base: Offset(base) });
+    };
+    let mut h = History::new();
+    let id = conditional(&mut h, 1, 0);
+    acked(&mut h, id, 1);
+    assert_eq!(rules(&h), [Rule::C8]);
+    let mut h = History::new();
+    conditional(&mut h, 1, 5);
+    read(&mut h, 0, &[1]);
+    assert_eq!(judge(&h)[0].evidence, Evidence::Misplaced { expected: Offset(5) });
+    let mut h = History::new();
+    let (first, second) = (conditional(&mut h, 1, 0), conditional(&mut h, 2, 0));
+    acked(&mut h, first, 0);
+    acked(&mut h, second, 0);
+    assert_eq!(judge(&h)[0].evidence, Evidence::TwoWinners { first, second });
+    assert_eq!(rules(&h)[0], Rule::C8);
+}
+
+#[test]
+fn an_offset_may_be_won_again_when_a_fault_took_the_first_winner() {
+    let mut h = History::new();
+    for (sequence, level) in [(1, AckLevel::Received), (2, AckLevel::Durable)] {
+        let id = send(&mut h, level, &[sequence]);
+        h.expect(id, Offset(0));
+        h.end(id, AppendOutcome::Acked { level, base: Offset(0) });
+        h.fault(Fault::PowerLoss);
+    }
+    finish(&mut h, &[2]);
+    assert_eq!(judge(&h), []);
 }
