@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use futures_util::future::join_all;
+use futures_util::future::{LocalBoxFuture, join_all};
 use pyralog_engine::runtime::{Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime};
 
 /// Bytes that any device takes as one block.
@@ -251,6 +251,41 @@ async fn spawned_tasks_run_beside_their_caller<R: Runtime>(runtime: R, _: PathBu
     assert_ne!(runtime.random_u64(), runtime.random_u64());
 }
 
+async fn background_tasks_run_are_woken_and_do_not_keep_others_from_running<R: Runtime>(runtime: R, dir: PathBuf) {
+    // Some that always want the core, and more of them than there are others.
+    let stop = Rc::new(Cell::new(false));
+    let turns = Rc::new(Cell::new(0u64));
+    for _ in 0..8 {
+        let (stop, turns, other) = (Rc::clone(&stop), Rc::clone(&turns), runtime.clone());
+        runtime.spawn_background(async move {
+            while !stop.get() {
+                turns.set(turns.get() + 1);
+                other.yield_now().await;
+            }
+        });
+    }
+    let file = runtime.open(&dir.join("file"), OpenMode::CreateNew).await.unwrap();
+    for round in 0..50u8 {
+        file.write_at(0, filled(&runtime, 1, round)).await.unwrap();
+        runtime.sleep(Duration::from_micros(100)).await;
+    }
+    until(&runtime, || turns.get() > 100).await;
+    stop.set(true);
+    // One that waits for the drive and the clock, woken by both, while nobody else does anything.
+    let (done, inner) = (Rc::new(Cell::new(false)), runtime.clone());
+    let flag = Rc::clone(&done);
+    runtime.spawn_background(async move {
+        for _ in 0..20 {
+            assert_eq!(file.read_at(0, BLOCK).await.unwrap(), vec![49; BLOCK]);
+            inner.sleep(Duration::from_micros(100)).await;
+        }
+        // What it spawns to be served is served, what it spawns behind itself comes as well.
+        let (again, last) = (inner.clone(), inner.clone());
+        inner.spawn(async move { again.spawn_background(async move { last.spawn(async move { flag.set(true) }) }) });
+    });
+    until(&runtime, || done.get()).await;
+}
+
 /// Lets other tasks run until `done`, at most for ten seconds.
 async fn until<R: Runtime>(runtime: &R, done: impl Fn() -> bool) {
     let deadline = runtime.monotonic() + Duration::from_secs(10);
@@ -415,6 +450,7 @@ mod real {
         an_operation_may_be_abandoned_at_any_time
         sleepers_wake_in_the_order_of_their_deadlines
         spawned_tasks_run_beside_their_caller
+        background_tasks_run_are_woken_and_do_not_keep_others_from_running
     }
 
     macro_rules! ring_contract {
@@ -444,6 +480,15 @@ mod real {
     /// short that happens within these passes, and without a heartbeat one time is one too many.
     #[test]
     fn a_core_does_not_fall_asleep_while_its_tasks_wait_to_run() {
+        pass_to_and_fro(|runtime, task| runtime.spawn(task));
+    }
+
+    #[test]
+    fn a_core_does_not_fall_asleep_while_its_background_tasks_wait_to_run() {
+        pass_to_and_fro(|runtime, task| runtime.spawn_background(task));
+    }
+
+    fn pass_to_and_fro(spawn: fn(&GlommioRuntime, LocalBoxFuture<'static, ()>)) {
         const PASSES: u64 = 20_000;
         let scratch = scratch();
         let options = LaunchOptions {
@@ -462,11 +507,21 @@ mod real {
                     (seats.remove(0), usize::from(other == 0))
                 };
                 let mesh = seat.connect(&runtime).await;
-                for pass in 0..PASSES {
-                    runtime.yield_now().await;
-                    to(&mesh, other).send(pass).await.unwrap();
-                    assert_eq!(from(&mesh, other).recv().await, Some(pass));
-                }
+                let (passed, over) = async_channel::bounded(1);
+                let own = runtime.clone();
+                let passing = async move {
+                    for pass in 0..PASSES {
+                        own.yield_now().await;
+                        to(&mesh, other).send(pass).await.unwrap();
+                        assert_eq!(from(&mesh, other).recv().await, Some(pass));
+                    }
+                    passed.send(()).await.unwrap();
+                    // The other core may still be at its last pass.
+                    own.sleep(Duration::from_millis(10)).await;
+                };
+                spawn(&runtime, Box::pin(passing));
+                over.recv().await.unwrap();
+                runtime.sleep(Duration::from_millis(10)).await;
                 done.send(()).unwrap();
             }
         });
@@ -591,6 +646,7 @@ mod simulated {
         an_operation_may_be_abandoned_at_any_time
         sleepers_wake_in_the_order_of_their_deadlines
         spawned_tasks_run_beside_their_caller
+        background_tasks_run_are_woken_and_do_not_keep_others_from_running
     }
 
     macro_rules! ring_contract {

@@ -129,7 +129,7 @@ impl<R: Runtime> Log<R> {
         self.sync_file(segment, file).await?;
         let (log, segment) = (Rc::clone(self), Rc::clone(segment));
         // Derived data: not waited for, and rebuilt if it does not arrive.
-        self.context.runtime.spawn(async move {
+        self.context.runtime.spawn_background(async move {
             if let Err(error) = log.write_sidecar(&segment).await {
                 tracing::warn!(file = %segment.index_path().display(), %error, "the index was not kept");
             }

@@ -65,7 +65,7 @@ impl<R: Runtime> Log<R> {
             return;
         }
         let (log, segment) = (Rc::clone(self), Rc::clone(segment));
-        self.context.runtime.spawn(async move {
+        self.context.runtime.spawn_background(async move {
             // A failure is met again, and reported, by the flush that needs the room.
             let _ = log.prepare_to(&segment, target).await;
         });

@@ -6,7 +6,7 @@
 //! panic hangs the caller.
 
 use std::{
-    cell::OnceCell,
+    cell::{Cell, OnceCell},
     io,
     marker::PhantomData,
     os::fd::AsRawFd,
@@ -20,7 +20,7 @@ use std::{
 use bytes::Bytes;
 use futures_util::future::{join, join_all};
 use glommio::{
-    GlommioError, LocalExecutorBuilder, Placement, ResourceType,
+    GlommioError, LocalExecutorBuilder, Placement, ResourceType, TaskQueueHandle,
     channels::shared_channel::{ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded},
     io::{DmaBuffer, DmaFile, OpenOptions, ReadResult},
 };
@@ -39,6 +39,20 @@ const FULL_RING_PAUSE: Duration = Duration::from_micros(100);
 /// The preempt timer until the vigil is kept. An executor whose timer is up before its first task runs never runs it;
 /// this one outlasts any pause of a thread.
 const PREEMPT_TIMER_AT_START: Duration = Duration::from_secs(10);
+
+/// The classes of tasks; places in [`QUEUES`].
+const SERVING: usize = 0;
+const BACKGROUND: usize = 1;
+
+/// What the classes get of a core that both of them want: nine parts in ten are for those who are served. A catch-up
+/// reader still checks some hundred MB/s with the rest.
+const SERVING_SHARES: usize = 900;
+const BACKGROUND_SHARES: usize = 100;
+
+thread_local! {
+    /// The task queues of this thread's executor, by class.
+    static QUEUES: Cell<Option<[TaskQueueHandle; vigil::CLASSES]>> = const { Cell::new(None) };
+}
 
 /// How often an executor wakes while its rings are being connected.
 const CONNECT_TICK: Duration = Duration::from_millis(1);
@@ -212,10 +226,14 @@ where
         .ring_depth(options.ring_depth)
         .io_memory(options.io_memory_bytes)
         .spawn(move || async move {
-            let latency = glommio::Latency::Matters(preempt_timer);
-            let queue = glommio::executor().create_task_queue(glommio::Shares::default(), latency, "core");
-            vigil::begin(queue).await;
-            // Whatever a task spawns goes to its own queue, so this is the queue of all that follows.
+            // The same timer for both: a background task is asked to yield as soon as any other.
+            let queue = |(shares, name)| {
+                let latency = glommio::Latency::Matters(preempt_timer);
+                glommio::executor().create_task_queue(glommio::Shares::Static(shares), latency, name)
+            };
+            let queues = [(SERVING_SHARES, "core"), (BACKGROUND_SHARES, "background")].map(queue);
+            vigil::begin(queues).await;
+            QUEUES.set(Some(queues));
             let life = glommio::spawn_local_into(
                 async move {
                     let runtime = GlommioRuntime::on_this_executor();
@@ -236,9 +254,9 @@ where
                             Err(async_channel::RecvError) => None,
                         }
                     };
-                    vigil::guarded(whole).await
+                    vigil::guarded(SERVING, whole).await
                 },
-                queue,
+                queues[SERVING],
             );
             life.expect("the queue exists").await // why: made above, on this executor
         })
@@ -354,7 +372,11 @@ impl Runtime for GlommioRuntime {
     }
 
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        glommio::spawn_local(vigil::guarded(task)).detach();
+        spawn_into(SERVING, task);
+    }
+
+    fn spawn_background(&self, task: impl Future<Output = ()> + 'static) {
+        spawn_into(BACKGROUND, task);
     }
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
@@ -418,6 +440,16 @@ impl Runtime for GlommioRuntime {
         let path = path.to_owned();
         blocking(move || directory::free_bytes(&path)).await
     }
+}
+
+fn spawn_into(class: usize, task: impl Future<Output = ()> + 'static) {
+    let task = vigil::guarded(class, task);
+    match QUEUES.get() {
+        // why: the queues live as long as the executor
+        Some(queues) => glommio::spawn_local_into(task, queues[class]).expect("the queue exists").detach(),
+        // An executor that `launch` did not make has one queue.
+        None => glommio::spawn_local(task).detach(),
+    };
 }
 
 /// Runs `operation` on the core's helper thread. If it panics, the caller gets an error: glommio would let it wait for

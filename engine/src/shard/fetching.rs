@@ -133,7 +133,8 @@ impl<R: Runtime> Owned<R> {
             OffsetAt::Latest => reply.send(self.found(Ok(ends.high_watermark()))),
             OffsetAt::Timestamp(timestamp_ms) => {
                 let partition = Rc::clone(self);
-                self.core.context.runtime.spawn(async move {
+                // It may have to read and to check whole segments, where an index is missing.
+                self.core.context.runtime.spawn_background(async move {
                     let offset = partition.log.find_time(timestamp_ms, ends.high_watermark()).await;
                     reply.send(partition.found(offset));
                 });

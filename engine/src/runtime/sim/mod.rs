@@ -267,6 +267,11 @@ impl Runtime for SimRuntime {
         self.world.spawn(self.place, task);
     }
 
+    fn spawn_background(&self, task: impl Future<Output = ()> + 'static) {
+        // The seed chooses who runs, and so also that the one class waits for the other.
+        self.spawn(task);
+    }
+
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static {
         self.world.sleep(duration)
     }
