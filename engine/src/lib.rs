@@ -13,9 +13,8 @@
 //!
 //! # The way of a fetched record
 //!
-//! `Shard::submit` → `Owned::fetch` → `Partition::handle_fetch_wait` → `Log::read_memory` → `Log::read_disk` →
-//! `BlockCache::get` →
-//! `File::read_at` → `ReplyTo::send`
+//! `Shard::submit` → `Owned::fetch` → `Partition::handle_fetch_wait` → `Log::read_memory` → `Log::read_ahead` →
+//! `Log::read_disk` → `BlockCache::get` → `File::read_at` → `ReplyTo::send`
 
 pub mod catalog;
 pub mod error;

@@ -125,6 +125,8 @@ pub struct CoreMetrics {
     pub cache_hits: Counter,
     /// Reads that did not.
     pub cache_misses: Counter,
+    /// Reads that found their bytes read ahead.
+    pub read_ahead_hits: Counter,
     /// Damaged places found in segments, each once in the life of the process.
     pub damages_found: Counter,
     /// Records lost in them.

@@ -24,6 +24,7 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_disk_read_bytes_total", "Bytes of these.", |m| &m.disk_read_bytes),
     ("dlog_cache_hits_total", "Reads that found their bytes in the cache.", |m| &m.cache_hits),
     ("dlog_cache_misses_total", "Reads that did not.", |m| &m.cache_misses),
+    ("dlog_read_ahead_hits_total", "Reads that found their bytes read ahead.", |m| &m.read_ahead_hits),
     ("dlog_damages_found_total", "Damaged places found in segments since the start.", |m| &m.damages_found),
     ("dlog_records_lost_total", "Records lost in them.", |m| &m.records_lost),
     ("dlog_hops_total", "Requests passed on to the core that owns their partition.", |m| &m.hops),

@@ -5,6 +5,7 @@
 //! bytes, and that damaged bytes are reported and never handed out. All of it runs on the owning core; nothing here is
 //! shared.
 
+pub mod ahead;
 mod behind_damage;
 pub mod cache;
 pub mod damage;
@@ -34,6 +35,7 @@ use std::{
     sync::Arc,
 };
 
+use ahead::{AheadMemory, ReadAhead};
 use cache::BlockCache;
 use damage::Losses;
 use room::Room;
@@ -58,6 +60,8 @@ pub struct LogContext<R: Runtime> {
     pub metrics: Arc<CoreMetrics>,
     /// Index blocks read from the device.
     pub cache: BlockCache,
+    /// What is read before it is asked for.
+    pub ahead: AheadMemory<R>,
     /// A buffer of zeros, to fill files with.
     pub zeros: Rc<R::Buffer>,
     /// The device's logical block.
@@ -121,6 +125,7 @@ pub struct Log<R: Runtime> {
     end_offset: Cell<Offset>,
     /// What is known to be damaged.
     losses: Losses,
+    ahead: ReadAhead<R>,
     /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
     preparing: Cell<bool>,
     prepared: Signal,

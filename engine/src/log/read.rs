@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 
 use super::{
     Log,
+    ahead::Ready,
     cache::BlockKey,
     damage::Loss,
     index::IndexBlock,
@@ -44,13 +45,15 @@ struct Collector {
     range: ReadRange,
     pieces: Vec<Bytes>,
     bytes: usize,
+    /// The offset after the last batch.
+    next: Offset,
     /// The range is complete.
     done: bool,
 }
 
 impl Collector {
     fn new(range: ReadRange) -> Self {
-        Collector { range, pieces: Vec::new(), bytes: 0, done: false }
+        Collector { range, pieces: Vec::new(), bytes: 0, next: range.offset, done: false }
     }
 
     /// Takes the wanted batches of `bytes`, which stand at `start` of the file of `segment` and were checked before.
@@ -70,6 +73,7 @@ impl Collector {
             }
             let from = (batch.position - start) as usize;
             self.bytes += len;
+            self.next = batch.header.end_offset();
             run = match run {
                 Some((begin, end)) if end == from => Some((begin, from + len)),
                 other => {
@@ -125,18 +129,40 @@ impl<R: Runtime> Log<R> {
         if let Some(loss) = self.losses.at(range.offset).filter(|_| !careless) {
             return Err(loss.error());
         }
-        let (segment, block) = self.load_and_locate(range.offset).await?;
-        let nowhere = |position| {
-            let reason = format!("offset {} is not where the index says", range.offset);
-            let (from, to) = (range.offset, range.offset);
-            RequestError::Corrupt { file: segment.path.clone(), position, from, to, reason }
+        // A few turns at most: the stretches of a reader come in his order.
+        self.ahead.settled(range.offset).await;
+        if let Some(outcome) = self.read_ahead(range) {
+            return outcome;
+        }
+        let read = if self.is_catching_up(range.offset) {
+            self.read_stretch(range).await?
+        } else {
+            let (segment, stretch) = self.find_stretch(range).await?;
+            let checked = self.checked_bytes(&segment, &stretch).await?;
+            Ready { segment, checked, bound: stretch.bound }
         };
-        let Some(block) = block else { return Err(nowhere(0)) };
+        let (pieces, end) = read.checked.batches(range, &read.segment)?;
+        if pieces.is_empty() && !planted(PlantedBug::StopAtDamage) {
+            return Err(nowhere(&read.segment, range.offset, read.checked.start));
+        }
+        self.note_reader(range.offset, end);
+        Ok(pieces)
+    }
+
+    /// Reads what is worth reading at once for `range`, in the background and past the cache.
+    pub(super) async fn read_stretch(self: &Rc<Self>, range: ReadRange) -> Result<Ready<R>, RequestError> {
+        let _lane = self.context.ahead.lane().await;
+        let (segment, stretch) = self.find_stretch(range).await?;
+        let bytes = self.read_file(&segment, stretch.start, stretch.end).await?;
+        let checked = self.check(&segment, &stretch, bytes);
+        Ok(Ready { segment, checked, bound: stretch.bound })
+    }
+
+    async fn find_stretch(self: &Rc<Self>, range: ReadRange) -> Result<(Rc<Segment<R>>, Stretch), RequestError> {
+        let (segment, block) = self.load_and_locate(range.offset).await?;
+        let Some(block) = block else { return Err(nowhere(&segment, range.offset, 0)) };
         let stretch = self.stretch(&segment, block, range);
-        let start = stretch.start;
-        let checked = self.checked_bytes(&segment, stretch).await?;
-        let pieces = checked.batches(range, &segment)?;
-        if pieces.is_empty() && !planted(PlantedBug::StopAtDamage) { Err(nowhere(start)) } else { Ok(pieces) }
+        Ok((segment, stretch))
     }
 
     /// The segment that holds `offset`, and the block of it, if its index is loaded.
@@ -144,6 +170,11 @@ impl<R: Runtime> Log<R> {
         let segment = self.segment_of(offset)?;
         let block = segment.index.borrow().as_ref()?.block_of(offset);
         Some((segment, block))
+    }
+
+    /// Whether the index is in memory that leads to `offset`.
+    pub fn has_index_of(&self, offset: Offset) -> bool {
+        self.locate(offset).is_some()
     }
 
     pub(super) fn segment_of(&self, offset: Offset) -> Option<Rc<Segment<R>>> {
@@ -209,7 +240,7 @@ impl<R: Runtime> Log<R> {
         }
     }
 
-    async fn checked_bytes(&self, segment: &Rc<Segment<R>>, stretch: Stretch) -> Result<Checked, RequestError> {
+    async fn checked_bytes(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
         let start = stretch.start;
         if let Some(bytes) = stretch.cached_as.and_then(|key| self.context.cache.get(&key)) {
             self.context.metrics.cache_hits.add(1);
@@ -217,7 +248,7 @@ impl<R: Runtime> Log<R> {
         }
         self.context.metrics.cache_misses.add(1);
         let bytes = self.read_file(segment, stretch.start, stretch.end).await?;
-        let checked = self.check(segment, &stretch, bytes);
+        let checked = self.check(segment, stretch, bytes);
         if let Some(key) = stretch.cached_as.filter(|_| checked.losses.is_empty()) {
             self.context.cache.insert(key, checked.bytes.clone());
         }
@@ -279,10 +310,14 @@ pub(super) struct Checked {
 }
 
 impl Checked {
-    /// The batches of `range`, up to the first damage behind its beginning.
+    /// The batches of `range`, up to the first damage behind its beginning, and the offset after the last of them.
     ///
     /// Errors: `Corrupt`, if its beginning is lost.
-    fn batches<R: Runtime>(&self, range: ReadRange, segment: &Segment<R>) -> Result<Vec<Bytes>, RequestError> {
+    pub(super) fn batches<R: Runtime>(
+        &self,
+        range: ReadRange,
+        segment: &Segment<R>,
+    ) -> Result<(Vec<Bytes>, Offset), RequestError> {
         let mut range = range;
         let mut from = self.start;
         for loss in &self.losses {
@@ -294,7 +329,7 @@ impl Checked {
                 from = lost.end_position;
             } else if lost.from <= range.offset {
                 if planted(PlantedBug::StopAtDamage) {
-                    return Ok(Vec::new());
+                    return Ok((Vec::new(), range.offset));
                 }
                 return Err(loss.error());
             } else {
@@ -305,8 +340,14 @@ impl Checked {
         let bytes = self.bytes.slice(((from - self.start) as usize).min(self.bytes.len())..);
         let mut collector = Collector::new(range);
         collector.take(&bytes, from, &segment.header);
-        Ok(collector.into_pieces())
+        let next = collector.next;
+        Ok((collector.into_pieces(), next))
     }
+}
+
+fn nowhere<R: Runtime>(segment: &Segment<R>, offset: Offset, position: u64) -> RequestError {
+    let reason = format!("offset {offset} is not where the index says");
+    RequestError::Corrupt { file: segment.path.clone(), position, from: offset, to: offset, reason }
 }
 
 #[cfg(test)]

@@ -159,6 +159,7 @@ fn assemble<R: Runtime>(
         tail: RefCell::new(tail),
         end_offset: Cell::new(end_offset),
         losses: Default::default(),
+        ahead: Default::default(),
         preparing: Default::default(),
         prepared: Default::default(),
     })

@@ -49,7 +49,9 @@ mod tests {
 
     use super::*;
     use crate::{
-        log::{LogContext, cache::BlockCache, flush::Commit, read::ReadRange, recovery, room::Room},
+        log::{
+            LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, read::ReadRange, recovery, room::Room,
+        },
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
         types::{LogUid, Offset, PartitionId, PartitionIndex},
@@ -79,6 +81,7 @@ mod tests {
             let context = Rc::new(LogContext {
                 metrics: Arc::default(),
                 cache: BlockCache::new(1 << 16),
+                ahead: AheadMemory::new(1 << 20),
                 zeros: Rc::new(runtime.allocate(1 << 20)),
                 block_bytes: 512,
                 segment_bytes: 1 << 20,

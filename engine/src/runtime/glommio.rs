@@ -445,8 +445,10 @@ impl Runtime for GlommioRuntime {
 fn spawn_into(class: usize, task: impl Future<Output = ()> + 'static) {
     let task = vigil::guarded(class, task);
     match QUEUES.get() {
-        // why: the queues live as long as the executor
-        Some(queues) => glommio::spawn_local_into(task, queues[class]).expect("the queue exists").detach(),
+        Some(queues) => {
+            let spawned = glommio::spawn_local_into(task, queues[class]);
+            spawned.expect("the queue exists").detach() // why: it lives as long as the executor
+        }
         // An executor that `launch` did not make has one queue.
         None => glommio::spawn_local(task).detach(),
     };

@@ -40,9 +40,9 @@ pub trait Runtime: Clone + 'static {
     /// Runs `task` on this core, beside its caller. It ends with the core; a panic in it stops the process.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 
-    /// [`Runtime::spawn`] for work that must not be felt by those who are served: it gets a small part of the core while
-    /// others want it, and all of it while nobody does. Whoever waits for such a task waits with it; a task that it
-    /// spawns is of the class that it asks for.
+    /// [`Runtime::spawn`] for work that must not be felt by those who are served: it gets a small part of the core
+    /// while others want it, and all of it while nobody does. Whoever waits for such a task waits with it; a task that
+    /// it spawns is of the class that it asks for.
     fn spawn_background(&self, task: impl Future<Output = ()> + 'static);
 
     /// Waits for `duration`.

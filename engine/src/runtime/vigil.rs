@@ -7,11 +7,12 @@
 //! that is rare; where executors share one it hung one start in a hundred, and transfers between cores too.
 //!
 //! From outside of glommio one can keep it awake: before it parks it asks every channel between executors that some
-//! task waits on whether anything has come. So each executor has a channel to itself, for each of its task queues. Whoever wakes a task puts a
-//! token into it (a [`Guarded`] task's waker does that), and a watchman, who waits on it, takes the token out only
-//! when all that was runnable has run. Parking with a token in the channel is thus impossible: the question alone
-//! wakes the watchman and makes glommio look at its queue again. Order holds only within a queue, so each queue has a
-//! watchman and a token of its own: a watchman of another queue would take the token out before these tasks have run.
+//! task waits on whether anything has come. So each executor has a channel to itself, for each of its task queues.
+//! Whoever wakes a task puts a token into it (a [`Guarded`] task's waker does that), and a watchman, who waits on it,
+//! takes the token out only when all that was runnable has run. Parking with a token in the channel is thus
+//! impossible: the question alone wakes the watchman and makes glommio look at its queue again. Order holds only
+//! within a queue, so each queue has a watchman and a token of its own: a watchman of another queue would take the
+//! token out before these tasks have run.
 //!
 //! Not covered are wake-ups from threads that are no executors; these are rare, and the heartbeat of the executor
 //! bounds how late they come.

@@ -93,11 +93,20 @@ impl<R: Runtime> Owned<R> {
             let fetched = self.fetched(batches);
             return self.answer(reply, arrived, Ok(fetched));
         }
-        let partition = Rc::clone(self);
-        self.core.context.runtime.spawn(async move {
+        if let Some(outcome) = self.log.read_ahead(range) {
+            return self.answer(reply, arrived, outcome.map(|batches| self.fetched(batches)));
+        }
+        let (partition, runtime) = (Rc::clone(self), &self.core.context.runtime);
+        let reading = async move {
             let outcome = partition.log.read_disk(range).await.map(|batches| partition.fetched(batches));
             partition.answer(reply, arrived, outcome);
-        });
+        };
+        // Who catches up, or has an index made anew, takes what the others leave of the core.
+        if self.log.is_catching_up(range.offset) || !self.log.has_index_of(range.offset) {
+            runtime.spawn_background(reading);
+        } else {
+            runtime.spawn(reading);
+        }
     }
 
     fn fetched(&self, batches: Vec<bytes::Bytes>) -> Fetched {

@@ -26,6 +26,7 @@ use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     log::{
         LogContext, LogFault,
+        ahead::AheadMemory,
         cache::BlockCache,
         delete_files,
         recovery::{self, Recovered},
@@ -66,7 +67,8 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     let catalog = catalog_store::load(&runtime, &config.data_dir).await?;
     let block_bytes = probe_block(&runtime, &config.data_dir, id).await?;
     let context = Rc::new(LogContext {
-        cache: BlockCache::new(config.cache_bytes),
+        cache: BlockCache::new(config.cache_bytes - read_ahead_bytes(&config)),
+        ahead: AheadMemory::new(read_ahead_bytes(&config) as usize),
         zeros: Rc::new(runtime.allocate(ZERO_BYTES)),
         block_bytes,
         segment_bytes: config.segment_bytes,
@@ -275,6 +277,13 @@ pub fn log_dir(data_dir: &Path, name: &LogName) -> PathBuf {
 pub fn log_name_of(dir: &Path) -> Option<LogName> {
     let (namespace, name) = (dir.parent()?.file_name()?.to_str()?, dir.file_name()?.to_str()?);
     format!("{namespace}/{name}").parse().ok()
+}
+
+/// The part of a core's cache that is for what is read ahead: enough for four readers at full speed, and a quarter
+/// where there is little.
+fn read_ahead_bytes(config: &ShardConfig) -> u64 {
+    const ENOUGH: u64 = 32 << 20;
+    (config.cache_bytes / 4).min(ENOUGH)
 }
 
 /// The device's logical block, asked of a file that is removed again: an empty directory has none to ask. Without room

@@ -73,7 +73,7 @@ impl Plan {
             buffer_bytes_max: 256 << 10,
             sync_interval: Duration::from_millis(20),
             default_ack: AckLevel::Durable,
-            cache_bytes: 64 << 10,
+            cache_bytes: 512 << 10,
             tail_bytes: 16 << 10,
             budget_bytes: 8 << 20,
             reserve_bytes: 0,
