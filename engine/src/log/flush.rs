@@ -10,11 +10,11 @@ use futures_util::future::{Either, join_all};
 use super::{
     Log, LogFault, envelope,
     index::{Index, SidecarKey},
-    segment::Segment,
+    segment::{Segment, header_block},
 };
 use crate::{
     limits::{FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    runtime::{Buffer, File, OpenMode, Runtime},
+    runtime::{File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::Offset,
 };
@@ -77,6 +77,7 @@ impl<R: Runtime> Log<R> {
                 outcome.map_err(|error| LogFault::failed("writing", &segment.path, &error))?;
             }
         }
+        self.see_to_spare(&segment, end_position);
         self.tail.borrow_mut().mark_written(groups.len());
         self.context.tails.keep(self, groups.iter().map(|group| group.allocated_bytes));
         Ok(Some(Written { end: end_offset, durable }))
@@ -108,10 +109,16 @@ impl<R: Runtime> Log<R> {
     /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the
     /// last segment only, so all before it must be whole and durable by then.
     async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
-        if let Some((previous, file)) = self.newest_file() {
-            self.seal_segment(&previous, &file).await?;
-        }
-        let file = create_segment(&self.context.runtime, segment).await?;
+        let sealed = async {
+            match self.newest_file() {
+                Some((previous, file)) => self.seal_segment(&previous, &file).await,
+                None => Ok(()),
+            }
+        };
+        let file = match self.adopt_spare(segment, sealed).await? {
+            Some(file) => file,
+            None => create_segment(&self.context.runtime, segment).await?,
+        };
         *segment.file.borrow_mut() = Some(file);
         self.write_producers(segment);
         Ok(())
@@ -157,9 +164,7 @@ impl<R: Runtime> Log<R> {
 /// segment that a loss of power could take away whole.
 pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>) -> Result<Rc<R::File>, LogFault> {
     let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
-    let mut block = runtime.allocate(SEGMENT_HEADER_BYTES as usize);
-    let header = segment.header.encode();
-    block.bytes_mut()[..header.len()].copy_from_slice(&header);
+    let block = header_block(runtime, &segment.header);
     let opened = runtime.open(&segment.path, OpenMode::CreateTruncate).await;
     let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
     let written = file.write_at(0, Rc::new(block)).await;

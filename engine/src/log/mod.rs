@@ -23,6 +23,7 @@ pub mod recovery;
 pub mod room;
 pub mod scan;
 pub mod segment;
+mod spare;
 pub mod survey;
 pub mod tail;
 pub mod tail_memory;
@@ -40,6 +41,7 @@ use cache::BlockCache;
 use damage::Losses;
 use room::Room;
 use segment::{Segment, SegmentHeader, belongs_to_log};
+use spare::Spare;
 use tail::{Admitted, Tail};
 use tail_memory::TailMemory;
 use thiserror::Error;
@@ -129,6 +131,7 @@ pub struct Log<R: Runtime> {
     /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
     preparing: Cell<bool>,
     prepared: Signal,
+    spare: Spare<R>,
 }
 
 impl<R: Runtime> Log<R> {
@@ -201,6 +204,7 @@ impl<R: Runtime> Log<R> {
 
     /// Removes every file of the log, and its directory if nothing else is in it. The log must not be used any more.
     pub async fn delete(&self) -> std::io::Result<()> {
+        self.close_spare().await;
         self.segments.borrow_mut().truncate(1);
         delete_files(&self.context.runtime, &self.dir).await
     }

@@ -5,7 +5,7 @@
 
 use std::{cell::Cell, rc::Rc};
 
-use super::{Log, LogFault, segment::Segment};
+use super::{Log, LogContext, LogFault, segment::Segment};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     runtime::{Buffer, File, Runtime},
@@ -15,7 +15,7 @@ use crate::{
 const STEP_BYTES_MIN: u64 = 1 << 20;
 
 /// At 1 GB/s this lasts for 30 ms, much longer than preparing it takes to begin.
-const STEP_BYTES_MAX: u64 = 32 << 20;
+pub(super) const STEP_BYTES_MAX: u64 = 32 << 20;
 
 /// Clears the flag and wakes those who wait, also when the task that prepares is dropped half-way.
 struct Preparing<'a, R: Runtime>(&'a Log<R>);
@@ -92,20 +92,29 @@ fn step_bytes(prepared: u64) -> u64 {
 
 async fn fill_with_zeros<R: Runtime>(log: &Log<R>, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
     let file = segment.file.borrow().clone().expect("prepared segments have a file"); // why: callers create it first
-    let end: &Cell<u64> = &segment.prepared_end;
+    let filled = write_zeros(&log.context, &*file, &segment.prepared_end, target).await;
+    filled.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))
+}
+
+/// Writes zeros from `end`, which moves along, to `target`.
+pub(super) async fn write_zeros<R: Runtime>(
+    context: &LogContext<R>,
+    file: &R::File,
+    end: &Cell<u64>,
+    target: u64,
+) -> std::io::Result<()> {
     while end.get() < target {
-        let mut zeros = Rc::clone(&log.context.zeros);
+        let mut zeros = Rc::clone(&context.zeros);
         let len = (target - end.get()).min(zeros.bytes().len() as u64);
         if len < zeros.bytes().len() as u64 {
             let allocated = len.next_multiple_of(DEVICE_BLOCK_BYTES_MAX);
-            let mut rest = log.context.runtime.allocate(allocated as usize);
+            let mut rest = context.runtime.allocate(allocated as usize);
             rest.trim(len as usize);
             zeros = Rc::new(rest);
         }
-        let written = file.write_at(end.get(), zeros).await;
-        written.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))?;
+        file.write_at(end.get(), zeros).await?;
         end.set(end.get() + len);
-        log.context.room.take(len);
+        context.room.take(len);
     }
     Ok(())
 }

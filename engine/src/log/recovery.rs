@@ -162,6 +162,7 @@ fn assemble<R: Runtime>(
         ahead: Default::default(),
         preparing: Default::default(),
         prepared: Default::default(),
+        spare: Default::default(),
     })
 }
 

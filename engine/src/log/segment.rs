@@ -16,7 +16,7 @@ use zerocopy::{
 use super::index::Index;
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    runtime::Runtime,
+    runtime::{Buffer, Runtime},
     types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
@@ -24,6 +24,8 @@ use crate::{
 pub const SEGMENT_MAGIC: [u8; 4] = *b"PYS1";
 
 const SEGMENT_SUFFIX: &str = ".seg";
+/// The name of the file that waits to be the next segment.
+pub(super) const SPARE_NAME: &str = "next.spare";
 const INDEX_SUFFIX: &str = ".idx";
 const PRODUCERS_SUFFIX: &str = ".prd";
 
@@ -181,9 +183,25 @@ pub fn base_offset_of(path: &Path) -> Option<Offset> {
 
 /// Whether a file in a partition's directory is one of ours, and goes when the log is deleted.
 pub fn belongs_to_log(path: &Path) -> bool {
+    if is_spare(path) {
+        return true;
+    }
     let suffix = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
     base_offset_of(&path.with_extension(&SEGMENT_SUFFIX[1..])).is_some()
         && [&SEGMENT_SUFFIX[1..], &INDEX_SUFFIX[1..], &PRODUCERS_SUFFIX[1..]].contains(&suffix)
+}
+
+/// Whether a file is the one that waits to be the next segment. It holds nothing.
+pub fn is_spare(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == SPARE_NAME)
+}
+
+/// The block at the start of a segment file with `header`.
+pub(super) fn header_block<R: Runtime>(runtime: &R, header: &SegmentHeader) -> R::Buffer {
+    let mut block = runtime.allocate(SEGMENT_HEADER_BYTES as usize);
+    let header = header.encode();
+    block.bytes_mut()[..header.len()].copy_from_slice(&header);
+    block
 }
 
 #[cfg(test)]

@@ -20,6 +20,8 @@ pub enum PlantedBug {
     NoSyncBeforeTrust,
     /// A failed sync is tried again, and its success believed.
     RetryFailedSync,
+    /// A segment gets its name before its predecessor is whole and durable.
+    RollBeforeSeal,
     /// A restart forgets which producers wrote.
     ForgetProducersAtRestart,
     /// A producer's batch again is taken for a new one while the first is not durable.
@@ -60,6 +62,7 @@ impl PlantedBug {
         PlantedBug::AckPendingDuplicate,
         PlantedBug::SkipEpochCheck,
         PlantedBug::IgnoreExpectedOffset,
+        PlantedBug::RollBeforeSeal,
     ];
 }
 

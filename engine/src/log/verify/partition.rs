@@ -13,7 +13,7 @@ use crate::{
         index::{Index, SidecarKey},
         last_segment::{Beginning, LastScan, LastSegment},
         producer_snapshot::{self, SnapshotKey},
-        segment::{SegmentHeader, base_offset_of, belongs_to_log},
+        segment::{SegmentHeader, base_offset_of, belongs_to_log, is_spare},
     },
     record::ProducerHistory,
     types::{LogUid, Offset, PartitionIndex},
@@ -102,6 +102,9 @@ impl<D: Disk> Check<'_, D> {
     fn strays(&mut self, segments: &[Listed], others: &[PathBuf]) {
         for path in others {
             let segment = path.with_extension("seg");
+            if is_spare(path) {
+                continue;
+            }
             if belongs_to_log(path) && (self.files.in_use || segments.iter().any(|known| known.path == segment)) {
                 continue;
             }
