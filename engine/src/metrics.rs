@@ -151,6 +151,8 @@ pub struct CoreMetrics {
     pub memory_reserved_bytes: Counter,
     /// Bytes acknowledged or accepted but not yet synced: the window of loss at a power cut.
     pub undurable_bytes: Counter,
+    /// When the oldest of these were accepted, in milliseconds since 1970; 0 if there are none.
+    pub undurable_since_unix_ms: Counter,
     /// Free bytes on the drive of the data directory, as this core saw them last. The same on every core.
     pub disk_free_bytes: Counter,
     /// Bytes of these that are kept back. The same on every core.

@@ -1,7 +1,11 @@
 //! `/metrics` in Prometheus' text format: the counters of all cores, summed. Names have base units and no labels, so
 //! that the performance guide's queries work as they are written.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::{
+    fmt::Write as _,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
 
 use pyralog_engine::metrics::{CoreMetrics, Counter, LATENCY_BUCKETS, LatencyHistogram};
 
@@ -70,6 +74,13 @@ fn largest(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
     cores.iter().map(|core| field(core).get()).max().unwrap_or(0)
 }
 
+/// How long the oldest of what is not durable waits.
+pub fn undurable_age(cores: &[Arc<CoreMetrics>], now: SystemTime) -> Duration {
+    let since = cores.iter().map(|core| core.undurable_since_unix_ms.get()).filter(|since| *since > 0).min();
+    let since = since.map(|since| UNIX_EPOCH + Duration::from_millis(since));
+    since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
+}
+
 /// What is known of the drive, for `/status`.
 pub fn drive(cores: &[Arc<CoreMetrics>]) -> serde_json::Map<String, serde_json::Value> {
     let short = |name: &str| name.trim_start_matches("dlog_disk_").to_owned();
@@ -104,6 +115,13 @@ pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
         head(&mut page, name, help, "gauge");
         let _ = writeln!(page, "{name} {}", largest(cores, *field));
     }
+    head(
+        &mut page,
+        "dlog_undurable_age_seconds",
+        "How long the oldest of the bytes wait that are accepted and not synced; 0 if there are none.",
+        "gauge",
+    );
+    let _ = writeln!(page, "dlog_undurable_age_seconds {}", undurable_age(cores, SystemTime::now()).as_secs_f64());
     // One copy of each partition cannot lag behind itself; the name is there for the queries that ask for it.
     head(
         &mut page,
@@ -134,9 +152,18 @@ fn head(page: &mut String, name: &str, help: &str, kind: &str) {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
+
+    #[test]
+    fn the_oldest_undurable_bytes_of_all_cores_count_and_none_is_no_age() {
+        let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
+        let now = UNIX_EPOCH + Duration::from_secs(1_000);
+        assert_eq!(undurable_age(&cores, now), Duration::ZERO);
+        cores[0].undurable_since_unix_ms.set(999_000);
+        cores[1].undurable_since_unix_ms.set(997_500);
+        assert_eq!(undurable_age(&cores, now), Duration::from_millis(2_500));
+        assert_eq!(undurable_age(&cores, UNIX_EPOCH), Duration::ZERO, "a clock that went back");
+    }
 
     #[test]
     fn cores_are_summed_under_the_guides_names_without_labels() {

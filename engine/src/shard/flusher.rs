@@ -152,7 +152,7 @@ impl<R: Runtime> Owned<R> {
         let Some(Written { end, durable }) = written else { return Ok(()) };
         self.state.borrow_mut().handle_written(end);
         if durable {
-            self.now_durable(end, self.appended_bytes.get() - unwritten as u64);
+            self.now_durable(end, self.appended_bytes.get() - unwritten as u64, begun);
         } else if planted(PlantedBug::AckBeforeSync) {
             self.state.borrow_mut().handle_durable(end);
         }
@@ -161,18 +161,23 @@ impl<R: Runtime> Owned<R> {
     }
 
     async fn sync(&self) -> Result<(), LogFault> {
+        let begun = self.core.context.runtime.monotonic();
         let end = self.state.borrow().ends().written_end();
         let bytes = self.appended_bytes.get() - self.log.unwritten_bytes() as u64;
         self.log.sync().await?;
-        self.now_durable(end, bytes);
+        // What was written since is younger; what waits to be written may be as old as that.
+        let oldest = if self.log.unwritten_bytes() > 0 { begun.min(self.oldest_unwritten.get()) } else { begun };
+        self.now_durable(end, bytes, oldest);
         self.carry_effects();
         Ok(())
     }
 
-    /// All records before `end` are durable, which are `bytes` of all that were appended so far.
-    fn now_durable(&self, end: Offset, bytes: u64) {
+    /// All records before `end` are durable, which are `bytes` of all that were appended so far; the others came at
+    /// `since` or later.
+    fn now_durable(&self, end: Offset, bytes: u64, since: Duration) {
         let newly = bytes - self.durable_bytes.replace(bytes);
         self.core.context.metrics.undurable_bytes.sub(newly);
+        self.expose((bytes < self.appended_bytes.get()).then_some(since));
         self.state.borrow_mut().handle_durable(end);
     }
 

@@ -10,6 +10,7 @@ mod catalog_store;
 pub mod completion;
 pub mod control;
 mod drive;
+mod exposure;
 mod fetching;
 mod flusher;
 pub mod mailbox;
@@ -95,6 +96,7 @@ struct Common<R: Runtime> {
     context: Rc<LogContext<R>>,
     /// Bytes of appends that the device has not taken, of all partitions.
     unwritten_bytes: Cell<usize>,
+    exposure: exposure::Exposure,
     /// No new work is accepted.
     draining: Cell<bool>,
     /// What failed on this core and was not reported yet.

@@ -84,6 +84,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         config,
         context,
         unwritten_bytes: Cell::new(0),
+        exposure: Default::default(),
         draining: Cell::new(false),
         drive_faults: Default::default(),
         trust: Default::default(),

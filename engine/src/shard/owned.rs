@@ -64,6 +64,8 @@ pub(super) struct Owned<R: Runtime> {
     /// Bytes of all appends so far, and how many of them are synced: the difference is what a loss of power would take.
     pub(super) appended_bytes: Cell<u64>,
     pub(super) durable_bytes: Cell<u64>,
+    /// Since when the oldest of that difference is here.
+    pub(super) undurable_since: Cell<Option<Duration>>,
 }
 
 impl<R: Runtime> Owned<R> {
@@ -99,6 +101,7 @@ impl<R: Runtime> Owned<R> {
             deleted: Cell::new(false),
             appended_bytes: Cell::new(0),
             durable_bytes: Cell::new(0),
+            undurable_since: Cell::new(None),
         })
     }
 
@@ -173,6 +176,9 @@ impl<R: Runtime> Owned<R> {
         self.count_unwritten(self.log.unwritten_bytes());
         self.appended_bytes.set(self.appended_bytes.get() + bytes as u64);
         core.context.metrics.undurable_bytes.add(bytes as u64);
+        if self.undurable_since.get().is_none() {
+            self.expose(Some(arrived));
+        }
         self.carry_effects();
         self.wake_flusher();
     }
@@ -218,6 +224,15 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
+    /// What is not durable is no older than `since`; `None`: all is.
+    pub(super) fn expose(&self, since: Option<Duration>) {
+        let before = self.undurable_since.replace(since);
+        if before != since {
+            let context = &self.core.context;
+            self.core.exposure.change((&context.runtime, &context.metrics), self.id, (before, since));
+        }
+    }
+
     /// Keeps the core's sum of unwritten bytes true when this partition's part of it becomes `bytes`.
     pub(super) fn count_unwritten(&self, bytes: usize) {
         let before = self.unwritten_counted.replace(bytes);
@@ -250,6 +265,8 @@ impl<R: Runtime> Owned<R> {
         self.state.borrow_mut().handle_close("the log was deleted");
         self.carry_effects();
         self.drain().await;
+        self.core.context.metrics.undurable_bytes.sub(self.appended_bytes.get() - self.durable_bytes.get());
+        self.expose(None);
         self.core.context.cache.forget(self.id);
         self.log.delete().await
     }
