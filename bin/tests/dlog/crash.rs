@@ -4,6 +4,7 @@
 //! `scripts/crash-loop` runs many rounds; `PYRALOG_ROUNDS` says how many, `PYRALOG_SEED` which choices are made.
 
 use std::{
+    io::{BufRead, BufReader},
     path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
@@ -80,7 +81,7 @@ async fn produce(
     mut random: SimRandom,
     stop: watch::Receiver<bool>,
 ) {
-    let levels = [AckLevel::Received, AckLevel::Written, AckLevel::Durable, AckLevel::Durable];
+    let levels = [AckLevel::Received, AckLevel::Written, AckLevel::Durable, AckLevel::Quorum];
     let ack = levels[random.below(4) as usize];
     // An append is sent once: without sequences at the server, a second attempt could store it twice.
     let builder = PyralogClient::builder().ack(ack).retry_for(Duration::ZERO);
@@ -198,9 +199,58 @@ async fn read_all(address: &str, story: &Story) {
     }
 }
 
-/// Rounds of a server's life and death on the drive at `data`. `die` makes the fault happen; the server is gone
-/// afterwards and the drive is usable again.
-fn rounds(data: &Path, fault: Fault, mut die: impl FnMut(Server)) {
+/// How the appends ended that did so since event `from`.
+#[derive(Default)]
+struct Outcomes {
+    received: usize,
+    written: usize,
+    durable: usize,
+    refused: usize,
+    unknown: usize,
+}
+
+impl Outcomes {
+    fn of(history: &History, from: usize) -> Outcomes {
+        let mut outcomes = Outcomes::default();
+        for event in &history.events()[from..] {
+            let Event::Ended(_, outcome) = event else { continue };
+            *match outcome {
+                AppendOutcome::Acked { level: AckLevel::Received, .. } => &mut outcomes.received,
+                AppendOutcome::Acked { level: AckLevel::Written, .. } => &mut outcomes.written,
+                AppendOutcome::Acked { .. } => &mut outcomes.durable,
+                AppendOutcome::Refused => &mut outcomes.refused,
+                AppendOutcome::Unknown => &mut outcomes.unknown,
+            } += 1;
+        }
+        outcomes
+    }
+}
+
+impl std::fmt::Display for Outcomes {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Outcomes { received, written, durable, refused, unknown } = self;
+        write!(f, "{received} acknowledged as received, {written} as written, {durable} as durable or more, ")?;
+        write!(f, "{refused} refused, {unknown} unknown")
+    }
+}
+
+/// Starts a server that dies while it recovers what the last one left. Gives whether it died before it was ready.
+fn die_in_recovery(data: &Path, flags: &[&str], after: Duration, die: &mut impl FnMut(&mut dyn FnMut())) -> bool {
+    let mut starting = serve(data, flags).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let mut lines = BufReader::new(starting.stdout.take().unwrap()).lines().map_while(Result::ok);
+    // The last thing it says before its cores start.
+    assert!(lines.any(|line| line.starts_with("guarantee")), "a server does not even begin to start");
+    thread::sleep(after);
+    die(&mut || {
+        starting.kill().unwrap();
+        starting.wait().unwrap();
+    });
+    !lines.any(|line| line.starts_with("ready"))
+}
+
+/// Rounds of a server's life and death on the drive at `data`. `die` makes the fault happen around the death of a
+/// process, which it is given; the drive is usable again afterwards.
+fn rounds(data: &Path, fault: Fault, mut die: impl FnMut(&mut dyn FnMut())) {
     let rounds = number("PYRALOG_ROUNDS").unwrap_or(ROUNDS);
     let now = || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_nanos() as u64;
     let seed = number("PYRALOG_SEED").unwrap_or_else(now);
@@ -208,43 +258,36 @@ fn rounds(data: &Path, fault: Fault, mut die: impl FnMut(Server)) {
     let mut random = SimRandom::new(seed, 1000);
     let story = Arc::new(Story { history: Mutex::default(), sequences: Mutex::default() });
     let one_core = pyralog_tuning::cores::allowed().unwrap()[0].to_string();
+    let mut in_recovery = 0;
     for round in 0..rounds {
         let flags: &[&str] = if random.below(2) == 0 { &[] } else { &["--cores", &one_core] };
         if round % 4 == 3 {
-            // This one dies while it recovers what the last one left.
-            let mut starting = serve(data, flags).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-            thread::sleep(Duration::from_millis(random.below(60)));
-            starting.kill().unwrap();
-            starting.wait().unwrap();
-            story.history().fault(Fault::Kill);
+            let after = Duration::from_millis(random.below(40));
+            in_recovery += u64::from(die_in_recovery(data, flags, after, &mut die));
+            story.history().fault(fault);
         }
+        let from = story.history().events().len();
         let server = Server::start(data, flags);
         if round == 0 {
             server.run(&["log", "create", LOG, "--partitions", &PARTITIONS.to_string()]);
         }
         let end_load = load(&server.address, &story, random.next_u64());
         thread::sleep(Duration::from_millis(50 + random.below(1450)));
-        die(server);
+        let mut server = Some(server);
+        die(&mut || server.take().into_iter().for_each(Server::kill));
         end_load();
         // What was acknowledged before the fault is in the history by now.
         story.history().fault(fault);
-        println!("round {}: {} events", round + 1, story.history().events().len());
+        println!("round {}: {}", round + 1, Outcomes::of(&story.history(), from));
     }
     let server = Server::start(data, &[]);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(read_all(&server.address, &story));
     server.stop();
     let history = story.history();
-    let acked = |wanted: AckLevel| {
-        let levels = history.events().iter().filter_map(|event| match event {
-            Event::Ended(_, AppendOutcome::Acked { level, .. }) => Some(*level),
-            _ => None,
-        });
-        levels.filter(|level| *level == wanted).count()
-    };
-    let (received, written, durable) = (acked(AckLevel::Received), acked(AckLevel::Written), acked(AckLevel::Durable));
-    println!("{rounds} rounds, appends acknowledged: {received} received, {written} written, {durable} durable");
-    assert!(durable > 0, "no append was acknowledged as durable");
+    let all = Outcomes::of(&history, 0);
+    println!("{rounds} rounds, {in_recovery} more deaths before a server was ready: {all}");
+    assert!(all.durable > 0, "no append was acknowledged as durable");
     let broken = judge(&history);
     broken.iter().for_each(|violation| println!("{violation}"));
     assert!(broken.is_empty(), "{} promises broken, PYRALOG_SEED={seed}", broken.len());
@@ -253,7 +296,7 @@ fn rounds(data: &Path, fault: Fault, mut die: impl FnMut(Server)) {
 #[test]
 fn kills_break_no_promise() {
     let root = scratch();
-    rounds(&root.path().join("data"), Fault::Kill, Server::kill);
+    rounds(&root.path().join("data"), Fault::Kill, |kill| kill());
 }
 
 #[test]
@@ -261,9 +304,9 @@ fn power_cuts_break_no_promise() {
     let root = scratch();
     let Some(drive) = Drive::mount(root.path()) else { return };
     let data: PathBuf = drive.path().join("data");
-    rounds(&data, Fault::PowerLoss, |server| {
+    rounds(&data, Fault::PowerLoss, |kill| {
         drive.cut();
-        server.kill();
+        kill();
         drive.power_up();
     });
 }
