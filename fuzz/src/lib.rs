@@ -10,6 +10,7 @@ use pyralog_engine::{
         BatchBuilder, BatchError, BatchHeader, BatchView, Codec, Record, ServerFields, check_produced, check_stored,
         stamp,
     },
+    types::{Incarnation, LeaderEpoch, Offset},
 };
 
 /// Makes `input`, a header and a body, pass the checks of magic, length and the client's checksum. `None` if it has no
@@ -31,6 +32,26 @@ pub fn batch_around(codec: Codec, count: u32, body: &[u8]) -> Option<Vec<u8>> {
     input[44] = codec.code();
     input.extend_from_slice(body);
     with_right_checksum(&input)
+}
+
+/// `archive` in the envelope of a sidecar, with the right checksum.
+pub fn sealed(magic: [u8; 4], archive: &[u8]) -> Vec<u8> {
+    let mut bytes = magic.to_vec();
+    bytes.extend_from_slice(&crc32c::crc32c(archive).to_le_bytes());
+    bytes.extend_from_slice(&(archive.len() as u64).to_le_bytes());
+    bytes.extend_from_slice(archive);
+    bytes
+}
+
+/// A batch of `count` records as a segment holds it.
+pub fn stored_batch(base_offset: Offset, count: u32, durable_hint: Offset, incarnation: Incarnation) -> Vec<u8> {
+    let mut builder = BatchBuilder::new(Codec::None);
+    for number in 0..count {
+        kept(builder.push(None, &number.to_le_bytes(), &[], 0), "a small record fits");
+    }
+    let mut batch = kept(builder.finish(), "a batch with records can be finished").to_vec();
+    stamp(&mut batch, ServerFields { base_offset, durable_hint, leader_epoch: LeaderEpoch(1), incarnation });
+    batch
 }
 
 /// Takes `batch` the way of a produced one: check, stamp, store, read. Panics where a promise of `record` is broken.

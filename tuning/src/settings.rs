@@ -85,13 +85,22 @@ impl Settings {
     ///
     /// Errors: see [`ConfigError`].
     pub fn load(inputs: &Inputs) -> Result<Settings, ConfigError> {
+        match config_path(inputs) {
+            Some(path) => match fs::read_to_string(&path) {
+                Ok(text) => Settings::of_texts(inputs, Some((&path, &text))),
+                Err(source) => Err(ConfigError::Unreadable { path, source }),
+            },
+            None => Settings::of_texts(inputs, None),
+        }
+    }
+
+    /// [`Settings::load`] with a file's path and text in place of the one that `inputs` names.
+    pub fn of_texts(inputs: &Inputs, file: Option<(&Path, &str)>) -> Result<Settings, ConfigError> {
         let flags = Layer::of_flags(&inputs.flags)?;
         let (environment, warnings) = Layer::of_environment(&inputs.environment)?;
         let mut layers = vec![environment, flags];
-        if let Some(path) = config_path(inputs) {
-            let text =
-                fs::read_to_string(&path).map_err(|source| ConfigError::Unreadable { path: path.clone(), source })?;
-            layers.insert(0, Layer::of_file(Path::new(&path), &text)?);
+        if let Some((path, text)) = file {
+            layers.insert(0, Layer::of_file(path, text)?);
         }
         let profile = layers.iter().rev().find_map(named_profile).unwrap_or_default();
         layers.insert(0, Layer::of_profile(profile)?);
