@@ -59,6 +59,15 @@ fn refusal(server: &Server, offset: u64) -> String {
     server.refused(&["consume", "a", "--partition", "0", "--from", &offset.to_string(), "--count", "1"]).1
 }
 
+/// The records that the only damaged batch takes: the first and the last.
+fn lost(data: &Path) -> (u64, u64) {
+    let output = crate::support::dlog().args(["verify", "--json"]).arg(data).output().unwrap();
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let findings = report["findings"].as_array().unwrap();
+    assert_eq!(findings.len(), 1, "{report:#}");
+    (findings[0]["first_offset"].as_u64().unwrap(), findings[0]["last_offset"].as_u64().unwrap())
+}
+
 /// Why partition 0 takes no writes.
 fn read_only(server: &Server) -> String {
     let (_, message) = server.feed_refused(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
@@ -76,15 +85,19 @@ fn neighbour_is_well(server: &Server) {
 fn a_flipped_byte_in_a_sealed_segment_is_never_served_and_its_neighbours_are() {
     let root = scratch();
     let (data, segments) = written(root.path());
-    let (damaged, middle) = (&segments[1], base_of(&segments[1]) + 6_000);
+    let damaged = &segments[1];
     flip(damaged, 4096 + 6_000 * 1000);
+    let (first, last) = lost(&data);
+    assert!(first > base_of(damaged) && last < base_of(&segments[2]), "{first} to {last}");
     let server = Server::start(&data, &[]);
-    assert_eq!(record(&server, 0), line(0));
-    let message = refusal(&server, middle - 300);
-    let words = format!("{} is damaged at byte ", damaged.display());
-    assert!(message.contains(&words) && message.contains("checksum"), "{message}");
-    assert_eq!(record(&server, base_of(damaged)), line(base_of(damaged)), "before the damage");
-    assert_eq!(record(&server, base_of(&segments[2]) - 1), line(base_of(&segments[2]) - 1), "behind it");
+    for offset in [first, last] {
+        let message = refusal(&server, offset);
+        let words = format!("{} is damaged at byte ", damaged.display());
+        assert!(message.contains(&words) && message.contains("checksum"), "{message}");
+    }
+    for offset in [0, base_of(damaged), first - 1, last + 1, base_of(&segments[2])] {
+        assert_eq!(record(&server, offset), line(offset), "a neighbour is not served");
+    }
     assert_eq!(record(&server, LINES as u64), "the last\n");
     // What was sealed does not concern what is written next.
     server.feed(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
@@ -98,13 +111,18 @@ fn a_flipped_byte_in_the_last_segment_is_not_taken_for_its_end() {
     let (data, segments) = written(root.path());
     let last = &segments[2];
     flip(last, 4096 + 2_000 * 1000);
+    let (from, to) = lost(&data);
     let server = Server::start(&data, &[]);
     let reason = read_only(&server);
     assert!(reason.starts_with(&format!("{} is damaged at byte ", last.display())), "{reason}");
     assert!(reason.contains("(case C): ") && reason.ends_with("records up to 40000 were durable"), "{reason}");
-    let message = refusal(&server, base_of(last) + 2_500);
-    assert!(message.contains("is damaged at byte ") || message.contains("is out of range"), "{message}");
-    assert_eq!(record(&server, base_of(last)), line(base_of(last)), "up to the damage all is served");
+    for offset in [from, to] {
+        let message = refusal(&server, offset);
+        assert!(message.contains("is damaged at byte "), "{message}");
+    }
+    for offset in [base_of(last), from - 1, to + 1] {
+        assert_eq!(record(&server, offset), line(offset), "a neighbour is not served");
+    }
     neighbour_is_well(&server);
     server.stop();
 }
@@ -123,6 +141,76 @@ fn a_last_segment_that_was_cut_off_is_served_up_to_its_last_whole_batch() {
     server.feed(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
     assert_eq!(record(&server, end), "more\n");
     neighbour_is_well(&server);
+    server.stop();
+}
+
+fn verify(data: &Path) -> String {
+    let output = crate::support::dlog().arg("verify").arg(data).output().unwrap();
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn a_missing_segment_in_the_middle_is_an_error_for_its_records_only() {
+    let root = scratch();
+    let (data, segments) = written(root.path());
+    let (from, to) = (base_of(&segments[1]), base_of(&segments[2]));
+    fs::remove_file(&segments[1]).unwrap();
+    let report = verify(&data);
+    assert!(report.contains(&format!("records {from} to {} are in no segment", to - 1)), "{report}");
+    let server = Server::start(&data, &[]);
+    for offset in [0, from - 1, to, LINES as u64 - 1] {
+        assert_eq!(record(&server, offset), line(offset), "the neighbours are served");
+    }
+    for offset in [from, (from + to) / 2, to - 1] {
+        let message = refusal(&server, offset);
+        assert!(message.contains("is damaged at byte "), "{message}");
+    }
+    server.feed(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
+    neighbour_is_well(&server);
+    server.stop();
+}
+
+#[test]
+fn a_missing_last_segment_is_not_taken_for_the_end() {
+    let root = scratch();
+    let (data, segments) = written(root.path());
+    fs::remove_file(&segments[2]).unwrap();
+    let report = verify(&data);
+    assert!(report.contains("is missing") && report.contains("case H"), "{report}");
+    let server = Server::start(&data, &[]);
+    let reason = read_only(&server);
+    assert!(reason.contains("(case H): ") && reason.contains("is missing"), "{reason}");
+    let end = base_of(&segments[2]);
+    assert_eq!(record(&server, end - 1), line(end - 1));
+    let message = refusal(&server, end + 1);
+    assert!(message.contains("is missing") || message.contains("is out of range"), "{message}");
+    neighbour_is_well(&server);
+    server.stop();
+}
+
+#[test]
+fn a_log_whose_only_segment_is_missing_is_not_taken_for_an_empty_one() {
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &[]);
+    server.run(&["log", "create", "a", "--partitions", "2"]);
+    for partition in ["0", "1"] {
+        server.feed(&["produce", "a", "--partition", partition, "--ack", "durable"], b"a neighbour\n");
+    }
+    server.stop();
+    let segment = data.join("logs/default/a/0/00000000000000000000.seg");
+    fs::rename(&segment, root.path().join("kept")).unwrap();
+    let report = verify(&data);
+    assert!(report.contains("all its segments are missing") && report.contains("case H"), "{report}");
+    let server = Server::start(&data, &[]);
+    let (_, message) = server.feed_refused(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
+    assert!(message.contains("(case H): all its segments are missing"), "{message}");
+    assert!(refusal(&server, 0).contains("(case H): all its segments are missing"));
+    neighbour_is_well(&server);
+    server.stop();
+    fs::rename(root.path().join("kept"), &segment).unwrap();
+    let server = Server::start(&data, &[]);
+    assert_eq!(record(&server, 0), "a neighbour\n");
     server.stop();
 }
 

@@ -109,9 +109,10 @@ impl<R: Runtime> Log<R> {
     /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the
     /// last segment only, so all before it must be whole and durable by then.
     async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
+        let previous = self.newest_file();
         let sealed = async {
-            match self.newest_file() {
-                Some((previous, file)) => self.seal_segment(&previous, &file).await,
+            match &previous {
+                Some((previous, file)) => self.seal_segment(previous, file).await,
                 None => Ok(()),
             }
         };
@@ -120,6 +121,10 @@ impl<R: Runtime> Log<R> {
             None => create_segment(&self.context.runtime, segment).await?,
         };
         *segment.file.borrow_mut() = Some(file);
+        // Not before: that they are there says that this segment was (see `missing`).
+        if let Some((previous, _)) = previous {
+            self.keep_index(previous);
+        }
         self.write_producers(segment);
         Ok(())
     }
@@ -133,15 +138,17 @@ impl<R: Runtime> Log<R> {
         let cut = file.truncate(end_position).await;
         cut.map_err(|error| LogFault::from_io("truncating", &segment.path, &error))?;
         segment.prepared_end.set(end_position);
-        self.sync_file(segment, file).await?;
-        let (log, segment) = (Rc::clone(self), Rc::clone(segment));
-        // Derived data: not waited for, and rebuilt if it does not arrive.
+        self.sync_file(segment, file).await
+    }
+
+    /// Derived data: not waited for, and rebuilt if it does not arrive.
+    fn keep_index(self: &Rc<Self>, segment: SegmentRef<R>) {
+        let log = Rc::clone(self);
         self.context.runtime.spawn_background(async move {
             if let Err(error) = log.write_sidecar(&segment).await {
                 tracing::warn!(file = %segment.index_path().display(), %error, "the index was not kept");
             }
         });
-        Ok(())
     }
 
     async fn write_sidecar(&self, segment: &Segment<R>) -> std::io::Result<()> {

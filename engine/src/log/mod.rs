@@ -16,6 +16,7 @@ pub mod flush;
 pub mod index;
 pub mod last_segment;
 mod loading;
+pub mod missing;
 pub mod prepare;
 pub mod producer_snapshot;
 pub mod read;
@@ -84,6 +85,14 @@ pub enum LogFault {
     Full {
         /// The file that could not grow.
         path: PathBuf,
+    },
+    /// The log has had segments, and has none any more.
+    #[error("{} (case H): {reason}", dir.display())]
+    Missing {
+        /// The partition's directory.
+        dir: PathBuf,
+        /// What says so.
+        reason: String,
     },
     /// A write or a sync failed. The log must not be written again before it is recovered.
     #[error("{operation} of {} failed: {reason}", path.display())]

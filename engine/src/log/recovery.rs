@@ -12,6 +12,10 @@
 //! | E | a damaged header block, or an empty one before batches | bit rot | fence |
 //! | F | an intact batch with an offset that was there already | a misdirected write, a mixed-up directory | fence |
 //! | G | no segment | the log is new | create the first |
+//! | H | traces of a segment behind the last one, or of any where none is | a lost file | fence; without any, do not
+//! open |
+//!
+//! For what traces those are, and for segments missing between others, see [`super::missing`].
 //!
 //! Before anything is read, the writes that a killed process left under way are waited for: no sync covers them, reads
 //! may show them or not, and they could arrive on top of what is written next. Then the file is synced, since bytes
@@ -35,8 +39,9 @@ use super::{
     flush::create_segment,
     index::Index,
     last_segment::{Beginning, Damage, LastScan, LastSegment},
+    missing::{BEGUN, MissingEnd, Names},
     new_header, producer_snapshot,
-    segment::{Segment, SegmentHeader, base_offset_of},
+    segment::{Segment, SegmentHeader, base_offset_of, segment_path},
     tail::Tail,
 };
 use crate::{
@@ -72,19 +77,32 @@ pub async fn open<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
-    let mut segments = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
+    let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
+    for base in names.missing_between() {
+        let missing = segment_path(&dir, base);
+        tracing::error!(missing = %missing.display(), "a segment is missing: its records are lost");
+    }
     let start = segments.first().map_or(Offset(0), |segment| segment.base_offset());
     loop {
-        let Some(last) = segments.pop() else { return create_first(context, (partition, dir), start).await };
+        let Some(last) = segments.pop() else {
+            if let Some(missing) = names.missing_end(None) {
+                return Err(LogFault::Missing { dir, reason: missing.reason });
+            }
+            return create_first(context, (partition, dir), start).await;
+        };
         let path = last.path.clone();
         let Some((segment, found)) = examine(context, partition, last).await? else {
             runtime.remove_file(&path).await.map_err(|e| fault("removing", &path, e))?;
             runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
             continue;
         };
+        let missing = names.missing_end(Some(segment.base_offset()));
         segments.push(segment);
-        return finish(context, (partition, dir, start), segments, found).await;
+        if !names.has_begun() {
+            begin(runtime, &dir).await;
+        }
+        return finish(context, (partition, dir, start), segments, (found, missing)).await;
     }
 }
 
@@ -92,12 +110,12 @@ async fn finish<R: Runtime>(
     context: &Rc<LogContext<R>>,
     (partition, dir, start): (PartitionId, PathBuf, Offset),
     segments: Vec<Rc<Segment<R>>>,
-    mut found: LastSegment,
+    (mut found, missing): (LastSegment, Option<MissingEnd>),
 ) -> Result<Recovered<R>, LogFault> {
     let last = Rc::clone(segments.last().expect("pushed by the caller")); // why: `open` pushes one
     let file = last.file.borrow().clone();
     let mut losses = Vec::new();
-    let lost_end = match (&file, &found.damage) {
+    let mut lost_end = match (&file, &found.damage) {
         (_, None) => None,
         (None, Some(_)) => Some((found.end_offset, found.end_offset)),
         (Some(file), Some(_)) => {
@@ -105,6 +123,11 @@ async fn finish<R: Runtime>(
             Some((found.end_offset, found.durable_hint)).filter(|(end, durable)| end < durable)
         }
     };
+    if let Some(MissingEnd { known_end, reason }) = missing {
+        let (path, position) = (last.path.clone(), found.end_position);
+        found.damage.get_or_insert(Damage { case: 'H', path, position, reason });
+        lost_end = lost_end.or(Some((found.end_offset, known_end.max(found.end_offset))));
+    }
     last.end_position.set(found.end_position);
     last.prepared_end.set(found.prepared_end);
     *last.index.borrow_mut() = Some(found.index);
@@ -177,19 +200,30 @@ async fn create_first<R: Runtime>(
     let segment = Rc::new(Segment::planned(&dir, header));
     let file = create_segment(&context.runtime, &segment).await?;
     *segment.file.borrow_mut() = Some(file);
+    begin(&context.runtime, &dir).await;
     let log = assemble(context, (partition, dir), epoch, (vec![segment], start));
     let producers = ProducerHistory::default();
     Ok(Recovered { log, start, end: start, producers, damage: None, lost_end: None })
 }
 
-/// The segments of a directory by base offset, as far as their names and sizes tell.
+/// Leaves the trace that the partition has had a segment. A trace, no promise: it is neither synced nor insisted on.
+async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
+    let path = dir.join(BEGUN);
+    if let Err(error) = runtime.open(&path, OpenMode::CreateTruncate).await {
+        tracing::info!(path = %path.display(), %error, "the beginning of the log leaves no trace");
+    }
+}
+
+/// The segments of a directory by base offset, as far as their names and sizes tell; and all names.
 async fn list_segments<R: Runtime>(
     context: &LogContext<R>,
     partition: PartitionId,
     dir: &Path,
-) -> std::io::Result<Vec<Rc<Segment<R>>>> {
+) -> std::io::Result<(Vec<Rc<Segment<R>>>, Names)> {
     let mut segments = Vec::new();
-    for entry in context.runtime.list_dir(dir).await? {
+    let entries = context.runtime.list_dir(dir).await?;
+    let names = Names::of(entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path));
+    for entry in entries {
         let Some(base_offset) = base_offset_of(&entry.path).filter(|_| !entry.is_dir) else { continue };
         let file = context.runtime.open(&entry.path, OpenMode::Existing).await?;
         // The header is read when the segment is; until then these stand for it.
@@ -199,7 +233,7 @@ async fn list_segments<R: Runtime>(
         *segment.index.borrow_mut() = None;
         segments.push(Rc::new(segment));
     }
-    Ok(segments)
+    Ok((segments, names))
 }
 
 /// Reads the last segment. `None` in case D.

@@ -13,7 +13,7 @@ use zerocopy::{
     little_endian::{I64, U32, U64},
 };
 
-use super::index::Index;
+use super::{index::Index, missing::BEGUN};
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, Runtime},
@@ -176,19 +176,30 @@ pub fn segment_path(dir: &Path, base: Offset) -> PathBuf {
 
 /// The base offset in a segment file's name; `None` if it is not one.
 pub fn base_offset_of(path: &Path) -> Option<Offset> {
-    let name = path.file_name()?.to_str()?.strip_suffix(SEGMENT_SUFFIX)?;
+    base_in_name(path, SEGMENT_SUFFIX)
+}
+
+/// The base offset in the name of a segment's index.
+pub fn index_base_of(path: &Path) -> Option<Offset> {
+    base_in_name(path, INDEX_SUFFIX)
+}
+
+/// The base offset in the name of a segment's snapshot of producers.
+pub fn producers_base_of(path: &Path) -> Option<Offset> {
+    base_in_name(path, PRODUCERS_SUFFIX)
+}
+
+fn base_in_name(path: &Path, suffix: &str) -> Option<Offset> {
+    let name = path.file_name()?.to_str()?.strip_suffix(suffix)?;
     let digits = name.len() == 20 && name.bytes().all(|b| b.is_ascii_digit());
     if digits { name.parse().ok().map(Offset) } else { None }
 }
 
 /// Whether a file in a partition's directory is one of ours, and goes when the log is deleted.
 pub fn belongs_to_log(path: &Path) -> bool {
-    if is_spare(path) {
-        return true;
-    }
-    let suffix = path.extension().and_then(|e| e.to_str()).unwrap_or_default();
-    base_offset_of(&path.with_extension(&SEGMENT_SUFFIX[1..])).is_some()
-        && [&SEGMENT_SUFFIX[1..], &INDEX_SUFFIX[1..], &PRODUCERS_SUFFIX[1..]].contains(&suffix)
+    let named =
+        [SEGMENT_SUFFIX, INDEX_SUFFIX, PRODUCERS_SUFFIX].iter().any(|suffix| base_in_name(path, suffix).is_some());
+    named || is_spare(path) || path.file_name().is_some_and(|name| name == BEGUN)
 }
 
 /// Whether a file is the one that waits to be the next segment. It holds nothing.

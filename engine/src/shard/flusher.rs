@@ -189,7 +189,7 @@ impl<R: Runtime> Owned<R> {
             return;
         }
         match fault {
-            LogFault::Failed { .. } => self.fence(fault.to_string()),
+            LogFault::Failed { .. } | LogFault::Missing { .. } => self.fence(fault.to_string()),
             // The server stops, and there is not even room for what the reserve was kept back for.
             LogFault::Full { .. } => {
                 let partition = self.id.index;

@@ -51,6 +51,8 @@ pub enum Kind {
     EmptySegment,
     /// A partition without a segment.
     NoSegment,
+    /// A segment that must have been there is not.
+    Missing,
     /// A sealed segment's index says something else than the segment.
     Index,
     /// A sealed segment has no index. It is made when it is needed.
@@ -76,6 +78,7 @@ impl Kind {
             Kind::TornTail => "torn-tail",
             Kind::EmptySegment => "empty-segment",
             Kind::NoSegment => "no-segment",
+            Kind::Missing => "missing-segment",
             Kind::Index => "index",
             Kind::NoIndex => "no-index",
             Kind::Producers => "producers",

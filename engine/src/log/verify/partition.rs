@@ -12,8 +12,9 @@ use crate::{
     log::{
         index::{Index, SidecarKey},
         last_segment::{Beginning, LastScan, LastSegment},
+        missing::{BEGUN, MissingEnd, Names},
         producer_snapshot::{self, SnapshotKey},
-        segment::{SegmentHeader, base_offset_of, belongs_to_log, is_spare},
+        segment::{SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_spare, producers_base_of},
     },
     record::ProducerHistory,
     types::{LogUid, Offset, PartitionIndex},
@@ -92,9 +93,12 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
     if segments.first().is_some_and(|first| first.base_offset.0 > 0) {
         check.producers = None;
     }
+    let names = Names::of(segments.iter().map(|segment| &segment.path).chain(&others).map(|path| &**path));
     check.strays(&segments, &others);
     check.beginning_of_log(segments.first());
-    check.segments(segments, &others);
+    if let Some(last) = check.segments(segments, &others) {
+        check.missing_end(&names, last);
+    }
     Ok((check.findings, check.totals))
 }
 
@@ -102,7 +106,10 @@ impl<D: Disk> Check<'_, D> {
     fn strays(&mut self, segments: &[Listed], others: &[PathBuf]) {
         for path in others {
             let segment = path.with_extension("seg");
-            if is_spare(path) {
+            // What shows that the end of the log is missing must not be tidied away.
+            let newest = segments.last().map(|last| last.base_offset);
+            let trace = index_base_of(path).or(producers_base_of(path)).filter(|base| Some(*base) > newest);
+            if trace.is_some() || is_spare(path) || path.file_name().is_some_and(|name| name == BEGUN) {
                 continue;
             }
             if belongs_to_log(path) && (self.files.in_use || segments.iter().any(|known| known.path == segment)) {
@@ -131,13 +138,24 @@ impl<D: Disk> Check<'_, D> {
         self.findings.push(finding.records(Offset(0), base));
     }
 
+    /// The end of the log, of which the last segment has `last`: is it the end?
+    fn missing_end(&mut self, names: &Names, last: Option<Offset>) {
+        let Some(MissingEnd { known_end, reason }) = names.missing_end(last) else { return };
+        if last.is_none() {
+            // It is known now which of the two it is.
+            self.findings.retain(|finding| finding.kind != Kind::NoSegment);
+        }
+        let finding = Finding::new(Kind::Missing, &self.files.dir, reason).case('H').remedy(DURABLE);
+        self.findings.push(finding.records(self.expected.unwrap_or(known_end), known_end));
+    }
+
     /// The segments in order. The last ones may have been created and never written to, which says nothing against the
-    /// one before.
-    fn segments(&mut self, mut segments: Vec<Listed>, others: &[PathBuf]) {
+    /// one before. Gives the base offset of the last one that has something to say; nothing at all of a log in use.
+    fn segments(&mut self, mut segments: Vec<Listed>, others: &[PathBuf]) -> Option<Option<Offset>> {
         if self.files.in_use {
             let active = segments.pop().map(|active| active.base_offset);
             self.sealed(&segments, active, others);
-            return;
+            return None;
         }
         while let Some(last) = segments.pop() {
             match self.beginning(&last) {
@@ -152,23 +170,24 @@ impl<D: Disk> Check<'_, D> {
                     self.totals.bytes += size;
                     let finding = Finding::new(Kind::Header, &last.path, reason).at(0).case('E');
                     self.findings.push(finding.remedy(DURABLE));
-                    return;
+                    return Some(Some(last.base_offset));
                 }
                 Ok((Beginning::Intact(header), size)) => {
                     self.sealed(&segments, Some(last.base_offset), others);
                     self.snapshot(&last.path, &header, others);
                     self.last(&last.path, &header, size);
-                    return;
+                    return Some(Some(last.base_offset));
                 }
                 Err(error) => {
                     self.sealed(&segments, Some(last.base_offset), others);
                     self.unreadable(&last.path, 0, &error);
-                    return;
+                    return Some(Some(last.base_offset));
                 }
             }
         }
         let reason = "it has no segment: it is new, or its files are lost";
         self.findings.push(Finding::new(Kind::NoSegment, &self.files.dir, reason).case('G'));
+        Some(None)
     }
 
     fn unreadable(&mut self, path: &Path, position: u64, error: &io::Error) {

@@ -287,12 +287,23 @@ fn another_partitions_segment_and_strange_names_are_found() {
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|found| found.kind == Kind::Header && is_lost(found)));
     }
-    for name in ["24.seg", "00000000000000000099.idx", "00000000000000000099.prd"] {
+    for name in ["24.seg", "00000000000000000005.idx", "00000000000000000005.prd"] {
         let mut disk = sound();
         disk.put(Path::new(DIR).join(name), vec![1; 10]);
         let found = disk.only();
         assert_eq!((found.kind, found.remedy), (Kind::Stray, Remedy::SetAside), "{name}");
     }
+    // What stands behind the end shows that it is not the end, and must stay.
+    for name in ["00000000000000000099.idx", "00000000000000000099.prd"] {
+        let mut disk = sound();
+        disk.put(Path::new(DIR).join(name), vec![1; 10]);
+        let found = disk.only();
+        assert_eq!((found.kind, found.case), (Kind::Missing, Some('H')), "{name}");
+        assert!(is_lost(&found));
+    }
+    let mut disk = Memory::default();
+    disk.put(Path::new(DIR).join("begun"), Vec::new());
+    assert_eq!(disk.only().case, Some('H'), "a log that has begun is not new");
     let mut disk = sound();
     disk.put(Path::new(DIR).join("notes.txt"), vec![1; 10]);
     let found = disk.only();
