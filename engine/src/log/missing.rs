@@ -1,9 +1,9 @@
 //! What the names in a partition's directory say of segments that are not there any more.
 //!
-//! A log whose last segment is lost looks like a shorter log, and one whose only segment is lost like a new one. Nothing
-//! in the segments that are left says otherwise, but the files beside them do: an index is kept when the segment after
-//! its own is durable, a snapshot of producers when its own segment is, and the file `begun` when the first one is. None
-//! of them is synced, so that they are missing proves nothing; that they are there does. Pure.
+//! A log whose last segment is lost looks like a shorter log, and one whose only segment is lost like a new one.
+//! Nothing in the segments that are left says otherwise, but the files beside them do: an index is kept when the
+//! segment after its own is durable, a snapshot of producers when its own segment is, and the file `begun` when the
+//! first one is. None of them is synced, so that they are missing proves nothing; that they are there does. Pure.
 
 use std::path::Path;
 
