@@ -131,6 +131,14 @@ pub struct CoreMetrics {
     pub damages_found: Counter,
     /// Records lost in them.
     pub records_lost: Counter,
+    /// Bytes of sealed segments that the scrub read.
+    pub scrub_bytes: Counter,
+    /// Segments that it read whole.
+    pub scrub_segments: Counter,
+    /// Segments that it could not read.
+    pub scrub_errors: Counter,
+    /// Passes over all segments.
+    pub scrub_passes: Counter,
     /// Requests passed on to the core that owns their partition.
     pub hops: Counter,
     /// Datagrams that arrived on this core for another, and were passed on.

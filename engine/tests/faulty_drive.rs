@@ -5,6 +5,7 @@ use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 use bytes::Bytes;
 use pyralog_engine::{
     error::RequestError,
+    log::scrub::ScrubPace,
     record::{BatchBuilder, Codec},
     runtime::{
         Runtime,
@@ -32,6 +33,7 @@ fn config() -> ShardConfig {
         buffer_time_max: Duration::from_secs(30),
         buffer_bytes_max: 4 << 20,
         sync_interval: Duration::from_millis(20),
+        scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Durable,
         cache_bytes: 64 << 10,
         tail_bytes: 16 << 10,

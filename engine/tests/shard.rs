@@ -6,6 +6,7 @@ use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use pyralog_engine::{
     error::RequestError,
+    log::scrub::ScrubPace,
     record::{BatchBuilder, Codec, split_batches},
     runtime::{
         Runtime,
@@ -26,6 +27,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
         sync_interval: Duration::from_millis(100),
+        scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Durable,
         cache_bytes: 4 << 20,
         tail_bytes: 256 << 10,

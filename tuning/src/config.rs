@@ -119,6 +119,8 @@ pub struct Storage {
     /// Trades: the window that a power loss takes of what was acknowledged as `received` or `written`, against one sync
     /// of the drive for each partition that is written to.
     pub sync_interval_ms: Millis,
+    /// Reading old records again to find what rots.
+    pub scrub: Scrub,
     /// How much of the file system is kept back. With less free, writes are refused with an error that may be repeated,
     /// until there is room again. Reads and deletions go on, and what was accepted before is written into the reserve.
     /// The default holds the write cache, a prepared stretch for a few segments, and what else fills the file system
@@ -128,6 +130,20 @@ pub struct Storage {
     /// Trades: room that is never used, against a server that still can do what it promised when the file system is
     /// full.
     pub reserve_bytes: ByteSize,
+}
+
+/// Reading old records again to find what rots: all sealed segments, in the background.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Scrub {
+    /// How many bytes of segments the whole server reads in a second. 0 turns the scrub off.
+    ///
+    /// Trades: a fast scrub finds damage sooner; it takes bandwidth of the drive that readers might use.
+    pub bytes_per_second: ByteSize,
+    /// From the beginning of one pass over all segments to that of the next, if a pass takes no longer.
+    ///
+    /// Trades: as above.
+    pub period_ms: Millis,
 }
 
 /// Segment files.
@@ -223,7 +239,15 @@ impl Default for Storage {
             cache_config: CacheConfig::default(),
             sync_interval_ms: Millis(100),
             reserve_bytes: ByteSize(256 << 20),
+            scrub: Scrub::default(),
         }
+    }
+}
+
+impl Default for Scrub {
+    fn default() -> Self {
+        // 600 GiB in a day for less than a hundredth of a drive's bandwidth; a week is what others take for a pass.
+        Scrub { bytes_per_second: ByteSize(8 << 20), period_ms: Millis(7 * 24 * 3_600_000) }
     }
 }
 

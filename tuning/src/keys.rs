@@ -86,6 +86,9 @@ pub const KEYS: &[Key] = &[
     key("storage.cache_config.max_buffer_time_ms", Kind::Millis(1, 60_000)),
     key("storage.cache_config.enabled", Kind::Switch),
     key("storage.sync_interval_ms", Kind::Millis(1, 60_000)),
+    key("storage.scrub.bytes_per_second", Kind::Size(0, 64 * GIB)),
+    // From a test's second to a year, after which a drive has rotted unseen.
+    key("storage.scrub.period_ms", Kind::Millis(1_000, 31_536_000_000)),
     key("storage.reserve_bytes", Kind::Size(0, 16 * TIB)),
     key("replication.quorum.replication_factor", Kind::Count(1, 255)),
     key("replication.quorum.write_quorum", Kind::Count(1, 255)),

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_channel::{Receiver, Sender};
 use pyralog_engine::{
+    log::scrub::ScrubPace,
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh},
     shard::{
@@ -95,6 +96,10 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         buffer_time_max,
         buffer_bytes_max: bytes(cache.max_size.0 / cores),
         sync_interval: Duration::from_millis(config.storage.sync_interval_ms.0),
+        scrub: ScrubPace {
+            bytes_per_second: config.storage.scrub.bytes_per_second.0.div_ceil(cores),
+            period: Duration::from_millis(config.storage.scrub.period_ms.0),
+        },
         default_ack: ack_level(ack),
         cache_bytes: plan.read_cache_bytes_per_core - tail_bytes,
         tail_bytes: bytes(tail_bytes),

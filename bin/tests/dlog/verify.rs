@@ -286,3 +286,32 @@ fn a_consumer_is_told_which_records_are_damaged_and_goes_on_behind_them_only_if_
     assert_eq!(partition["damages"].as_array().unwrap().len(), 2, "{partition:#}");
     assert!(server.page("/metrics").1.contains("dlog_damages_found_total 2"));
 }
+
+#[test]
+fn the_scrub_finds_damage_that_nobody_reads() {
+    let root = scratch();
+    let (data, folder) = written(root.path());
+    flip(&segments(&folder)[0], 1_000_000);
+    let set = |key: &str| ["--set".to_owned(), format!("storage.scrub.{key}")];
+    let flags: Vec<String> = [set("bytes_per_second=1GiB"), set("period_ms=1000")].concat();
+    let server = Server::start(&data, &flags.iter().map(String::as_str).collect::<Vec<_>>());
+    let until = std::time::Instant::now() + crate::support::PATIENCE;
+    let found = loop {
+        let status = server.json("/status");
+        let damages = status["partitions"][0]["damages"].as_array().unwrap().clone();
+        if !damages.is_empty() {
+            break damages;
+        }
+        assert!(std::time::Instant::now() < until, "{status:#}");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    };
+    assert_eq!(found.len(), 1);
+    assert!(found[0]["file"].as_str().unwrap().ends_with("00000000000000000000.seg"), "{found:?}");
+    assert!(found[0]["from"].as_u64() < found[0]["to"].as_u64(), "{found:?}");
+    let (code, report) = report(&data, &[]);
+    assert_eq!(
+        (code, report["findings"][0]["kind"].as_str()),
+        (1, Some("batch")),
+        "verify beside the server: {report:#}"
+    );
+}

@@ -105,7 +105,7 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Without its header nothing says whose batches a segment holds.
-    fn whole_segment_lost(&self, segment: &Rc<Segment<R>>, reason: String) -> RequestError {
+    pub(super) fn whole_segment_lost(&self, segment: &Rc<Segment<R>>, reason: String) -> RequestError {
         let (from, to) = (segment.base_offset(), self.written_offset(segment));
         let end_position = segment.end_position.get();
         let lost = Lost { position: 0, end_position, from, to, reason };

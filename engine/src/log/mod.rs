@@ -23,6 +23,7 @@ pub mod read;
 pub mod recovery;
 pub mod room;
 pub mod scan;
+pub mod scrub;
 pub mod segment;
 mod spare;
 pub mod survey;

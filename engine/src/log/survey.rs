@@ -56,6 +56,8 @@ pub struct Survey {
     at: u64,
     end: u64,
     window: usize,
+    /// How large the window is, if no batch needs more.
+    window_bytes: usize,
     /// The offset that is due.
     expected: Offset,
     /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
@@ -68,13 +70,27 @@ impl Survey {
     /// A survey of the bytes from `start`, where a batch with the offset `first` should begin, to `end`, behind which
     /// `bound` should follow.
     pub fn new(segment: &SegmentHeader, (start, end): (u64, u64), (first, bound): (Offset, Offset)) -> Self {
-        let window = WINDOW_BYTES;
-        Survey { segment: *segment, at: start, end, window, expected: first, bound, gap: None, check: Check::Whole }
+        Survey {
+            segment: *segment,
+            at: start,
+            end,
+            window: WINDOW_BYTES,
+            window_bytes: WINDOW_BYTES,
+            expected: first,
+            bound,
+            gap: None,
+            check: Check::Whole,
+        }
+    }
+
+    /// One that asks for so many bytes at once, or more where a batch is larger.
+    pub fn in_windows_of(self, bytes: usize) -> Self {
+        Survey { window: bytes, window_bytes: bytes, ..self }
     }
 
     /// One that is given all its bytes at once.
     pub fn in_one_piece(self) -> Self {
-        Survey { window: usize::MAX, ..self }
+        self.in_windows_of(usize::MAX)
     }
 
     /// One whose batches are believed by their headers: for bytes that were checked before.
@@ -100,7 +116,7 @@ impl Survey {
             self.end = start + bytes.len() as u64;
         }
         let last = start + bytes.len() as u64 >= self.end;
-        self.window = WINDOW_BYTES;
+        self.window = self.window_bytes;
         loop {
             let more = match self.gap {
                 None => self.walk(bytes, (start, last), see),

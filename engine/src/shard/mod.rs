@@ -18,6 +18,7 @@ mod opening;
 mod owned;
 pub mod placement;
 pub mod request;
+mod scrubbing;
 pub mod trust;
 
 use std::{
@@ -42,7 +43,7 @@ use trust::Trust;
 use crate::{
     catalog::Catalog,
     error::RequestError,
-    log::LogContext,
+    log::{LogContext, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::Runtime,
     signal::Signal,
@@ -75,6 +76,8 @@ pub struct ShardConfig {
     pub budget_bytes: usize,
     /// Bytes of the drive that are kept back: with less free than this, writes are refused.
     pub reserve_bytes: u64,
+    /// How sealed segments are read again.
+    pub scrub: ScrubPace,
 }
 
 /// A core's state; shared by the tasks of its core.

@@ -105,6 +105,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     }
     core.open_all(Arc::new(catalog)).await;
     core.connect(mesh, control);
+    core.begin_scrubbing(core.common.config.scrub);
     Ok(Shard(core))
 }
 

@@ -3,6 +3,7 @@
 use std::{path::PathBuf, time::Duration};
 
 use pyralog_engine::{
+    log::scrub::ScrubPace,
     runtime::sim::{
         SimRandom,
         faults::{FaultKind, FaultRates},
@@ -72,6 +73,7 @@ impl Plan {
             buffer_time_max: Duration::from_millis(5),
             buffer_bytes_max: 256 << 10,
             sync_interval: Duration::from_millis(20),
+            scrub: ScrubPace { bytes_per_second: 16 << 20, period: Duration::from_millis(40) },
             default_ack: AckLevel::Durable,
             cache_bytes: 512 << 10,
             tail_bytes: 16 << 10,

@@ -11,6 +11,7 @@ use std::{
 };
 
 use pyralog_engine::{
+    log::scrub::ScrubPace,
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh},
     shard::{self, ShardConfig, Wiring, mailbox::Message},
@@ -54,6 +55,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
         sync_interval: Duration::from_millis(100),
+        scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Received,
         cache_bytes: 16 << 20,
         tail_bytes: 1 << 20,

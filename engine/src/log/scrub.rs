@@ -1,0 +1,177 @@
+//! Reading sealed segments again, slowly, to find what rots in them while nobody reads it: a copy may still be there
+//! then, and the records that are lost are known before somebody needs them.
+
+use std::{
+    rc::{Rc, Weak},
+    time::Duration,
+};
+
+use super::{
+    Log,
+    segment::{Segment, SegmentHeader},
+    survey::{Found, Survey},
+};
+use crate::{
+    limits::SEGMENT_HEADER_BYTES,
+    runtime::{File, OpenMode, Runtime},
+    types::Offset,
+};
+
+/// What is read at once: long reads would be felt by those who are served.
+const CHUNK_BYTES: usize = 256 << 10;
+
+/// How a core scrubs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ScrubPace {
+    /// Bytes of segments in a second, on average. Zero: never.
+    pub bytes_per_second: u64,
+    /// From the beginning of one pass over all segments to that of the next, if a pass takes no longer.
+    pub period: Duration,
+}
+
+impl ScrubPace {
+    /// When the first pass begins after a start, which has other things to do.
+    pub fn first_pause(self) -> Duration {
+        (self.period / 10).min(Duration::from_secs(600))
+    }
+
+    /// How long `bytes` take at this pace.
+    fn takes(self, bytes: usize) -> Duration {
+        Duration::from_nanos((bytes as u128 * 1_000_000_000 / u128::from(self.bytes_per_second.max(1))) as u64)
+    }
+}
+
+/// Reads and checks every sealed segment of `log` once. Holds the log only while it reads, so that it may be deleted
+/// meanwhile.
+pub async fn scrub<R: Runtime>(log: Weak<Log<R>>, pace: ScrubPace) {
+    let mut next = Offset(0);
+    loop {
+        let Some(log) = log.upgrade() else { return };
+        let Some(segment) = log.sealed_from(next) else { return };
+        next = Offset(segment.base_offset().0 + 1);
+        if let Err(error) = log.scrub_segment(&segment, pace).await
+            && log.still_has(&segment)
+        {
+            log.context.metrics.scrub_errors.add(1);
+            tracing::error!(file = %segment.path.display(), %error, "a segment could not be read for its scrub");
+        }
+    }
+}
+
+impl<R: Runtime> Log<R> {
+    /// The first sealed segment whose base is not before `base`.
+    fn sealed_from(&self, base: Offset) -> Option<Rc<Segment<R>>> {
+        let segments = self.segments.borrow();
+        let (_, sealed) = segments.split_last()?;
+        sealed.iter().find(|segment| segment.base_offset() >= base).cloned()
+    }
+
+    fn still_has(&self, segment: &Segment<R>) -> bool {
+        self.segments.borrow().iter().any(|other| other.base_offset() == segment.base_offset())
+    }
+
+    async fn scrub_segment(&self, segment: &Rc<Segment<R>>, pace: ScrubPace) -> std::io::Result<()> {
+        if self.tail.borrow().unwritten_offset(segment).is_some() {
+            // Just sealed, and not all on the device yet.
+            return Ok(());
+        }
+        let (runtime, metrics) = (&self.context.runtime, &self.context.metrics);
+        // A file of its own: those that are kept open are for readers.
+        let file = runtime.open(&segment.path, OpenMode::Existing).await?;
+        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await?;
+        let header = match SegmentHeader::decode(&block) {
+            Ok(header) if header.partition == self.partition && header.base_offset == segment.base_offset() => header,
+            Ok(_) => return self.scrubbed_header(segment, "its header is another segment's".to_owned()),
+            Err(error) => return self.scrubbed_header(segment, error.to_string()),
+        };
+        let span = (SEGMENT_HEADER_BYTES, segment.end_position.get());
+        let offsets = (segment.base_offset(), self.written_offset(segment));
+        let mut survey = Survey::new(&header, span, offsets).in_windows_of(CHUNK_BYTES);
+        let mut see = |found| {
+            if let Found::Lost(lost) = found
+                && self.still_has(segment)
+            {
+                self.report_loss(segment, lost);
+            }
+        };
+        let align = file.alignment();
+        while let Some((position, len)) = survey.wants() {
+            let begun = runtime.monotonic();
+            let from = position - position % align;
+            let skip = (position - from) as usize;
+            let bytes = {
+                let _lane = self.context.ahead.lane().await;
+                file.read_at(from, (skip + len).next_multiple_of(align as usize)).await?
+            };
+            metrics.scrub_bytes.add(bytes.len() as u64);
+            survey.take(&bytes[skip.min(bytes.len())..(skip + len).min(bytes.len())], &mut see);
+            let took = runtime.monotonic().saturating_sub(begun);
+            runtime.sleep(pace.takes(bytes.len()).saturating_sub(took)).await;
+        }
+        survey.finish(&mut see);
+        metrics.scrub_segments.add(1);
+        Ok(())
+    }
+
+    fn scrubbed_header(&self, segment: &Rc<Segment<R>>, reason: String) -> std::io::Result<()> {
+        if self.still_has(segment) {
+            self.whole_segment_lost(segment, reason);
+        }
+        self.context.metrics.scrub_segments.add(1);
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{
+        log::{
+            fixture::{P, batch_of, context},
+            flush::Commit,
+            recovery,
+        },
+        record::check_produced,
+        runtime::sim::{Sim, SimConfig},
+    };
+
+    #[test]
+    fn what_rots_in_a_sealed_segment_is_found_without_a_reader_and_at_the_pace_that_is_set() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let making = {
+            let context = Rc::clone(&context);
+            async move {
+                context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+                let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+                let batch = batch_of(8192);
+                for offset in 0..400 {
+                    log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+                    log.write_waiting(Commit::Written).await.unwrap();
+                }
+                log
+            }
+        };
+        let log = sim.block_on(&cores[0], making, 1_000_000).unwrap();
+        let files: Vec<_> = log.segments.borrow().iter().map(|segment| segment.path.clone()).collect();
+        assert_eq!(files.len(), 4);
+        assert!(sim.flip_bit(&files[1]));
+        let scrubbing = {
+            let (log, context) = (Rc::clone(&log), Rc::clone(&context));
+            async move {
+                let pace = ScrubPace { bytes_per_second: 1 << 20, period: Duration::from_secs(60) };
+                let before = context.runtime.monotonic();
+                scrub(Rc::downgrade(&log), pace).await;
+                context.runtime.monotonic() - before
+            }
+        };
+        let took = sim.block_on(&cores[0], scrubbing, 1_000_000).unwrap();
+        assert!((2.8..4.0).contains(&took.as_secs_f64()), "3 MiB at 1 MiB/s took {took:?}");
+        let metrics = &context.metrics;
+        assert_eq!((metrics.scrub_segments.get(), metrics.damages_found.get()), (3, 1));
+        assert_eq!(log.losses().all()[0].file, files[1]);
+    }
+}
