@@ -8,8 +8,9 @@ use crate::{
     error::RequestError,
     limits::{LOGS_MAX, PARTITIONS_PER_LOG_MAX},
     name::LogName,
-    shard::request::CreateLog,
-    types::{AckLevel, LogUid, PartitionId, PartitionIndex},
+    settings::LogSettings,
+    shard::request::{AlterLog, CreateLog},
+    types::{LogUid, PartitionId, PartitionIndex},
 };
 
 /// One log.
@@ -21,9 +22,9 @@ pub struct LogEntry {
     pub name: LogName,
     /// How many partitions it has, at least 1.
     pub partitions: u32,
-    /// The ack level of writes that name none; absent for the server's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ack: Option<AckLevel>,
+    /// What holds for it.
+    #[serde(flatten)]
+    pub settings: LogSettings,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -89,16 +90,32 @@ impl Catalog {
             let reason = format!("there are {LOGS_MAX} logs already, the most a server has");
             return Err(RequestError::SettingsRefused { reason });
         }
+        request.settings.check()?;
         let log = Arc::new(LogEntry {
             uid: LogUid(self.next_uid),
             name: request.name.clone(),
             partitions: request.partitions,
-            ack: request.ack,
+            settings: request.settings,
             created_ms: now_ms,
         });
         let mut next = self.clone();
         next.next_uid += 1;
         next.insert(Arc::clone(&log));
+        Ok((next, log))
+    }
+
+    /// The catalogue after a change of a log's settings, and what the log is then.
+    ///
+    /// Errors: `UnknownLog`, `SettingsRefused`.
+    pub fn with_changes(&self, request: &AlterLog) -> Result<(Catalog, Arc<LogEntry>), RequestError> {
+        let unknown = || RequestError::UnknownLog { name: request.name.to_string() };
+        let log = self.by_name.get(&request.name).ok_or_else(unknown)?;
+        let settings = log.settings.with(&request.changes);
+        settings.check()?;
+        let log = Arc::new(LogEntry { settings, ..LogEntry::clone(log) });
+        let mut next = self.clone();
+        next.by_uid.insert(log.uid, Arc::clone(&log));
+        next.by_name.insert(log.name.clone(), Arc::clone(&log));
         Ok((next, log))
     }
 
@@ -123,9 +140,13 @@ impl Catalog {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        record::Codec,
+        settings::{Bound, LogChanges},
+    };
 
     fn create(name: &str, partitions: u32) -> CreateLog {
-        CreateLog { name: name.parse().unwrap(), partitions, ack: None }
+        CreateLog { name: name.parse().unwrap(), partitions, settings: LogSettings::default() }
     }
 
     #[test]
@@ -135,6 +156,23 @@ mod tests {
         let (catalog, second) = catalog.with_log(&create("a", 1), 0).unwrap();
         assert!(second.uid > first.uid);
         assert!(catalog.by_uid(first.uid).is_none());
+    }
+
+    #[test]
+    fn a_log_keeps_its_number_when_its_settings_change() {
+        let (catalog, made) = Catalog::default().with_log(&create("a", 3), 7).unwrap();
+        let compression = Some(Some(Codec::Lz4));
+        let changes = LogChanges { compression, ..LogChanges::default() };
+        let alter = AlterLog { name: made.name.clone(), changes };
+        let (catalog, altered) = catalog.with_changes(&alter).unwrap();
+        let settings = LogSettings { compression: Some(Codec::Lz4), ..LogSettings::default() };
+        assert_eq!(*altered, LogEntry { settings, ..LogEntry::clone(&made) });
+        assert_eq!((catalog.by_uid(made.uid), catalog.by_name(&made.name)), (Some(&altered), Some(&altered)));
+        let unknown = AlterLog { name: "b".parse().unwrap(), changes };
+        assert!(matches!(catalog.with_changes(&unknown), Err(RequestError::UnknownLog { .. })));
+        let nothing = LogChanges { retention_ms: Some(Some(Bound::AtMost(0))), ..LogChanges::default() };
+        let refused = catalog.with_changes(&AlterLog { name: made.name.clone(), changes: nothing });
+        assert!(matches!(refused, Err(RequestError::SettingsRefused { .. })));
     }
 
     #[test]

@@ -25,6 +25,7 @@ pub mod name;
 pub mod partition;
 pub mod record;
 pub mod runtime;
+pub mod settings;
 pub mod shard;
 pub mod signal;
 pub mod testing;

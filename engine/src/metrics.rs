@@ -139,6 +139,10 @@ pub struct CoreMetrics {
     pub scrub_errors: Counter,
     /// Passes over all segments.
     pub scrub_passes: Counter,
+    /// Segments that were given up: trimmed, or too many, or too old.
+    pub segments_deleted: Counter,
+    /// Bytes of these.
+    pub segment_bytes_deleted: Counter,
     /// Requests passed on to the core that owns their partition.
     pub hops: Counter,
     /// Datagrams that arrived on this core for another, and were passed on.

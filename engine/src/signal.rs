@@ -1,6 +1,10 @@
 //! Wakes tasks of the same core: the one way a task tells others that something they wait for has changed.
 
-use std::{cell::RefCell, future::poll_fn, task::Poll, task::Waker};
+use std::{
+    cell::{Cell, RefCell},
+    future::poll_fn,
+    task::{Poll, Waker},
+};
 
 /// Tasks wait, somebody notifies, all of them look again. A notification without a waiter is not kept: wait in a loop
 /// that checks its condition first.
@@ -37,5 +41,31 @@ impl Signal {
         while !condition() {
             self.wait().await;
         }
+    }
+}
+
+/// What only one task of a core does at a time, though it waits in between.
+#[derive(Default)]
+pub struct Turns {
+    busy: Cell<bool>,
+    free: Signal,
+}
+
+/// Somebody's turn. Ends when it is dropped, also half-way.
+pub struct Turn<'a>(&'a Turns);
+
+impl Turns {
+    /// Waits for a turn.
+    pub async fn take(&self) -> Turn<'_> {
+        self.free.wait_until(|| !self.busy.get()).await;
+        self.busy.set(true);
+        Turn(self)
+    }
+}
+
+impl Drop for Turn<'_> {
+    fn drop(&mut self) {
+        self.0.busy.set(false);
+        self.0.free.notify();
     }
 }

@@ -39,6 +39,8 @@ fn config() -> ShardConfig {
         tail_bytes: 16 << 10,
         budget_bytes: 8 << 20,
         reserve_bytes: RESERVE,
+        retention: Default::default(),
+        retention_interval: Duration::from_millis(50),
     }
 }
 
@@ -74,7 +76,11 @@ impl<'a> Server<'a> {
 
     /// The partitions of a new log.
     fn create(&self, name: &str, partitions: u32) -> Vec<PartitionId> {
-        match self.call(Request::CreateLog(CreateLog { name: name.parse().unwrap(), partitions, ack: None })) {
+        match self.call(Request::CreateLog(CreateLog {
+            name: name.parse().unwrap(),
+            partitions,
+            settings: Default::default(),
+        })) {
             Ok(Reply::LogCreated(log)) => log.partition_ids().collect(),
             other => panic!("{other:?}"),
         }
@@ -153,7 +159,7 @@ fn writes_are_refused_before_the_drive_is_full_and_taken_again_when_there_is_roo
     server.wait(300);
     let other = server.append(partitions[1], AckLevel::Received).unwrap_err();
     assert!(is_full(&other), "{other}");
-    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, ack: None };
+    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, settings: Default::default() };
     assert!(is_full(&server.call(Request::CreateLog(create)).unwrap_err()));
     assert!(server.reads(partitions[0], 0), "reads go on");
     assert_eq!(sim.counts().get(FaultKind::NoSpace), 0, "the drive itself had to refuse something");
@@ -305,7 +311,7 @@ fn one_partitions_fault_is_its_own_and_a_second_ones_stops_the_writes_of_all_cor
     }
     let error = server.append(partitions[5], AckLevel::Received).unwrap_err();
     assert!(error.to_string().contains("the drive failed twice: writing of /data/logs/default/a/0/"), "{error}");
-    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, ack: None };
+    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, settings: Default::default() };
     let error = server.call(Request::CreateLog(create)).unwrap_err();
     assert!(matches!(error, RequestError::CatalogFailed { .. }), "{error}");
     sim.kill(server.process);
@@ -322,7 +328,7 @@ fn a_failed_write_of_the_catalogue_alone_stops_all_writes() {
     let server = Server::start(&sim, 2);
     let partitions = server.create("a", 4);
     sim.set_rates(FaultRates::none().with(FaultKind::SyncError, 10_000));
-    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, ack: None };
+    let create = CreateLog { name: "b".parse().unwrap(), partitions: 1, settings: Default::default() };
     let error = server.call(Request::CreateLog(create)).unwrap_err();
     assert!(matches!(error, RequestError::CatalogFailed { .. }), "{error}");
     sim.set_rates(FaultRates::none());

@@ -138,6 +138,24 @@ async fn renaming_replaces_and_an_open_file_follows_its_name<R: Runtime>(runtime
     runtime.sync_dir(&dir).await.unwrap();
 }
 
+async fn a_directory_moves_to_another_with_all_that_is_in_it<R: Runtime>(runtime: R, dir: PathBuf) {
+    let (here, there) = (dir.join("here").join("log"), dir.join("there").join("moved"));
+    runtime.create_dir_all(&here).await.unwrap();
+    runtime.create_dir_all(&dir.join("there")).await.unwrap();
+    let file = runtime.open(&here.join("file"), OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 1, 6)).await.unwrap();
+    runtime.rename(&here, &there).await.unwrap();
+    runtime.sync_dir(&dir.join("here")).await.unwrap();
+    runtime.sync_dir(&dir.join("there")).await.unwrap();
+    assert_eq!(runtime.list_dir(&here).await.unwrap_err().kind(), ErrorKind::NotFound);
+    let moved = DirEntry { path: there.join("file"), is_dir: false };
+    assert_eq!(runtime.list_dir(&there).await.unwrap(), [moved]);
+    assert_eq!(file.read_at(0, BLOCK).await.unwrap(), vec![6; BLOCK], "an open file follows");
+    assert_eq!(runtime.rename(&here, &there).await.unwrap_err().kind(), ErrorKind::NotFound);
+    runtime.create_dir_all(&here).await.unwrap();
+    assert!(runtime.rename(&here, &there).await.is_err(), "a directory that is not empty was replaced");
+}
+
 async fn a_removed_file_lives_until_it_is_closed<R: Runtime>(runtime: R, dir: PathBuf) {
     let path = dir.join("file");
     let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
@@ -443,6 +461,7 @@ mod real {
         truncating_cuts_off_and_extends_with_zeros
         a_trimmed_buffer_is_written_up_to_its_new_end
         renaming_replaces_and_an_open_file_follows_its_name
+        a_directory_moves_to_another_with_all_that_is_in_it
         a_removed_file_lives_until_it_is_closed
         directories_are_made_listed_and_removed
         a_file_system_says_what_it_has_left
@@ -639,6 +658,7 @@ mod simulated {
         truncating_cuts_off_and_extends_with_zeros
         a_trimmed_buffer_is_written_up_to_its_new_end
         renaming_replaces_and_an_open_file_follows_its_name
+        a_directory_moves_to_another_with_all_that_is_in_it
         a_removed_file_lives_until_it_is_closed
         directories_are_made_listed_and_removed
         a_file_system_says_what_it_has_left

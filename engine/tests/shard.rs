@@ -6,12 +6,13 @@ use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 use bytes::Bytes;
 use pyralog_engine::{
     error::RequestError,
-    log::scrub::ScrubPace,
+    log::{retention::Limits, scrub::ScrubPace},
     record::{BatchBuilder, Codec, split_batches},
     runtime::{
         Runtime,
         glommio::{GlommioRuntime, LaunchOptions, launch, mesh},
     },
+    settings::LogSettings,
     shard::{
         self, Shard, ShardConfig,
         mailbox::Message,
@@ -33,6 +34,8 @@ fn config(data_dir: &Path) -> ShardConfig {
         tail_bytes: 256 << 10,
         budget_bytes: 64 << 20,
         reserve_bytes: 0,
+        retention: Limits::default(),
+        retention_interval: Duration::from_millis(20),
     }
 }
 
@@ -108,7 +111,7 @@ async fn check(shard: &Shard<GlommioRuntime>, partition: PartitionId, count: usi
 }
 
 async fn create(shard: &Shard<GlommioRuntime>, name: &str, partitions: u32) -> Vec<PartitionId> {
-    let request = CreateLog { name: name.parse().unwrap(), partitions, ack: None };
+    let request = CreateLog { name: name.parse().unwrap(), partitions, settings: LogSettings::default() };
     match shard.call(Request::CreateLog(request)).await {
         Ok(Reply::LogCreated(log)) => log.partition_ids().collect(),
         other => panic!("{other:?}"),

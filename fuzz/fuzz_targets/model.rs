@@ -64,6 +64,7 @@ async fn open(runtime: SimRuntime) -> recovery::Recovered<SimRuntime> {
         block_bytes: 512,
         segment_bytes: 32 << 10,
         tails: TailMemory::new(8 << 10),
+        reaper: Default::default(),
         room: Room::new(0),
         runtime,
     };

@@ -181,7 +181,7 @@ impl Talk {
 
     async fn create_log(&mut self, name: &str, partitions: u32) -> LogMetadata {
         let ack = Some(AckLevel::Received);
-        let create = CreateLog { name: name.parse().unwrap(), partitions, ack };
+        let create = CreateLog { name: name.parse().unwrap(), partitions, settings: ack.into() };
         self.say(|out| encode_create_log(out, 2, &create)).await;
         let frame = self.hear().await;
         assert_eq!(frame.header.status, 0, "{:?}", WireError::decode(frame.header.status, &frame.body));

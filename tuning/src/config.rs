@@ -130,6 +130,33 @@ pub struct Storage {
     /// Trades: room that is never used, against a server that still can do what it promised when the file system is
     /// full.
     pub reserve_bytes: ByteSize,
+    /// What is kept of logs that do not say it themselves. Without a value everything is kept for ever.
+    pub retention: Retention,
+}
+
+/// What is kept of logs whose settings do not say it (`dlog log create --retention … --retention-bytes …`). Without a
+/// value everything is kept for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retention {
+    /// For how long records are kept at least. Without a value, for ever. A segment is deleted when its newest record
+    /// is older; the age of a record is that of its timestamp, which its producer set. A log that nobody writes to
+    /// expires too. When the clock jumps ahead by more than a minute, that counts only once it has lasted for an hour.
+    ///
+    /// Trades: the drive's room against the time in which a consumer may come back.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_age_ms: Option<Millis>,
+    /// How many bytes of each partition are kept at least. Without a value, all. The oldest segment is deleted when the
+    /// others are still enough, and a new one is begun when the newest is enough by itself (from 1 MiB on): up to about
+    /// twice this much is on the drive.
+    ///
+    /// Trades: the drive's room against how far back a consumer may read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_size: Option<ByteSize>,
+    /// How often it is looked for what is more or older than that.
+    ///
+    /// Trades: room that is free sooner against a moment of each core for each of its partitions.
+    pub check_interval_ms: Millis,
 }
 
 /// Reading old records again to find what rots: all sealed segments, in the background.
@@ -240,6 +267,7 @@ impl Default for Storage {
             sync_interval_ms: Millis(100),
             reserve_bytes: ByteSize(256 << 20),
             scrub: Scrub::default(),
+            retention: Retention::default(),
         }
     }
 }
@@ -248,6 +276,12 @@ impl Default for Scrub {
     fn default() -> Self {
         // 600 GiB in a day for less than a hundredth of a drive's bandwidth; a week is what others take for a pass.
         Scrub { bytes_per_second: ByteSize(8 << 20), period_ms: Millis(7 * 24 * 3_600_000) }
+    }
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Retention { max_age_ms: None, max_size: None, check_interval_ms: Millis(5_000) }
     }
 }
 

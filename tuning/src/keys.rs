@@ -90,6 +90,11 @@ pub const KEYS: &[Key] = &[
     // From a test's second to a year, after which a drive has rotted unseen.
     key("storage.scrub.period_ms", Kind::Millis(1_000, 31_536_000_000)),
     key("storage.reserve_bytes", Kind::Size(0, 16 * TIB)),
+    // A hundred years, and more than a drive has: beyond them one means for ever.
+    key("storage.retention.max_age_ms", Kind::Millis(1, 100 * 365 * 86_400_000)),
+    key("storage.retention.max_size", Kind::Size(1, 16 * TIB)),
+    // What is looked at costs a moment for each partition; an hour is late enough.
+    key("storage.retention.check_interval_ms", Kind::Millis(10, 3_600_000)),
     key("replication.quorum.replication_factor", Kind::Count(1, 255)),
     key("replication.quorum.write_quorum", Kind::Count(1, 255)),
     key("replication.quorum.read_quorum", Kind::Count(1, 255)),

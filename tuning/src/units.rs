@@ -19,7 +19,7 @@ const SIZE_UNITS: [(&str, u64); 9] = [
 ];
 
 /// Units of time in milliseconds; `ms` before `s`, since it ends with it.
-const TIME_UNITS: [(&str, u64); 4] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000)];
+const TIME_UNITS: [(&str, u64); 5] = [("ms", 1), ("s", 1_000), ("min", 60_000), ("h", 3_600_000), ("d", 86_400_000)];
 
 /// A size in bytes; always 64 bits wide, so that the throughput profile's 4 GiB segments fit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -43,7 +43,7 @@ impl FromStr for ByteSize {
 impl FromStr for Millis {
     type Err = String;
 
-    /// An integer (milliseconds), or an integer and one of `ms`, `s`, `min`, `h`.
+    /// An integer (milliseconds), or an integer and one of `ms`, `s`, `min`, `h`, `d`.
     fn from_str(text: &str) -> Result<Self, String> {
         parse(text, &TIME_UNITS).map(Millis).ok_or_else(|| format!("`{text}` is no duration; write 10 or 10ms"))
     }
@@ -129,7 +129,7 @@ macro_rules! number_or_text {
 }
 
 number_or_text!(ByteSize, "a size such as 1048576 or \"1MiB\"", "^[0-9]+ *([KMGTkmgt]?i?[Bb])?$");
-number_or_text!(Millis, "a duration such as 10 or \"10ms\"", "^[0-9]+ *(ms|s|min|h)?$");
+number_or_text!(Millis, "a duration such as 10 or \"10ms\"", "^[0-9]+ *(ms|s|min|h|d)?$");
 
 #[cfg(test)]
 mod tests {
@@ -155,7 +155,9 @@ mod tests {
 
     #[test]
     fn durations_are_read_as_people_write_them() {
-        for (text, ms) in [("10", 10), ("10ms", 10), ("2 s", 2_000), ("1min", 60_000), ("1h", 3_600_000)] {
+        for (text, ms) in
+            [("10", 10), ("10ms", 10), ("2 s", 2_000), ("1min", 60_000), ("1h", 3_600_000), ("7d", 604_800_000)]
+        {
             assert_eq!(text.parse(), Ok(Millis(ms)), "{text}");
         }
         assert!("10 fortnights".parse::<Millis>().is_err());

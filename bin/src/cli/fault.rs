@@ -5,6 +5,7 @@ use std::fmt;
 use miette::Diagnostic;
 use pyralog_net::client::Error;
 use pyralog_tuning::ConfigError;
+use serde_json::{Map, Value, json};
 
 /// The command did its work.
 pub const EXIT_OK: u8 = 0;
@@ -20,6 +21,8 @@ pub const EXIT_SKIPPED: u8 = 3;
 pub struct Fault {
     message: String,
     help: Option<String>,
+    /// For machines: the server's code and the fields of the cause.
+    details: Map<String, Value>,
     exit: u8,
 }
 
@@ -29,7 +32,7 @@ pub type Outcome<T = ()> = Result<T, Fault>;
 impl Fault {
     /// The command failed.
     pub fn new(message: impl ToString) -> Self {
-        Fault { message: message.to_string(), help: None, exit: EXIT_FAILURE }
+        Fault { message: message.to_string(), help: None, details: Map::new(), exit: EXIT_FAILURE }
     }
 
     /// The command was not understood.
@@ -54,8 +57,12 @@ impl Fault {
     }
 
     /// The fault for a machine.
-    pub fn as_json(&self) -> serde_json::Value {
-        serde_json::json!({ "error": self.message, "help": self.help, "exit_code": self.exit })
+    pub fn as_json(&self) -> Value {
+        let mut object = json!({ "error": self.message, "help": self.help, "exit_code": self.exit });
+        if !self.details.is_empty() {
+            object["details"] = self.details.clone().into();
+        }
+        object
     }
 }
 
@@ -79,8 +86,18 @@ impl From<Error> for Fault {
             Error::Name(_) | Error::Setting { .. } => Fault::usage(&error),
             _ => Fault::new(&error),
         };
+        let range = error.offset_range();
         match error {
             Error::Unavailable { .. } => fault.with_help("is the server running there? `dlog` starts one"),
+            Error::Server(error) => {
+                let mut details = error.details;
+                details.insert("code".to_owned(), error.code.0.into());
+                let fault = Fault { details, ..fault };
+                match range {
+                    Some((start, _)) => fault.with_help(format!("the first record there is has offset {start}")),
+                    None => fault,
+                }
+            }
             _ => fault,
         }
     }

@@ -60,7 +60,7 @@ pub struct Global {
 enum Command {
     /// Start the server.
     Serve(serve::ServeArgs),
-    /// Create, list, describe and delete logs.
+    /// Create, change, list, describe, trim and delete logs.
     #[command(subcommand)]
     Log(log::LogCommand),
     /// Write records: one for each line of the files, or of stdin.

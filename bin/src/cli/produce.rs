@@ -55,9 +55,9 @@ pub struct ProduceArgs {
     /// What stands between key and value. A line without it has no key.
     #[arg(long, value_parser = delimiter)]
     key_delimiter: Option<Delimiter>,
-    /// How batches are compressed.
-    #[arg(long, value_enum, default_value = "none")]
-    compression: Compression,
+    /// How batches are compressed. As the log's settings say, if not given.
+    #[arg(long, value_enum)]
+    compression: Option<Compression>,
 }
 
 #[derive(Clone, Debug)]
@@ -99,7 +99,7 @@ pub async fn run(client: &PyralogClient, args: &ProduceArgs, json: bool) -> Outc
     let lines = cutting::read(inputs, args.delimiter.0.clone(), Arc::clone(&read_bytes));
     let gatherer = Gatherer {
         key_delimiter: args.key_delimiter.clone().map(|delimiter| delimiter.0),
-        codec: args.compression.into(),
+        codec: args.compression.map_or(log.settings.compression.unwrap_or_default(), Codec::from),
         partitions: log.partitions,
         fixed: args.partition.map(PartitionId),
         sticky,

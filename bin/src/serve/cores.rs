@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_channel::{Receiver, Sender};
 use pyralog_engine::{
-    log::scrub::ScrubPace,
+    log::{retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh},
     shard::{
@@ -89,6 +89,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
     let buffer_time_max =
         if cache.enabled { Duration::from_millis(cache.max_buffer_time_ms.0) } else { Duration::ZERO };
     let bytes = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
+    let retention = &config.storage.retention;
     let tail_bytes = plan.read_cache_bytes_per_core / TAIL_SHARE;
     ShardConfig {
         data_dir: config.server.data_dir.clone(),
@@ -105,6 +106,11 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         tail_bytes: bytes(tail_bytes),
         budget_bytes: bytes(plan.requests_bytes_per_core),
         reserve_bytes: config.storage.reserve_bytes.0,
+        retention: Limits {
+            age_ms: retention.max_age_ms.map(|age| age.0),
+            bytes: retention.max_size.map(|size| size.0),
+        },
+        retention_interval: Duration::from_millis(retention.check_interval_ms.0),
     }
 }
 

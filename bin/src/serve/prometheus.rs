@@ -35,6 +35,10 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_scrub_segments_total", "Segments that the scrub read whole.", |m| &m.scrub_segments),
     ("dlog_scrub_errors_total", "Segments that the scrub could not read.", |m| &m.scrub_errors),
     ("dlog_scrub_passes_total", "Passes of the scrub over all segments, of all cores.", |m| &m.scrub_passes),
+    ("dlog_segments_deleted_total", "Segments that were given up: trimmed, or too many, or too old.", |m| {
+        &m.segments_deleted
+    }),
+    ("dlog_segment_bytes_deleted_total", "Bytes of these.", |m| &m.segment_bytes_deleted),
     ("dlog_hops_total", "Requests passed on to the core that owns their partition.", |m| &m.hops),
     ("dlog_datagrams_misrouted_total", "Datagrams passed on to the core they are for.", |m| &m.datagrams_misrouted),
     ("dlog_datagrams_dropped_total", "Datagrams for another core that were dropped.", |m| &m.datagrams_dropped),

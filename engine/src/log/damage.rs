@@ -70,7 +70,8 @@ impl<R: Runtime> Log<R> {
     /// Notes what was found damaged in `segment`: once in the log of the server and in the metrics.
     pub(super) fn report_loss(&self, segment: &Segment<R>, lost: Lost) -> Loss {
         let loss = Loss { file: segment.path.clone(), lost };
-        if loss.lost.from < loss.lost.to && self.losses.remember(&loss) {
+        // What was deleted while somebody read it is no loss.
+        if self.holds(segment.base_offset()) && loss.lost.from < loss.lost.to && self.losses.remember(&loss) {
             let error = loss.error();
             tracing::error!(partition = %self.partition, %error, "stored records are lost; the others stay readable");
             let metrics: &CoreMetrics = &self.context.metrics;

@@ -25,6 +25,7 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         segment_bytes: 1 << 20,
         tails: TailMemory::new(0),
         room: Room::new(0),
+        reaper: Default::default(),
     })
 }
 

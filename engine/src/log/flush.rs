@@ -108,7 +108,7 @@ impl<R: Runtime> Log<R> {
 
     /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the
     /// last segment only, so all before it must be whole and durable by then.
-    async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
+    pub(super) async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
         let previous = self.newest_file();
         let sealed = async {
             match &previous {
@@ -161,6 +161,10 @@ impl<R: Runtime> Log<R> {
 
     /// Keeps the index of a sealed segment beside it.
     pub(super) async fn write_index(&self, segment: &Segment<R>, index: &Index) -> std::io::Result<()> {
+        if !self.holds(segment.base_offset()) {
+            // Deleted meanwhile, and its sidecars with it.
+            return Ok(());
+        }
         let end_position = segment.end_position.get();
         let bytes = index.to_sidecar(SidecarKey { incarnation: segment.header.incarnation, end_position });
         envelope::write(&self.context.runtime, &segment.index_path(), &bytes).await

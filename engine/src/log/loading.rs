@@ -21,42 +21,60 @@ use crate::{
 };
 
 impl<R: Runtime> Log<R> {
-    /// The offset of the first batch below `end` whose newest record is not older than `timestamp_ms`; `end` if there
-    /// is none. What is lost is passed over.
-    pub async fn find_time(self: &Rc<Self>, timestamp_ms: i64, end: Offset) -> Result<Offset, RequestError> {
+    /// The offset of the first batch between `start` and `end` whose newest record is not older than `timestamp_ms`, or
+    /// `start` if it is within that batch; `end` if there is none. What is lost is passed over.
+    pub async fn find_time(
+        self: &Rc<Self>,
+        timestamp_ms: i64,
+        (start, end): (Offset, Offset),
+    ) -> Result<Offset, RequestError> {
         let bases: Vec<Offset> = self.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
         for base in bases {
-            let segment = match self.load_and_locate(base).await {
-                Ok((segment, _)) => segment,
-                Err(RequestError::Corrupt { from, to, .. }) if to > from => continue,
+            match self.find_time_from(timestamp_ms, base, end).await {
+                Ok(None) => {}
+                Ok(Some(found)) => return Ok(found.max(start)),
+                Err(RequestError::Corrupt { from, to, .. }) if to > from => {}
+                // Deleted meanwhile; what is wanted comes later.
+                Err(_) if !self.holds(base) => {}
                 Err(error) => return Err(error),
-            };
-            let block = segment.index.borrow().as_ref().and_then(|index| index.block_of_time(timestamp_ms));
-            let Some(block) = block else { continue };
-            let first = self.first_offset_of(&segment, block);
-            let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
-            while range.offset < end {
-                let read = match self.read_memory(range) {
-                    Some(pieces) => Ok(pieces),
-                    None => self.read_disk(range).await,
-                };
-                let pieces = match read {
-                    Ok(pieces) => pieces,
-                    Err(RequestError::Corrupt { to, .. }) if to > range.offset => {
-                        range.offset = to;
-                        continue;
-                    }
-                    Err(error) => return Err(error),
-                };
-                for header in pieces.iter().flat_map(headers_of) {
-                    if header.max_timestamp_ms >= timestamp_ms {
-                        return Ok(header.base_offset);
-                    }
-                    range.offset = header.end_offset();
-                }
             }
         }
         Ok(end)
+    }
+
+    /// The same from the segment at `base` on; `None` if nothing in that segment is new enough.
+    async fn find_time_from(
+        self: &Rc<Self>,
+        timestamp_ms: i64,
+        base: Offset,
+        end: Offset,
+    ) -> Result<Option<Offset>, RequestError> {
+        let (segment, _) = self.load_and_locate(base).await?;
+        let block = segment.index.borrow().as_ref().and_then(|index| index.block_of_time(timestamp_ms));
+        let Some(block) = block else { return Ok(None) };
+        let first = self.first_offset_of(&segment, block);
+        let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
+        while range.offset < end {
+            let read = match self.read_memory(range) {
+                Some(pieces) => Ok(pieces),
+                None => self.read_disk(range).await,
+            };
+            let pieces = match read {
+                Ok(pieces) => pieces,
+                Err(RequestError::Corrupt { to, .. }) if to > range.offset => {
+                    range.offset = to;
+                    continue;
+                }
+                Err(error) => return Err(error),
+            };
+            for header in pieces.iter().flat_map(headers_of) {
+                if header.max_timestamp_ms >= timestamp_ms {
+                    return Ok(Some(header.base_offset));
+                }
+                range.offset = header.end_offset();
+            }
+        }
+        Ok(None)
     }
 
     fn first_offset_of(&self, segment: &Segment<R>, block: IndexBlock) -> Offset {
@@ -112,7 +130,7 @@ impl<R: Runtime> Log<R> {
         self.report_loss(segment, lost).error()
     }
 
-    async fn read_sidecar(&self, segment: &Segment<R>) -> Option<Index> {
+    pub(super) async fn read_sidecar(&self, segment: &Segment<R>) -> Option<Index> {
         let file = self.context.runtime.open(&segment.index_path(), OpenMode::Existing).await.ok()?;
         let size = usize::try_from(file.size().await.ok()?).ok()?;
         let bytes = file.read_at(0, size.next_multiple_of(file.alignment() as usize)).await.ok()?;

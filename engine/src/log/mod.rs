@@ -21,11 +21,14 @@ pub mod prepare;
 pub mod producer_snapshot;
 pub mod read;
 pub mod recovery;
+pub mod removal;
+pub mod retention;
 pub mod room;
 pub mod scan;
 pub mod scrub;
 pub mod segment;
 mod spare;
+pub mod start;
 pub mod survey;
 pub mod tail;
 pub mod tail_memory;
@@ -41,8 +44,9 @@ use std::{
 use ahead::{AheadMemory, ReadAhead};
 use cache::BlockCache;
 use damage::Losses;
+use removal::Reaper;
 use room::Room;
-use segment::{Segment, SegmentHeader, belongs_to_log};
+use segment::{Segment, SegmentHeader};
 use spare::Spare;
 use tail::{Admitted, Tail};
 use tail_memory::TailMemory;
@@ -76,6 +80,8 @@ pub struct LogContext<R: Runtime> {
     pub tails: TailMemory<R>,
     /// The drive's room.
     pub room: Room,
+    /// Gives the space of deleted files back.
+    pub reaper: Reaper<R>,
 }
 
 /// Why a log stopped.
@@ -132,6 +138,8 @@ pub struct Log<R: Runtime> {
     epoch: LeaderEpoch,
     /// By base offset; the last one is active. Never empty.
     segments: RefCell<Vec<Rc<Segment<R>>>>,
+    /// Segments that are no part of the log any more and still have their names, oldest first.
+    released: RefCell<Vec<Rc<Segment<R>>>>,
     tail: RefCell<Tail<R>>,
     /// The offset after the last record.
     end_offset: Cell<Offset>,
@@ -211,28 +219,6 @@ impl<R: Runtime> Log<R> {
     pub fn size_bytes(&self) -> u64 {
         self.segments.borrow().iter().map(|segment| segment.end_position.get()).sum()
     }
-
-    /// Removes every file of the log, and its directory if nothing else is in it. The log must not be used any more.
-    pub async fn delete(&self) -> std::io::Result<()> {
-        self.close_spare().await;
-        self.segments.borrow_mut().truncate(1);
-        delete_files(&self.context.runtime, &self.dir).await
-    }
-}
-
-/// Removes the files of a log from its directory, and the directory if that leaves it empty. Files that are not ours
-/// stay.
-pub async fn delete_files<R: Runtime>(runtime: &R, dir: &Path) -> std::io::Result<()> {
-    for entry in runtime.list_dir(dir).await? {
-        if !entry.is_dir && belongs_to_log(&entry.path) {
-            runtime.remove_file(&entry.path).await?;
-        }
-    }
-    runtime.sync_dir(dir).await?;
-    if runtime.list_dir(dir).await?.is_empty() {
-        runtime.remove_dir(dir).await?;
-    }
-    Ok(())
 }
 
 fn new_header<R: Runtime>(

@@ -1,18 +1,23 @@
 //! What a log's batches say of their producers, kept beside its segments: as of the base offset of the last one, so
 //! that an opening takes it from there and reads only the last segment, which it does anyway.
 //!
-//! Derived data. The snapshot is taken when a segment is begun, written behind the acks, and not synced; the one before
-//! it stays until then. Without a snapshot that can be trusted, the headers of the segments since the last one that can
-//! are walked, or of all.
+//! Derived data, as long as the segments are there. The snapshot is taken when a segment is begun, and written and
+//! synced behind the acks; the one before it stays until then, and so do the segments that would be walked without it.
+//! Without a snapshot that can be trusted, the headers of the segments since the last one that can are walked, or of
+//! all.
 
-use std::{io, path::PathBuf, rc::Rc};
+use std::{
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
 
 use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use super::{
     Log, LogContext, LogFault, envelope,
-    segment::{Segment, SegmentHeader},
+    segment::{Segment, SegmentHeader, Snapshot as State},
 };
 use crate::{
     limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
@@ -123,10 +128,13 @@ impl<R: Runtime> Log<R> {
     pub(super) fn write_producers(self: &Rc<Self>, segment: &Rc<Segment<R>>) {
         let Some(bytes) = segment.producers.borrow_mut().take() else { return };
         let (log, path, superseded) = (Rc::clone(self), segment.producers_path(), self.superseded(segment));
+        let segment = Rc::clone(segment);
+        segment.snapshot.set(State::Pending);
         self.context.runtime.spawn(async move {
             let runtime = &log.context.runtime;
-            match envelope::write(runtime, &path, &bytes).await {
+            match log.write_durably(&path, &bytes).await {
                 Ok(()) => {
+                    segment.snapshot.set(State::Durable);
                     if let Some(path) = superseded {
                         // None may be there; one that stays takes room and does no harm.
                         let _ = runtime.remove_file(&path).await;
@@ -137,6 +145,14 @@ impl<R: Runtime> Log<R> {
                 }
             }
         });
+    }
+
+    /// Durably, for the segments behind it may be deleted, and then nothing else knows.
+    async fn write_durably(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
+        let runtime = &self.context.runtime;
+        envelope::write(runtime, path, bytes).await?;
+        runtime.open(path, OpenMode::Existing).await?.fdatasync().await?;
+        runtime.sync_dir(&self.dir).await
     }
 
     /// The snapshot that nobody needs once `segment` has its own: the one before that is kept for the case that power
@@ -188,7 +204,7 @@ pub(super) async fn before<R: Runtime>(
     Ok((history, false))
 }
 
-async fn load<R: Runtime>(
+pub(super) async fn load<R: Runtime>(
     context: &LogContext<R>,
     segment: &Segment<R>,
     header: &SegmentHeader,

@@ -14,8 +14,13 @@
 //! | G | no segment | the log is new | create the first |
 //! | H | traces of a segment behind the last one, or of any where none is | a lost file | fence; without any, do not
 //! open |
+//! | I | a damaged start file | bit rot | fence; it is not known where the log begins |
+//! | J | a start file beyond the end | power lost after records that were not durable were trimmed | begin there |
 //!
 //! For what traces those are, and for segments missing between others, see [`super::missing`].
+//!
+//! The log begins where its start file says ([`super::start`]), and not before its first segment. Segments that lie
+//! before that whole, and files that were being deleted, are removed when it is open.
 //!
 //! Before anything is read, the writes that a killed process left under way are waited for: no sync covers them, reads
 //! may show them or not, and they could arrive on top of what is written next. Then the file is synced, since bytes
@@ -41,7 +46,9 @@ use super::{
     last_segment::{Beginning, Damage, LastScan, LastSegment},
     missing::{BEGUN, MissingEnd, Names},
     new_header, producer_snapshot,
-    segment::{Segment, SegmentHeader, base_offset_of, segment_path},
+    removal::Reaper,
+    segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
+    start,
     tail::Tail,
 };
 use crate::{
@@ -79,11 +86,23 @@ pub async fn open<R: Runtime>(
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
     let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
-    for base in names.missing_between() {
+    let owner = (Some(partition.log), partition.index);
+    let read = start::read(runtime, &dir, owner).await.map_err(|e| fault("reading the start file in", &dir, e))?;
+    let read = read.filter(|_| !planted(PlantedBug::ForgetStart));
+    let first = segments.first().map_or(Offset(0), |segment| segment.base_offset());
+    let start = Start {
+        offset: read.as_ref().and_then(|read| read.as_ref().ok()).map_or(first, |start| first.max(*start)),
+        damage: read.and_then(Result::err).map(|reason| Damage {
+            case: 'I',
+            path: dir.join(start::FILE_NAME),
+            position: 0,
+            reason,
+        }),
+    };
+    for base in names.missing_between().filter(|base| *base >= start.offset) {
         let missing = segment_path(&dir, base);
         tracing::error!(missing = %missing.display(), "a segment is missing: its records are lost");
     }
-    let start = segments.first().map_or(Offset(0), |segment| segment.base_offset());
     loop {
         let Some(last) = segments.pop() else {
             if let Some(missing) = names.missing_end(None) {
@@ -106,9 +125,15 @@ pub async fn open<R: Runtime>(
     }
 }
 
+/// Where the log begins, and why that may not be so.
+struct Start {
+    offset: Offset,
+    damage: Option<Damage>,
+}
+
 async fn finish<R: Runtime>(
     context: &Rc<LogContext<R>>,
-    (partition, dir, start): (PartitionId, PathBuf, Offset),
+    (partition, dir, start): (PartitionId, PathBuf, Start),
     segments: Vec<Rc<Segment<R>>>,
     (mut found, missing): (LastSegment, Option<MissingEnd>),
 ) -> Result<Recovered<R>, LogFault> {
@@ -141,13 +166,40 @@ async fn finish<R: Runtime>(
         }
     }
     let epoch = LeaderEpoch(found.epoch.0 + 1);
-    let log = assemble(context, (partition, dir), epoch, (segments, found.end_offset));
+    let damage = found.damage.clone().or(start.damage);
+    let (start, mut end) = (start.offset, found.end_offset);
+    let log = assemble(context, (partition, dir), epoch, (segments, end));
     for lost in losses {
         log.report_loss(&last, lost);
     }
     let producers =
         if found.damage.is_none() { known_producers(&log, found.producers).await? } else { Default::default() };
-    Ok(Recovered { log, start, end: found.end_offset, producers, damage: found.damage, lost_end })
+    if start > end {
+        tracing::info!(dir = %log.dir.display(), %start, %end, "case J: the log begins beyond the end of what is left");
+        // None of the offsets between is used again: they were seen.
+        end = start;
+        log.end_offset.set(end);
+        if damage.is_none() {
+            let segment = create_at(context, (partition, &log.dir), start, epoch).await?;
+            log.segments.borrow_mut().push(segment);
+            log.keep_producers(&producers);
+        }
+    }
+    log.release_before(start);
+    let lost_end = lost_end.map(|(from, to)| (from.max(start), to.max(start)));
+    Ok(Recovered { log, start, end, producers, damage, lost_end })
+}
+
+async fn create_at<R: Runtime>(
+    context: &LogContext<R>,
+    (partition, dir): (PartitionId, &Path),
+    base_offset: Offset,
+    epoch: LeaderEpoch,
+) -> Result<Rc<Segment<R>>, LogFault> {
+    let segment = Rc::new(Segment::planned(dir, new_header(context, partition, base_offset, epoch)));
+    let file = create_segment(&context.runtime, &segment).await?;
+    *segment.file.borrow_mut() = Some(file);
+    Ok(segment)
 }
 
 /// What all batches say of their producers, if those of the last segment say `last`.
@@ -179,6 +231,7 @@ fn assemble<R: Runtime>(
         dir,
         epoch,
         segments: RefCell::new(segments),
+        released: RefCell::default(),
         tail: RefCell::new(tail),
         end_offset: Cell::new(end_offset),
         losses: Default::default(),
@@ -193,17 +246,15 @@ fn assemble<R: Runtime>(
 async fn create_first<R: Runtime>(
     context: &Rc<LogContext<R>>,
     (partition, dir): (PartitionId, PathBuf),
-    start: Offset,
+    start: Start,
 ) -> Result<Recovered<R>, LogFault> {
     let epoch = LeaderEpoch(1);
-    let header = new_header(context, partition, start, epoch);
-    let segment = Rc::new(Segment::planned(&dir, header));
-    let file = create_segment(&context.runtime, &segment).await?;
-    *segment.file.borrow_mut() = Some(file);
+    let Start { offset: start, damage } = start;
+    let segment = create_at(context, (partition, &dir), start, epoch).await?;
     begin(&context.runtime, &dir).await;
     let log = assemble(context, (partition, dir), epoch, (vec![segment], start));
     let producers = ProducerHistory::default();
-    Ok(Recovered { log, start, end: start, producers, damage: None, lost_end: None })
+    Ok(Recovered { log, start, end: start, producers, damage, lost_end: None })
 }
 
 /// Leaves the trace that the partition has had a segment. A trace, no promise: it is neither synced nor insisted on.
@@ -214,16 +265,23 @@ async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
     }
 }
 
-/// The segments of a directory by base offset, as far as their names and sizes tell; and all names.
+/// The segments of a directory by base offset, as far as their names and sizes tell; and all names. What is left of
+/// deleted segments is given to the reaper.
 async fn list_segments<R: Runtime>(
-    context: &LogContext<R>,
+    context: &Rc<LogContext<R>>,
     partition: PartitionId,
     dir: &Path,
 ) -> std::io::Result<(Vec<Rc<Segment<R>>>, Names)> {
     let mut segments = Vec::new();
     let entries = context.runtime.list_dir(dir).await?;
     let names = Names::of(entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path));
+    let first = entries.iter().filter_map(|entry| base_offset_of(&entry.path)).min();
     for entry in entries {
+        // Behind the first segment it is a trace of one that should be there.
+        let is_before = |segment: PathBuf| base_offset_of(&segment) < first;
+        if is_deleted_segment(&entry.path) || segment_of_sidecar(&entry.path).is_some_and(is_before) {
+            Reaper::remove(context, entry.path.clone());
+        }
         let Some(base_offset) = base_offset_of(&entry.path).filter(|_| !entry.is_dir) else { continue };
         let file = context.runtime.open(&entry.path, OpenMode::Existing).await?;
         // The header is read when the segment is; until then these stand for it.

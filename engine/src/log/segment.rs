@@ -13,7 +13,7 @@ use zerocopy::{
     little_endian::{I64, U32, U64},
 };
 
-use super::{index::Index, missing::BEGUN};
+use super::{index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file};
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, Runtime},
@@ -28,6 +28,9 @@ const SEGMENT_SUFFIX: &str = ".seg";
 pub(super) const SPARE_NAME: &str = "next.spare";
 const INDEX_SUFFIX: &str = ".idx";
 const PRODUCERS_SUFFIX: &str = ".prd";
+
+/// The suffixes of the files that stand beside a segment and go with it.
+const SIDECAR_SUFFIXES: [&str; 2] = ["idx", "prd"];
 
 /// The header block as it stands on disk; the rest of the 4 KiB is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -121,6 +124,17 @@ impl SegmentHeader {
     }
 }
 
+/// What is known of the snapshot of producers beside a segment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Snapshot {
+    /// Nobody looked.
+    Unknown,
+    /// It is being written, or could not be.
+    Pending,
+    /// It is there and survives a loss of power.
+    Durable,
+}
+
 /// A segment as its log knows it.
 pub struct Segment<R: Runtime> {
     /// Its header block.
@@ -137,6 +151,12 @@ pub struct Segment<R: Runtime> {
     pub index: RefCell<Option<Index>>,
     /// The snapshot of producers to write beside it once it has a file.
     pub producers: RefCell<Option<Vec<u8>>>,
+    /// What is known of the snapshot beside it.
+    pub snapshot: Cell<Snapshot>,
+    /// The time of its newest record once it is sealed and somebody asked, in milliseconds since 1970.
+    pub newest_ms: Cell<Option<i64>>,
+    /// How long it was when retention looked at it, and since when it is as long; see `removal`.
+    pub seen: Cell<(u64, i64)>,
 }
 
 impl<R: Runtime> Segment<R> {
@@ -150,6 +170,9 @@ impl<R: Runtime> Segment<R> {
             prepared_end: Cell::new(0),
             index: RefCell::new(Some(Index::default())),
             producers: RefCell::new(None),
+            snapshot: Cell::new(Snapshot::Unknown),
+            newest_ms: Cell::new(None),
+            seen: Cell::new((0, 0)),
         }
     }
 
@@ -195,11 +218,32 @@ fn base_in_name(path: &Path, suffix: &str) -> Option<Offset> {
     if digits { name.parse().ok().map(Offset) } else { None }
 }
 
+/// The files that stand beside the segment at `path`, whether or not they are there.
+pub fn sidecars_of(path: &Path) -> impl Iterator<Item = PathBuf> + '_ {
+    SIDECAR_SUFFIXES.iter().map(|suffix| path.with_extension(suffix))
+}
+
+/// The segment beside which the file at `path` stands, if it is a sidecar.
+pub fn segment_of_sidecar(path: &Path) -> Option<PathBuf> {
+    let suffix = path.extension()?.to_str()?;
+    let segment = path.with_extension(&SEGMENT_SUFFIX[1..]);
+    (SIDECAR_SUFFIXES.contains(&suffix) && base_offset_of(&segment).is_some()).then_some(segment)
+}
+
+/// Whether the file at `path` is a segment that was deleted and whose space was not given back yet.
+pub fn is_deleted_segment(path: &Path) -> bool {
+    path.extension().is_some_and(|suffix| suffix == DELETED_SUFFIX)
+        && base_offset_of(&path.with_extension(&SEGMENT_SUFFIX[1..])).is_some()
+}
+
 /// Whether a file in a partition's directory is one of ours, and goes when the log is deleted.
 pub fn belongs_to_log(path: &Path) -> bool {
-    let named =
-        [SEGMENT_SUFFIX, INDEX_SUFFIX, PRODUCERS_SUFFIX].iter().any(|suffix| base_in_name(path, suffix).is_some());
-    named || is_spare(path) || path.file_name().is_some_and(|name| name == BEGUN)
+    base_offset_of(path).is_some()
+        || segment_of_sidecar(path).is_some()
+        || is_deleted_segment(path)
+        || is_start_file(path)
+        || is_spare(path)
+        || path.file_name().is_some_and(|name| name == BEGUN)
 }
 
 /// Whether a file is the one that waits to be the next segment. It holds nothing.
@@ -257,7 +301,15 @@ mod tests {
         for foreign in ["42.seg", "00000000000000000042.idx", "0000000000000000004x.seg", "notes.txt"] {
             assert_eq!(base_offset_of(Path::new(foreign)), None, "{foreign}");
         }
-        assert!(belongs_to_log(Path::new("00000000000000000042.prd")));
-        assert!(belongs_to_log(Path::new("00000000000000000042.idx")) && !belongs_to_log(Path::new("notes.txt")));
+        for ours in
+            ["00000000000000000042.idx", "00000000000000000042.prd", "00000000000000000042.del", "start", "start.new"]
+        {
+            assert!(belongs_to_log(Path::new(ours)), "{ours}");
+        }
+        for foreign in ["notes.txt", "42.del", "starts", "00000000000000000042.txt"] {
+            assert!(!belongs_to_log(Path::new(foreign)), "{foreign}");
+        }
+        let sidecars: Vec<PathBuf> = sidecars_of(&path).collect();
+        assert!(sidecars.iter().all(|sidecar| segment_of_sidecar(sidecar) == Some(path.clone())), "{sidecars:?}");
     }
 }

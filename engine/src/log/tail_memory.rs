@@ -87,6 +87,7 @@ mod tests {
                 segment_bytes: 1 << 20,
                 tails: TailMemory::new(64 << 10),
                 room: Room::new(0),
+                reaper: Default::default(),
                 runtime,
             });
             let mut logs = Vec::new();

@@ -19,6 +19,8 @@ pub struct Ends {
 /// Which end moves, see [`Ends::advance`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum End {
+    /// The first offset.
+    LogStart,
     /// The offset after the last record that consumers may see.
     HighWatermark,
     /// The offset after the last record that survives a loss of power.
@@ -67,6 +69,7 @@ impl Ends {
     pub fn advance(&mut self, end: End, to: Offset) {
         let before = *self;
         match end {
+            End::LogStart => self.log_start = to,
             End::HighWatermark => self.high_watermark = to,
             End::Durable => {
                 self.durable_end = to;
@@ -75,7 +78,8 @@ impl Ends {
             End::Written => self.written_end = to,
             End::Log => self.log_end = to,
         }
-        let monotone = self.high_watermark >= before.high_watermark
+        let monotone = self.log_start >= before.log_start
+            && self.high_watermark >= before.high_watermark
             && self.durable_end >= before.durable_end
             && self.written_end >= before.written_end
             && self.log_end >= before.log_end;
@@ -98,6 +102,27 @@ mod tests {
         ends.advance(End::Log, Offset(5));
         ends.advance(End::Durable, Offset(3));
         assert_eq!(ends.written_end(), Offset(3));
+    }
+
+    #[test]
+    fn the_log_may_begin_where_its_visible_records_end() {
+        let mut ends = Ends::recovered(Offset(0), Offset(5));
+        ends.advance(End::LogStart, Offset(5));
+        assert_eq!((ends.log_start(), ends.high_watermark()), (Offset(5), Offset(5)));
+    }
+
+    #[test]
+    #[should_panic(expected = "breaks the order")]
+    fn the_log_does_not_begin_with_records_that_nobody_may_see() {
+        let mut ends = Ends::recovered(Offset(0), Offset(5));
+        ends.advance(End::Log, Offset(7));
+        ends.advance(End::LogStart, Offset(6));
+    }
+
+    #[test]
+    #[should_panic(expected = "would go back")]
+    fn a_beginning_does_not_come_back() {
+        Ends::recovered(Offset(3), Offset(5)).advance(End::LogStart, Offset(2));
     }
 
     #[test]

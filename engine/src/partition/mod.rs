@@ -204,6 +204,11 @@ impl<A, F> Partition<A, F> {
         }
     }
 
+    /// The records before `start` are gone, durably. At most all that are visible.
+    pub fn handle_log_start(&mut self, start: Offset) {
+        self.ends.advance(End::LogStart, start);
+    }
+
     /// A fetch waits for the record at `offset`, which is not visible yet.
     pub fn handle_fetch_wait(&mut self, offset: Offset, token: F) -> WaitId {
         assert!(offset >= self.ends.high_watermark(), "a fetch waits for {offset}, which is visible");

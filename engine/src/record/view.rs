@@ -13,7 +13,7 @@ use super::{
     varint::Reader,
 };
 use crate::{
-    limits::{BATCH_HEADER_BYTES, RECORD_HEADERS_MAX},
+    limits::{BATCH_HEADER_BYTES, RECORD_BYTES_MAX, RECORD_HEADERS_MAX},
     types::Offset,
 };
 
@@ -274,8 +274,20 @@ impl Cursor {
         if !reader.rest().is_empty() {
             return Err("it is longer than its parts");
         }
+        // Few records are near the limit: the sum is taken only where it could be reached.
+        if len > RECORD_BYTES_MAX as u64 && record_bytes(key, value, headers) > RECORD_BYTES_MAX {
+            return Err("its key, value and headers have more than 1048576 bytes, the most that is allowed");
+        }
         Ok(RecordRef { offset: Offset(self.base_offset.0 + u64::from(self.index)), timestamp_ms, key, value, headers })
     }
+}
+
+const _: () = assert!(RECORD_BYTES_MAX == 1_048_576, "the words in `parse_record`");
+
+#[cold]
+fn record_bytes(key: Option<&[u8]>, value: &[u8], headers: HeaderRefs<'_>) -> usize {
+    let headers: usize = headers.map(|(name, value)| name.len() + value.len()).sum();
+    key.unwrap_or_default().len() + value.len() + headers
 }
 
 #[inline]

@@ -59,8 +59,8 @@ pub trait Runtime: Clone + 'static {
     /// Opens a file for direct reading and writing. See [`OpenMode`].
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
 
-    /// Gives a file another name in the same directory, replacing what had it. Durable only after
-    /// [`Runtime::sync_dir`].
+    /// Gives a file another name, replacing what had it, or a directory a name that nothing has. Durable only after
+    /// [`Runtime::sync_dir`] of the directory, of both if it goes from one to another.
     fn rename(&self, from: &Path, to: &Path) -> impl Future<Output = io::Result<()>>;
 
     /// Removes a file. Durable only after [`Runtime::sync_dir`].

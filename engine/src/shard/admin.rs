@@ -1,12 +1,7 @@
 //! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears
 //! of it.
 
-use std::{
-    cell::{Cell, RefCell},
-    collections::BTreeMap,
-    rc::Rc,
-    sync::Arc,
-};
+use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
 use futures_util::future::join_all;
 
@@ -16,7 +11,7 @@ use super::{
     mailbox::Message,
     opening::{log_dir, open_partition},
     placement,
-    request::{CreateLog, Reply},
+    request::{AlterLog, CreateLog, Reply},
     trust::Sufferer,
 };
 use crate::{
@@ -24,16 +19,15 @@ use crate::{
     error::RequestError,
     name::LogName,
     runtime::Runtime,
-    signal::Signal,
+    signal::{Signal, Turns},
     types::CoreId,
 };
 
 /// The state of catalogue changes on a core.
 #[derive(Default)]
 pub(super) struct Admin {
-    /// A change is under way; the next one waits.
-    busy: Cell<bool>,
-    free: Signal,
+    /// One change after the other.
+    changes: Turns,
     /// A write of the catalogue failed: which version is durable is not known, so none may follow.
     failed: RefCell<Option<RequestError>>,
     /// Answers of other cores to messages of ours, by number.
@@ -50,21 +44,11 @@ impl Admin {
     }
 }
 
-/// Lets the next change begin, also when this one is dropped half-way.
-struct Turn<'a>(&'a Admin);
-
-impl Drop for Turn<'_> {
-    fn drop(&mut self) {
-        self.0.busy.set(false);
-        self.0.free.notify();
-    }
-}
-
 impl<R: Runtime> Core<R> {
     pub(super) fn create_log(self: &Rc<Self>, request: CreateLog, reply: ReplyTo) {
         let core = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
-            let _turn = core.turn().await;
+            let _turn = core.admin.changes.take().await;
             let current = Arc::clone(&core.catalog.borrow());
             let now_ms = core.common.context.runtime.unix_millis();
             let outcome = match current.with_log(&request, now_ms) {
@@ -77,28 +61,34 @@ impl<R: Runtime> Core<R> {
         });
     }
 
+    pub(super) fn alter_log(self: &Rc<Self>, request: AlterLog, reply: ReplyTo) {
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            let _turn = core.admin.changes.take().await;
+            let current = Arc::clone(&core.catalog.borrow());
+            let outcome = match current.with_changes(&request) {
+                Ok((next, log)) => core.change(next).await.map(|()| Reply::LogAltered(log)),
+                Err(error) => Err(error),
+            };
+            reply.send(outcome);
+        });
+    }
+
     pub(super) fn delete_log(self: &Rc<Self>, name: LogName, reply: ReplyTo) {
         let core = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
-            let _turn = core.turn().await;
+            let _turn = core.admin.changes.take().await;
             let current = Arc::clone(&core.catalog.borrow());
             let outcome = match current.without_log(&name) {
                 Ok((next, log)) => core.change(next).await.map(|()| log),
                 Err(error) => Err(error),
             };
             if let Ok(log) = &outcome {
-                // Empty by now, unless somebody else's files are in it, which then stay.
-                let dir = log_dir(&core.common.config.data_dir, &log.name);
-                let _ = core.common.context.runtime.remove_dir(&dir).await;
+                // Every core has let go of its files. Before the next change, which may make a log of the same name.
+                core.throw_away(&log_dir(&core.common.config.data_dir, &log.name)).await;
             }
             reply.send(outcome.map(|_| Reply::LogDeleted));
         });
-    }
-
-    async fn turn(&self) -> Turn<'_> {
-        self.admin.free.wait_until(|| !self.admin.busy.get()).await;
-        self.admin.busy.set(true);
-        Turn(&self.admin)
     }
 
     /// Makes `next` the catalogue: on disk first, then on every core.
@@ -148,7 +138,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Takes a catalogue over: this core's partitions of new logs are opened before anybody can see the log, those of
-    /// deleted logs are gone when this returns.
+    /// deleted logs are closed when this returns, and the others keep to their settings.
     pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
         let current = Arc::clone(&self.catalog.borrow());
         let new: Vec<&Arc<LogEntry>> = next.logs().filter(|log| current.by_uid(log.uid).is_none()).collect();
@@ -163,15 +153,17 @@ impl<R: Runtime> Core<R> {
         };
         let opened = join_all(new.iter().flat_map(mine).map(|(core, id, entry)| open_partition(core, id, entry))).await;
         *self.catalog.borrow_mut() = Arc::clone(&next);
-        for (core, id, entry) in gone.iter().flat_map(mine) {
-            let slot = core.partitions.borrow_mut().remove(&id);
-            let removed = match slot {
-                Some(Slot::Open(partition)) => partition.delete().await,
-                Some(Slot::Broken(_) | Slot::NoRoom) => core.delete_unopened(id, &entry).await,
-                None => Ok(()),
-            };
-            if let Err(error) = removed {
-                tracing::warn!(log = %entry.name, %error, "files of a deleted log could not be removed");
+        for partition in self.open_partitions() {
+            if let Some(entry) = next.by_uid(partition.id.log) {
+                partition.entry.replace(Arc::clone(entry));
+            }
+        }
+        let closing = gone.iter().flat_map(mine).filter_map(|(core, id, _)| core.partitions.borrow_mut().remove(&id));
+        for slot in closing.collect::<Vec<_>>() {
+            match slot {
+                Slot::Open(partition) => partition.delete().await,
+                Slot::NoRoom => drop(self.openings.take().await),
+                Slot::Broken(_) => {}
             }
         }
         opened.into_iter().collect()

@@ -158,11 +158,12 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::shard::request::CreateLog;
+    use crate::{settings::LogSettings, shard::request::CreateLog, types::AckLevel};
 
     #[test]
     fn a_catalogue_comes_back_and_every_damaged_byte_is_noticed() {
-        let request = CreateLog { name: "shop/orders".parse().unwrap(), partitions: 3, ack: None };
+        let request =
+            CreateLog { name: "shop/orders".parse().unwrap(), partitions: 3, settings: LogSettings::default() };
         let (catalog, _) = Catalog::default().with_log(&request, 1_790_000_000_000).unwrap();
         let bytes = encode(&catalog);
         let path = Path::new("catalog.json");
@@ -173,6 +174,17 @@ mod tests {
             assert!(decode(path, &damaged).is_err(), "byte {at}");
             assert!(decode(path, &bytes[..at]).is_err(), "cut at {at}");
         }
+    }
+
+    #[test]
+    fn a_catalogue_of_the_first_version_opens_and_its_logs_have_the_servers_settings() {
+        let log = r#"{"uid":0,"name":"a/b","partitions":1,"ack":"written","created_ms":5}"#;
+        let body = format!("{{\"next_uid\":1,\"logs\":[{log}]}}");
+        let envelope = Envelope { pyralog_catalog: 1, bytes: body.len(), crc32c: crc32c::crc32c(body.as_bytes()) };
+        let text = format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap());
+        let catalog = decode(Path::new("c"), text.as_bytes()).unwrap();
+        let found = catalog.logs().next().unwrap();
+        assert_eq!((found.settings, found.created_ms), (LogSettings::from(Some(AckLevel::Written)), 5));
     }
 
     #[test]

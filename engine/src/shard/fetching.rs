@@ -93,12 +93,17 @@ impl<R: Runtime> Owned<R> {
             let fetched = self.fetched(batches);
             return self.answer(reply, arrived, Ok(fetched));
         }
+        // A record may have been deleted while it was looked for: that is no damage.
+        let unless_gone = move |partition: &Self, error| partition.readable(range.offset).err().unwrap_or(error);
         if let Some(outcome) = self.log.read_ahead(range) {
-            return self.answer(reply, arrived, outcome.map(|batches| self.fetched(batches)));
+            let outcome = outcome.map(|batches| self.fetched(batches)).map_err(|error| unless_gone(self, error));
+            return self.answer(reply, arrived, outcome);
         }
         let (partition, runtime) = (Rc::clone(self), &self.core.context.runtime);
         let reading = async move {
-            let outcome = partition.log.read_disk(range).await.map(|batches| partition.fetched(batches));
+            let read = partition.log.read_disk(range).await;
+            let outcome =
+                read.map(|batches| partition.fetched(batches)).map_err(|error| unless_gone(&partition, error));
             partition.answer(reply, arrived, outcome);
         };
         // Who catches up, or has an index made anew, takes what the others leave of the core.
@@ -144,7 +149,7 @@ impl<R: Runtime> Owned<R> {
                 let partition = Rc::clone(self);
                 // It may have to read and to check whole segments, where an index is missing.
                 self.core.context.runtime.spawn_background(async move {
-                    let offset = partition.log.find_time(timestamp_ms, ends.high_watermark()).await;
+                    let offset = partition.log.find_time(timestamp_ms, (ends.log_start(), ends.high_watermark())).await;
                     reply.send(partition.found(offset));
                 });
             }

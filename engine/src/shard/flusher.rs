@@ -99,7 +99,7 @@ impl<R: Runtime> Owned<R> {
                 Err(LogFault::Full { .. }) if !self.stops() => {
                     if self.set_full(true) {
                         let (log, partition, free_bytes) =
-                            (&self.entry.name, self.id.index, self.core.context.room.free_bytes());
+                            (&self.entry.borrow().name, self.id.index, self.core.context.room.free_bytes());
                         tracing::warn!(%log, %partition, free_bytes, "the drive is full: it does not let the log grow");
                     }
                     runtime.sleep(FULL_RETRY).await;
@@ -192,8 +192,8 @@ impl<R: Runtime> Owned<R> {
             LogFault::Failed { .. } | LogFault::Missing { .. } => self.fence(fault.to_string()),
             // The server stops, and there is not even room for what the reserve was kept back for.
             LogFault::Full { .. } => {
-                let partition = self.id.index;
-                tracing::error!(log = %self.entry.name, %partition, %fault, "what was not written yet is lost");
+                let (log, partition) = (&self.entry.borrow().name, self.id.index);
+                tracing::error!(%log, %partition, %fault, "what was not written yet is lost");
                 self.stop_writes(&fault.to_string());
             }
         }

@@ -18,6 +18,7 @@ mod opening;
 mod owned;
 pub mod placement;
 pub mod request;
+mod retaining;
 mod scrubbing;
 pub mod trust;
 
@@ -43,10 +44,10 @@ use trust::Trust;
 use crate::{
     catalog::Catalog,
     error::RequestError,
-    log::{LogContext, scrub::ScrubPace},
+    log::{LogContext, retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::Runtime,
-    signal::Signal,
+    signal::{Signal, Turns},
     types::{AckLevel, CoreId, PartitionId},
 };
 
@@ -78,6 +79,10 @@ pub struct ShardConfig {
     pub reserve_bytes: u64,
     /// How sealed segments are read again.
     pub scrub: ScrubPace,
+    /// What partitions keep of logs that do not say it themselves.
+    pub retention: Limits,
+    /// How often it is looked for what is more than that.
+    pub retention_interval: Duration,
 }
 
 /// A core's state; shared by the tasks of its core.
@@ -89,6 +94,8 @@ struct Core<R: Runtime> {
     catalog: RefCell<Arc<Catalog>>,
     partitions: RefCell<BTreeMap<PartitionId, Slot<R>>>,
     admin: admin::Admin,
+    /// Partitions that found no room are opened one after the other.
+    openings: Turns,
 }
 
 /// What a core and its partitions share. The core holds its partitions and they hold this: if they held the core, none
@@ -201,7 +208,8 @@ impl<R: Runtime> Core<R> {
             Request::Append(append) => placement::owner(append.partition, self.cores),
             Request::Fetch(fetch) => placement::owner(fetch.partition, self.cores),
             Request::FindOffset(find) => placement::owner(find.partition, self.cores),
-            Request::CreateLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
+            Request::Trim(trim) => placement::owner(trim.partition, self.cores),
+            Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
         };
         if owner == self.common.id {
             self.carry_out(request, reply);
@@ -225,7 +233,12 @@ impl<R: Runtime> Core<R> {
                 Ok(partition) => partition.find_offset(find.at, reply),
                 Err(error) => reply.send(Err(error)),
             },
+            Request::Trim(trim) => match self.owned(trim.partition) {
+                Ok(partition) => partition.trim(trim.before, reply),
+                Err(error) => reply.send(Err(error)),
+            },
             Request::CreateLog(create) => self.create_log(create, reply),
+            Request::AlterLog(alter) => self.alter_log(alter, reply),
             Request::DeleteLog(name) => self.delete_log(name, reply),
         }
     }

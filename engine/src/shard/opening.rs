@@ -28,19 +28,23 @@ use crate::{
         LogContext, LogFault,
         ahead::AheadMemory,
         cache::BlockCache,
-        delete_files,
         recovery::{self, Recovered},
+        removal::Reaper,
         room::Room,
         tail_memory::TailMemory,
     },
     metrics::CoreMetrics,
     name::LogName,
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
+    signal::Turns,
     types::{CoreId, PartitionId},
 };
 
 /// How many partitions are recovered side by side: enough to keep a drive busy, few enough to bound memory.
 const RECOVERIES_AT_ONCE: usize = 16;
+
+/// Where folders of deleted logs wait for their removal, in the data directory.
+pub const TRASH: &str = "trash";
 
 /// The buffer of zeros that files are filled from.
 const ZERO_BYTES: usize = 1 << 20;
@@ -74,6 +78,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         segment_bytes: config.segment_bytes,
         tails: TailMemory::new(config.tail_bytes),
         room: Room::new(config.reserve_bytes),
+        reaper: Reaper::default(),
         metrics: Arc::clone(&metrics),
         runtime,
     });
@@ -99,13 +104,15 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         catalog: RefCell::new(Arc::default()),
         partitions: RefCell::default(),
         admin: Default::default(),
+        openings: Turns::default(),
     });
     if id == CATALOG_CORE {
-        core.remove_leftovers(&catalog).await;
+        core.throw_leftovers_away(&catalog).await;
     }
     core.open_all(Arc::new(catalog)).await;
     core.connect(mesh, control);
     core.begin_scrubbing(core.common.config.scrub);
+    core.keep_retention();
     Ok(Shard(core))
 }
 
@@ -148,29 +155,41 @@ impl<R: Runtime> Core<R> {
         }
     }
 
-    /// Removes the files of a partition of a deleted log that was never opened.
-    pub(super) async fn delete_unopened(&self, id: PartitionId, entry: &LogEntry) -> std::io::Result<()> {
-        let Common { context, config, .. } = &*self.common;
-        delete_files(&context.runtime, &partition_dir(&config.data_dir, &entry.name, id)).await
-    }
-
-    /// Removes files of logs that are not in the catalogue: their deletion was cut off.
-    async fn remove_leftovers(&self, catalog: &Catalog) {
+    /// Removes logs that are not in the catalogue: their deletion was cut off.
+    async fn throw_leftovers_away(&self, catalog: &Catalog) {
         let runtime = &self.common.context.runtime;
         let list =
             async |dir: PathBuf| runtime.list_dir(&dir).await.unwrap_or_default().into_iter().filter(|e| e.is_dir);
         for namespace in list(self.common.config.data_dir.join("logs")).await {
             for log in list(namespace.path.clone()).await {
                 let name = log_name_of(&log.path);
-                if name.is_none_or(|name| catalog.by_name(&name).is_some()) {
-                    continue;
+                if name.is_some_and(|name| catalog.by_name(&name).is_none()) {
+                    self.throw_away(&log.path).await;
                 }
-                for partition in list(log.path.clone()).await {
-                    if let Err(error) = delete_files(runtime, &partition.path).await {
-                        tracing::warn!(dir = %partition.path.display(), %error, "leftovers of a deleted log stay");
-                    }
-                }
-                let _ = runtime.remove_dir(&log.path).await;
+            }
+        }
+        for log in list(self.common.config.data_dir.join(TRASH)).await {
+            Reaper::remove(&self.common.context, log.path);
+        }
+    }
+
+    /// Moves the folder of a log that nobody uses any more out of the way, so that its name is free, and has it removed
+    /// in the background.
+    pub(super) async fn throw_away(&self, dir: &Path) {
+        let runtime = &self.common.context.runtime;
+        let trash = self.common.config.data_dir.join(TRASH);
+        let place = trash.join(format!("{:016x}", runtime.random_u64()));
+        let moved = async {
+            runtime.create_dir_all(&trash).await?;
+            runtime.rename(dir, &place).await?;
+            runtime.sync_dir(&trash).await?;
+            runtime.sync_dir(dir.parent().unwrap_or(dir)).await
+        };
+        match moved.await {
+            Ok(()) => Reaper::remove(&self.common.context, place),
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+            Err(error) => {
+                tracing::warn!(dir = %dir.display(), %error, "files of a deleted log stay until the next start")
             }
         }
     }
@@ -229,14 +248,17 @@ fn cannot_open<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry, fa
     RequestError::ReadFailed { file, reason: fault.to_string() }
 }
 
-/// Opens a partition that found no room, as soon as there is some; unless its log is deleted before.
+/// Opens a partition that found no room, as soon as there is some; unless its log is deleted before. In turn: a
+/// deletion waits until nothing is created in the log's folder any more.
 async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: PartitionId, entry: Arc<LogEntry>) {
     let waits = || matches!(core.partitions.borrow().get(&id), Some(Slot::NoRoom));
     loop {
         core.common.context.runtime.sleep(FULL_RETRY).await;
+        let _turn = core.openings.take().await;
         if !waits() || core.common.draining.get() {
             return;
         }
+        let entry = core.catalog.borrow().by_uid(id.log).map_or_else(|| Arc::clone(&entry), Arc::clone);
         let slot = match recover(&core, id, &entry).await {
             Err(LogFault::Full { .. }) => continue,
             Ok(recovered) if waits() => {
@@ -244,11 +266,8 @@ async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: PartitionId,
                 Slot::Open(Owned::new(&core.common, id, entry, recovered))
             }
             Err(fault) if waits() => Slot::Broken(cannot_open(&core, id, &entry, &fault)),
-            Ok(_) | Err(_) => {
-                // Deleted meanwhile, and what this has created came after the deletion looked.
-                let _ = core.delete_unopened(id, &entry).await;
-                return;
-            }
+            // Deleted meanwhile.
+            Ok(_) | Err(_) => return,
         };
         core.partitions.borrow_mut().insert(id, slot);
         return;

@@ -22,7 +22,7 @@ use crate::{
     partition::{Effect, Partition, producers::Standing},
     record::{BatchHeader, check_produced},
     runtime::Runtime,
-    signal::Signal,
+    signal::{Signal, Turns},
     types::{AckLevel, Offset, PartitionId},
 };
 
@@ -41,7 +41,8 @@ pub(super) struct AppendToken {
 pub(super) struct Owned<R: Runtime> {
     pub(super) core: Rc<Common<R>>,
     pub(super) id: PartitionId,
-    pub(super) entry: Arc<LogEntry>,
+    /// The log as the catalogue has it now.
+    pub(super) entry: RefCell<Arc<LogEntry>>,
     pub(super) log: Rc<Log<R>>,
     pub(super) state: RefCell<Partition<AppendToken, Rc<Signal>>>,
     pub(super) damage: Option<Damage>,
@@ -61,6 +62,8 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) full: Cell<bool>,
     /// The log was deleted.
     pub(super) deleted: Cell<bool>,
+    /// The beginning of the log moves by one step at a time.
+    pub(super) start_turns: Turns,
     /// Bytes of all appends so far, and how many of them are synced: the difference is what a loss of power would take.
     pub(super) appended_bytes: Cell<u64>,
     pub(super) durable_bytes: Cell<u64>,
@@ -87,7 +90,7 @@ impl<R: Runtime> Owned<R> {
         Rc::new(Owned {
             core: Rc::clone(core),
             id,
-            entry,
+            entry: RefCell::new(entry),
             log,
             state: RefCell::new(state),
             damage,
@@ -99,6 +102,7 @@ impl<R: Runtime> Owned<R> {
             unwritten_counted: Cell::new(0),
             full: Cell::new(false),
             deleted: Cell::new(false),
+            start_turns: Turns::default(),
             appended_bytes: Cell::new(0),
             durable_bytes: Cell::new(0),
             undurable_since: Cell::new(None),
@@ -154,7 +158,7 @@ impl<R: Runtime> Owned<R> {
         let core = &self.core;
         let arrived = core.context.runtime.monotonic();
         let bytes = request.batch.len();
-        let level = request.ack.or(self.entry.ack).unwrap_or(core.config.default_ack);
+        let level = request.ack.or(self.entry.borrow().settings.ack).unwrap_or(core.config.default_ack);
         // The write buffer is full: from here on `received` must wait for the device, else memory would grow without
         // bound.
         let crowded = core.unwritten_bytes.get() + bytes > core.config.buffer_bytes_max;
@@ -242,7 +246,7 @@ impl<R: Runtime> Owned<R> {
     /// Stops writes for good: a write or a sync failed.
     pub(super) fn fence(&self, reason: String) {
         let partition = self.id.index;
-        tracing::error!(log = %self.entry.name, %partition, reason, "the partition accepts no more writes");
+        tracing::error!(log = %self.entry.borrow().name, %partition, reason, "the partition accepts no more writes");
         self.stop_writes(&reason);
         self.core.drive_faults.report(Sufferer::Partition(self.id), reason);
     }
@@ -259,23 +263,25 @@ impl<R: Runtime> Owned<R> {
         self.settled.wait_until(|| !self.flushing.get()).await;
     }
 
-    /// Ends the partition because its log was deleted, and removes its files.
-    pub(super) async fn delete(self: &Rc<Self>) -> std::io::Result<()> {
+    /// Ends the partition because its log was deleted. Nothing of it touches its files any more when this returns,
+    /// except for who reads from them.
+    pub(super) async fn delete(self: &Rc<Self>) {
         self.deleted.set(true);
         self.state.borrow_mut().handle_close("the log was deleted");
         self.carry_effects();
         self.drain().await;
         self.core.context.metrics.undurable_bytes.sub(self.appended_bytes.get() - self.durable_bytes.get());
         self.expose(None);
+        let _turn = self.start_turns.take().await;
         self.core.context.cache.forget(self.id);
-        self.log.delete().await
+        self.log.close().await;
     }
 
     pub(super) fn status(&self) -> PartitionStatus {
         let state = self.state.borrow();
         let ends = state.ends();
         PartitionStatus {
-            log: self.entry.name.to_string(),
+            log: self.entry.borrow().name.to_string(),
             partition: self.id.index,
             core: self.core.id,
             start_offset: ends.log_start(),

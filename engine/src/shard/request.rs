@@ -8,6 +8,7 @@ use crate::{
     catalog::LogEntry,
     error::RequestError,
     name::LogName,
+    settings::{LogChanges, LogSettings},
     types::{AckLevel, Offset, PartitionId},
 };
 
@@ -20,8 +21,12 @@ pub enum Request {
     Fetch(Fetch),
     /// Find an offset.
     FindOffset(FindOffset),
+    /// Delete the records before an offset.
+    Trim(Trim),
     /// Create a log.
     CreateLog(CreateLog),
+    /// Change the settings of a log.
+    AlterLog(AlterLog),
     /// Delete a log and its records. The name may be used again, the log's number never is.
     DeleteLog(LogName),
 }
@@ -63,6 +68,16 @@ pub struct FindOffset {
     pub at: OffsetAt,
 }
 
+/// Delete the records of one partition before an offset, for good.
+#[derive(Clone, Copy, Debug)]
+pub struct Trim {
+    /// Where.
+    pub partition: PartitionId,
+    /// The first record that stays; at most the high watermark. Nothing changes if it is the first already, or before
+    /// it.
+    pub before: Offset,
+}
+
 /// A way to name an offset.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum OffsetAt {
@@ -82,8 +97,17 @@ pub struct CreateLog {
     pub name: LogName,
     /// How many partitions; 1 to `PARTITIONS_PER_LOG_MAX`.
     pub partitions: u32,
-    /// The ack level of writes that name none; `None` for the server's.
-    pub ack: Option<AckLevel>,
+    /// What holds for it.
+    pub settings: LogSettings,
+}
+
+/// Change the settings of a log.
+#[derive(Clone, Debug)]
+pub struct AlterLog {
+    /// Its name.
+    pub name: LogName,
+    /// What changes.
+    pub changes: LogChanges,
 }
 
 /// The answer to a [`Request`].
@@ -98,8 +122,12 @@ pub enum Reply {
     Fetched(Fetched),
     /// To [`Request::FindOffset`].
     Found(Found),
+    /// To [`Request::Trim`]: the first offset now, and the range.
+    Trimmed(Found),
     /// To [`Request::CreateLog`].
     LogCreated(Arc<LogEntry>),
+    /// To [`Request::AlterLog`]: the log as it is now.
+    LogAltered(Arc<LogEntry>),
     /// To [`Request::DeleteLog`].
     LogDeleted,
 }

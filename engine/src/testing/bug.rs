@@ -40,6 +40,16 @@ pub enum PlantedBug {
     StopAtDamage,
     /// A block in the cache is known by its number only, whatever segment it is of.
     BlockOfAnotherSegment,
+    /// A trim is answered before the new beginning of the log is durable.
+    TrimBeforeDurable,
+    /// The start file is renamed into its place without having been synced.
+    StartNotSynced,
+    /// The directory is not synced after the start file was renamed into its place.
+    StartNameNotSynced,
+    /// Recovery does not look at the start file.
+    ForgetStart,
+    /// Retention deletes one segment more than it may.
+    DeleteOneTooMany,
 }
 
 impl PlantedBug {
@@ -63,6 +73,11 @@ impl PlantedBug {
         PlantedBug::SkipEpochCheck,
         PlantedBug::IgnoreExpectedOffset,
         PlantedBug::RollBeforeSeal,
+        PlantedBug::TrimBeforeDurable,
+        PlantedBug::StartNotSynced,
+        PlantedBug::StartNameNotSynced,
+        PlantedBug::ForgetStart,
+        PlantedBug::DeleteOneTooMany,
     ];
 }
 

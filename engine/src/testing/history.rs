@@ -58,6 +58,28 @@ pub struct ReadSeen {
     pub records: Vec<(Offset, RecordTag)>,
 }
 
+/// Somebody asks to delete the records before an offset. It may happen from now on, whatever the answer is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TrimSent {
+    /// Where.
+    pub partition: PartitionId,
+    /// The first record that is to stay.
+    pub before: Offset,
+}
+
+/// Somebody was told where a partition begins: by the answer to a trim, by a range, by an error.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct StartSeen {
+    /// Who.
+    pub observer: u32,
+    /// Where.
+    pub partition: PartitionId,
+    /// The first offset.
+    pub start: Offset,
+    /// How far the partition may have given records up by itself when this was said; 0 if it keeps them all.
+    pub due: Offset,
+}
+
 /// Something that takes weakly stored records away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -99,6 +121,10 @@ pub enum Event {
     Read(ReadSeen),
     /// Something failed, everywhere at once. The server runs anew after it.
     Fault(Fault),
+    /// A trim was sent.
+    TrimSent(TrimSent),
+    /// Somebody was told where a partition begins.
+    StartSeen(StartSeen),
     /// A partition was read whole, at the end.
     Final(FinalRead),
     /// An append, just sent, must get this offset or be refused.
@@ -149,6 +175,16 @@ impl History {
     /// Something failed.
     pub fn fault(&mut self, fault: Fault) {
         self.events.push(Event::Fault(fault));
+    }
+
+    /// A trim is about to be sent.
+    pub fn trim(&mut self, trim: TrimSent) {
+        self.events.push(Event::TrimSent(trim));
+    }
+
+    /// Somebody was told where a partition begins.
+    pub fn start(&mut self, told: StartSeen) {
+        self.events.push(Event::StartSeen(told));
     }
 
     /// A partition was read whole, at the end.

@@ -13,17 +13,21 @@ use pyralog_engine::{
     record::{BatchBuilder, Codec, split_batches},
     runtime::{
         Runtime,
-        sim::{SimRandom, SimRuntime},
+        sim::{SimRandom, SimRuntime, faults::FaultKind},
     },
+    settings::LogSettings,
     shard::{
         Shard,
-        request::{Append, CreateLog, Fetch, FindOffset, Found, OffsetAt, Reply, Request},
+        request::{Append, CreateLog, Fetch, FindOffset, Found, OffsetAt, Reply, Request, Trim},
     },
-    testing::history::{AppendOutcome, AppendSent, FinalRead, History, ReadSeen, RecordTag},
+    testing::history::{AppendOutcome, AppendSent, FinalRead, History, ReadSeen, RecordTag, StartSeen, TrimSent},
     types::{AckLevel, Offset, PartitionId},
 };
 
-use crate::producers::{self, Producers};
+use crate::{
+    plan::Plan,
+    producers::{self, Producers},
+};
 
 pub const PARTITIONS: u32 = 3;
 pub const CLIENTS: u32 = 4;
@@ -41,10 +45,20 @@ pub struct Clients {
     pub records_read: Cell<u64>,
     /// How many cores the server had last.
     pub cores: Cell<usize>,
+    /// Of the log that they make.
+    pub settings: LogSettings,
+    /// Nobody can tell then what is old.
+    pub clock_jumps: bool,
+    /// What their clocks say.
+    pub now_ms: Cell<i64>,
+    /// The timestamp of what is durable at an offset.
+    pub stored_ms: RefCell<BTreeMap<PartitionId, BTreeMap<u64, i64>>>,
+    pub trims_acked: Cell<u64>,
 }
 
 impl Clients {
-    pub fn new(seed: u64) -> Rc<Clients> {
+    pub fn new(seed: u64, plan: &Plan) -> Rc<Clients> {
+        let (settings, clock_jumps) = (plan.settings, plan.rates.get(FaultKind::ClockJump) > 0);
         Rc::new(Clients {
             history: RefCell::new(History::new()),
             random: RefCell::new(SimRandom::new(seed, 101)),
@@ -53,6 +67,11 @@ impl Clients {
             appends_acked: Cell::new(0),
             records_read: Cell::new(0),
             cores: Cell::new(0),
+            settings,
+            clock_jumps,
+            now_ms: Cell::new(1),
+            stored_ms: RefCell::default(),
+            trims_acked: Cell::new(0),
         })
     }
 }
@@ -63,7 +82,8 @@ pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Client
         match log {
             Some(log) => break log.partition_ids().collect::<Vec<_>>(),
             None => {
-                let create = CreateLog { name: "sim".parse().unwrap(), partitions: PARTITIONS, ack: None };
+                let (name, settings) = ("sim".parse().unwrap(), clients.settings);
+                let create = CreateLog { name, partitions: PARTITIONS, settings };
                 let _ = shard.call(Request::CreateLog(create)).await;
                 shard.runtime().sleep(Duration::from_millis(1)).await;
             }
@@ -74,6 +94,10 @@ pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Client
     read_some(client, &shard, partitions[draw(partitions.len() as u64) as usize], &clients).await;
     loop {
         let partition = partitions[draw(partitions.len() as u64) as usize];
+        clients.now_ms.set(shard.runtime().unix_millis());
+        if draw(60) == 0 {
+            trim(client, &shard, partition, &clients).await;
+        }
         match draw(10) {
             0..=3 if client % 2 == 1 => producers::act(client, &shard, partition, &clients).await,
             0..=6 => append(client, &shard, partition, &clients).await,
@@ -91,6 +115,7 @@ pub async fn append(client: u32, shard: &Shard<SimRuntime>, partition: Partition
             let ack = [AckLevel::Received, AckLevel::Written, AckLevel::Durable][draw(3) as usize];
             let count = if draw(4) == 0 { draw(20) + 1 } else { 1 };
             let (batch, records) = make_batch(client, count, clients);
+            let sent_ms = clients.now_ms.get();
             let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
             let call = shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None }));
             let clients = Rc::clone(clients);
@@ -98,6 +123,9 @@ pub async fn append(client: u32, shard: &Shard<SimRuntime>, partition: Partition
                 let outcome = match call.await {
                     Ok(Reply::Appended(appended)) => {
                         clients.appends_acked.set(clients.appends_acked.get() + 1);
+                        if appended.level >= AckLevel::Durable {
+                            clients.note_stored(partition, appended.base_offset, sent_ms);
+                        }
                         AppendOutcome::Acked { level: appended.level, base: appended.base_offset }
                     }
                     Err(error) if error.class() == ErrorClass::Unknown => AppendOutcome::Unknown,
@@ -125,7 +153,7 @@ pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<Rec
         };
         let mut value = format!("{client} {sequence} ").into_bytes();
         value.extend(filler.to_le_bytes().iter().cycle().take(len));
-        builder.push(None, &value, &[], 1).unwrap();
+        builder.push(None, &value, &[], clients.now_ms.get()).unwrap();
         tags.push(RecordTag { producer: client, sequence: *sequence, crc: crc32c::crc32c(&value) });
     }
     (builder.finish().unwrap(), tags)
@@ -133,13 +161,22 @@ pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<Rec
 
 pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
     let Ok(found) = ends(shard, partition).await else { return };
+    clients.told_start(client, shard, partition, found.start_offset);
     let range = found.high_watermark.0 - found.start_offset.0;
     let back = clients.random.borrow_mut().below(range.min(200) + 1);
-    let from =
-        if clients.random.borrow_mut().below(4) == 0 { found.start_offset.0 } else { found.high_watermark.0 - back };
+    let from = match clients.random.borrow_mut().below(8) {
+        0 => found.start_offset.0,
+        // What is gone stays gone.
+        1 => found.start_offset.0.saturating_sub(1),
+        _ => found.high_watermark.0 - back,
+    };
     // Little at a time is read by single blocks, which go into the cache.
     let max_bytes = if clients.random.borrow_mut().below(3) == 0 { 1 } else { FETCH_BYTES };
-    if let Ok(records) = fetch(shard, partition, (Offset(from), max_bytes), Duration::from_millis(2)).await {
+    let fetched = fetch(shard, partition, (Offset(from), max_bytes), Duration::from_millis(2)).await;
+    if let Err(RequestError::OffsetOutOfRange { start, .. }) = &fetched {
+        clients.told_start(client, shard, partition, *start);
+    }
+    if let Ok(records) = fetched {
         let visible = from < found.high_watermark.0;
         assert!(
             !visible || !records.is_empty(),
@@ -148,6 +185,56 @@ pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, partition: Partit
         );
         clients.records_read.set(clients.records_read.get() + records.len() as u64);
         clients.history.borrow_mut().read(ReadSeen { observer: client, partition, from: Offset(from), records });
+    }
+}
+
+/// Deletes some of the oldest records, or asks for more than there is.
+async fn trim(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
+    let Ok(found) = ends(shard, partition).await else { return };
+    let draw = |below| clients.random.borrow_mut().below(below);
+    let range = found.high_watermark.0 - found.start_offset.0;
+    let before = Offset(found.start_offset.0 + if draw(4) == 0 { range + draw(3) } else { draw(range + 1) });
+    clients.history.borrow_mut().trim(TrimSent { partition, before });
+    match shard.call(Request::Trim(Trim { partition, before })).await {
+        Ok(Reply::Trimmed(now)) => {
+            assert!(now.start_offset >= before, "trimmed before {before}, and it begins at {}", now.start_offset);
+            clients.trims_acked.set(clients.trims_acked.get() + 1);
+            clients.told_start(client, shard, partition, now.start_offset);
+        }
+        Err(RequestError::OffsetOutOfRange { start, end, .. }) => {
+            assert!(end < before, "{before} is within the range that ends at {end}");
+            clients.told_start(client, shard, partition, start);
+        }
+        Err(_) => {}
+        Ok(other) => panic!("a trim was answered by {other:?}"),
+    }
+}
+
+impl Clients {
+    fn note_stored(&self, partition: PartitionId, base: Offset, sent_ms: i64) {
+        self.stored_ms.borrow_mut().entry(partition).or_default().insert(base.0, sent_ms);
+    }
+
+    fn told_start(&self, observer: u32, shard: &Shard<SimRuntime>, partition: PartitionId, start: Offset) {
+        let due = self.due(partition, shard.runtime().unix_millis());
+        self.history.borrow_mut().start(StartSeen { observer, partition, start, due });
+    }
+
+    /// How far the log may have given up records by itself: to the first that is not old enough.
+    fn due(&self, partition: PartitionId, now_ms: i64) -> Offset {
+        const LOOKED_AT: usize = 400;
+        if self.clock_jumps {
+            return Offset(u64::MAX);
+        }
+        let (Some(age), None) = (self.settings.retention_ms, self.settings.retention_bytes) else {
+            let keeps_all = self.settings.retention_bytes.is_none();
+            return if keeps_all { Offset(0) } else { Offset(u64::MAX) };
+        };
+        let age_ms = age.number().unwrap_or(u64::MAX) as i64;
+        let stored = self.stored_ms.borrow();
+        let newest = stored.get(&partition).into_iter().flat_map(|stored| stored.iter().rev().take(LOOKED_AT));
+        let young = newest.filter(|(_, sent_ms)| **sent_ms + age_ms >= now_ms).map(|(offset, _)| *offset).min();
+        young.map_or(Offset(u64::MAX), Offset)
     }
 }
 
@@ -196,6 +283,7 @@ pub async fn read_all(
     partition: PartitionId,
     clients: &Rc<Clients>,
 ) -> Result<(), RequestError> {
+    clients.now_ms.set(shard.runtime().unix_millis());
     // A write first: a partition that takes none has lost its use.
     let (batch, records) = make_batch(CLIENTS, 1, clients);
     let ack = AckLevel::Durable;
@@ -208,10 +296,20 @@ pub async fn read_all(
     let outcome = AppendOutcome::Acked { level: appended.level, base: appended.base_offset };
     clients.history.borrow_mut().end(id, outcome);
     let found = ends(shard, partition).await?;
+    clients.told_start(CLIENTS, shard, partition, found.start_offset);
     let max_bytes = if partition.index.0.is_multiple_of(2) { FETCH_BYTES } else { 1 };
-    let (start, mut next, mut records) = (found.start_offset, found.start_offset, Vec::new());
+    let (mut start, mut next, mut records) = (found.start_offset, found.start_offset, Vec::new());
     while next < found.high_watermark {
-        let more = fetch(shard, partition, (next, max_bytes), Duration::ZERO).await?;
+        let more = match fetch(shard, partition, (next, max_bytes), Duration::ZERO).await {
+            // It became too old while it was read.
+            Err(RequestError::OffsetOutOfRange { start: now, .. }) if now > next => {
+                clients.told_start(CLIENTS, shard, partition, now);
+                (start, next) = (now, now);
+                records.clear();
+                continue;
+            }
+            more => more?,
+        };
         assert!(!more.is_empty(), "nothing at {next} of {}", found.high_watermark);
         next = Offset(more.last().unwrap().0.0 + 1);
         records.extend(more);
@@ -220,7 +318,10 @@ pub async fn read_all(
     for offset in
         (start.0..found.high_watermark.0).rev().step_by(7).chain((start.0..found.high_watermark.0).step_by(11))
     {
-        let again = fetch(shard, partition, (Offset(offset), 1), Duration::ZERO).await?;
+        let again = match fetch(shard, partition, (Offset(offset), 1), Duration::ZERO).await {
+            Err(RequestError::OffsetOutOfRange { start: now, .. }) if now.0 > offset => continue,
+            again => again?,
+        };
         let known = records.get((offset - start.0) as usize);
         assert_eq!(again.first(), known, "the record at {offset} is another one the second time");
     }

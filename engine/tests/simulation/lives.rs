@@ -50,7 +50,7 @@ pub fn run_seed(seed: u64) -> Report {
         println!("rates {rates:?}, alignment {}, segments of {} bytes", plan.alignment, plan.segment_bytes);
     }
     let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
-    let clients = Clients::new(seed);
+    let clients = Clients::new(seed, &plan);
     sim.set_rates(FaultRates::none());
     prepare_directory(&sim);
     sim.set_rates(plan.rates.clone());

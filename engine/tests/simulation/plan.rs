@@ -8,6 +8,7 @@ use pyralog_engine::{
         SimRandom,
         faults::{FaultKind, FaultRates},
     },
+    settings::{Bound, LogSettings},
     shard::ShardConfig,
     types::AckLevel,
 };
@@ -20,6 +21,8 @@ pub struct Plan {
     pub lives: u64,
     /// Drives fail reads, writes or syncs in this seed: then a dead process may have lost what was only written.
     pub drive_fails: bool,
+    /// Of the log.
+    pub settings: LogSettings,
 }
 
 impl Plan {
@@ -63,6 +66,7 @@ impl Plan {
             segment_bytes: random.within(24..256) << 12,
             lives: random.within(2..6),
             drive_fails,
+            settings: settings(random),
         }
     }
 
@@ -79,6 +83,18 @@ impl Plan {
             tail_bytes: 16 << 10,
             budget_bytes: 8 << 20,
             reserve_bytes: 0,
+            retention: Default::default(),
+            retention_interval: Duration::from_millis(7),
         }
+    }
+}
+
+/// A third of the logs keep everything, a third give up what is old, and a third what is too much.
+fn settings(random: &mut SimRandom) -> LogSettings {
+    let bound = Bound::AtMost;
+    match random.below(3) {
+        0 => LogSettings::default(),
+        1 => LogSettings { retention_ms: Some(bound(random.within(5..80))), ..LogSettings::default() },
+        _ => LogSettings { retention_bytes: Some(bound(random.within(16..512) << 10)), ..LogSettings::default() },
     }
 }

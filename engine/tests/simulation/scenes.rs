@@ -27,10 +27,11 @@ use crate::{
 
 #[test]
 fn nothing_of_a_server_outlives_its_world() {
-    let plan = Plan { rates: FaultRates::none(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+    let plan =
+        Plan { rates: FaultRates::none(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
     let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     prepare_directory(&sim);
-    let clients = Clients::new(1);
+    let clients = Clients::new(1, &plan);
     let (_, runtimes, shards, _) = start(&sim, &plan, 2);
     sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
     let shard = shards.borrow()[0].clone().unwrap();
@@ -44,10 +45,11 @@ fn nothing_of_a_server_outlives_its_world() {
 
 #[test]
 fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
-    let plan = Plan { rates: FaultRates::none(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+    let plan =
+        Plan { rates: FaultRates::none(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
     let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     prepare_directory(&sim);
-    let clients = Clients::new(1);
+    let clients = Clients::new(1, &plan);
     let open = || {
         let (process, runtimes, shards, _) = start(&sim, &plan, 1);
         sim.run_until(|| shards.borrow()[0].is_some(), STEPS_MAX).unwrap();
@@ -69,7 +71,7 @@ fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
     };
 
     let (process, runtime, shard) = open();
-    let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, ack: None };
+    let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, settings: Default::default() };
     let creating = shard.clone();
     let created = async move { creating.call(Request::CreateLog(create)).await };
     sim.block_on(&runtime, created, STEPS_MAX).unwrap().unwrap();
@@ -94,9 +96,15 @@ fn a_flipped_bit_is_never_served() {
     let (mut noticed, mut served) = (0, 0);
     for seed in 1..=SEEDS / 4 {
         let mut random = SimRandom::new(seed, 200);
-        let plan = Plan { rates: FaultRates::none(), lives: 1, drive_fails: false, ..Plan::draw(&mut random) };
+        let plan = Plan {
+            rates: FaultRates::none(),
+            lives: 1,
+            drive_fails: false,
+            settings: Default::default(),
+            ..Plan::draw(&mut random)
+        };
         let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
-        let clients = Clients::new(seed);
+        let clients = Clients::new(seed, &plan);
         prepare_directory(&sim);
         live(&sim, &plan, &clients, &mut random);
         let files = sim.files().into_iter().filter(|(_, len)| *len > 0).map(|(path, _)| path);

@@ -57,10 +57,10 @@ struct Part {
 
 impl Batches {
     /// For a log of this many partitions; a partition beyond them is the server's to refuse.
-    pub fn new(partitions: u32, settings: &Settings) -> Self {
+    pub fn new(partitions: u32, codec: Codec, settings: &Settings) -> Self {
         Batches {
             now_ms: now_ms(),
-            codec: settings.codec,
+            codec,
             batch_bytes: settings.batch_bytes,
             places: vec![None; partitions as usize],
             parts: Vec::new(),

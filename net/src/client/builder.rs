@@ -25,7 +25,7 @@ pub(super) struct Settings {
     pub retry_for: Duration,
     pub in_flight_bytes: usize,
     pub batch_bytes: usize,
-    pub codec: Codec,
+    pub codec: Option<Codec>,
     pub ack: Option<AckLevel>,
 }
 
@@ -45,7 +45,7 @@ impl Default for ClientBuilder {
                 retry_for: Duration::from_secs(5),
                 in_flight_bytes: 64 << 20,
                 batch_bytes: 1 << 20,
-                codec: Codec::None,
+                codec: None,
                 ack: None,
             },
         }
@@ -105,9 +105,9 @@ impl ClientBuilder {
         self
     }
 
-    /// How batches are compressed; not at all.
+    /// How batches are compressed; otherwise as the log's settings say, else not at all.
     pub fn codec(mut self, codec: Codec) -> Self {
-        self.settings.codec = codec;
+        self.settings.codec = Some(codec);
         self
     }
 

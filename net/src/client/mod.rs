@@ -18,7 +18,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use pyralog_engine::{
     name::LogName,
-    shard::request::{Append, Appended, CreateLog, FindOffset},
+    shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Trim},
 };
 use tokio::net::ToSocketAddrs;
 
@@ -47,6 +47,7 @@ pub use partitioner::partition_of_key;
 pub use producer::{Delivery, Producer, ProducerOptions};
 pub use pyralog_engine::{
     record::{Codec, Record as StoredRecord},
+    settings::{Bound, LogChanges, LogSettings},
     shard::request::{Found, OffsetAt},
     types::{AckLevel, Offset, PartitionIndex as PartitionId},
 };
@@ -103,20 +104,46 @@ impl PyralogClient {
         self.router.close().await;
     }
 
-    /// Creates a log. `ack` is the level of writes that name none; `None` for the server's.
+    /// Creates a log. What `settings` leaves open is the server's to decide; an ack level alone, or `None`, does too.
     ///
     /// Errors: `LogExists`, `SettingsRefused` among others.
     pub async fn create_log(
         &self,
         log: impl Borrow<LogId>,
         partitions: u32,
-        ack: Option<AckLevel>,
+        settings: impl Into<LogSettings>,
     ) -> Result<LogMetadata> {
-        let create = CreateLog { name: log.borrow().name().clone(), partitions, ack };
+        let create = CreateLog { name: log.borrow().name().clone(), partitions, settings: settings.into() };
         let body =
             self.write_admin(move |out, correlation| request::encode_create_log(out, correlation, &create)).await?;
         self.router.forget(log.borrow());
         Ok(reply::decode_json(Api::CreateLog, &body)?)
+    }
+
+    /// Changes the settings of a log while it is in use. Returns the log as it is then.
+    ///
+    /// Errors: `UnknownLog`, `SettingsRefused` among others.
+    pub async fn alter_log(&self, log: impl Borrow<LogId>, changes: LogChanges) -> Result<LogMetadata> {
+        let alter = AlterLog { name: log.borrow().name().clone(), changes };
+        let body =
+            self.write_admin(move |out, correlation| request::encode_alter_log(out, correlation, &alter)).await?;
+        self.router.forget(log.borrow());
+        Ok(reply::decode_json(Api::AlterLog, &body)?)
+    }
+
+    /// Deletes the records of a partition before an offset, for good: when this returns, no crash brings them back. At
+    /// most up to the high watermark. Returns the range that the partition has then; deleting what is gone already
+    /// changes nothing.
+    ///
+    /// Errors: an offset beyond the high watermark is one, and carries the true range ([`Error::offset_range`]).
+    pub async fn trim(&self, log: impl Borrow<LogId>, partition: PartitionId, before: Offset) -> Result<Found> {
+        let trim = |connection: Arc<connection::Connection>, partition| async move {
+            let trim = Trim { partition, before };
+            let encode = Box::new(move |out: &mut BytesMut, correlation| request::encode_trim(out, correlation, &trim));
+            let frame = connection.written(connection.write(Outgoing::Admin(encode)).await)?;
+            Ok(reply::decode_trimmed(&frame.body)?)
+        };
+        self.router.at_partition(log.borrow(), partition, trim).await
     }
 
     /// Deletes a log and its records.
@@ -185,7 +212,7 @@ impl PyralogClient {
             Some(partition) => partition,
             None => self.partition_for(&record, self.partitions(log).await?),
         };
-        let batch = batches::single(&record, self.router.settings().codec)?;
+        let batch = batches::single(&record, self.codec(log).await?)?;
         let appended = self.append(log, partition, &batch).await?;
         Ok(RecordAck { partition, offset: appended.base_offset, level: appended.level })
     }
@@ -202,7 +229,7 @@ impl PyralogClient {
         let log = log.borrow();
         let partitions = self.partitions(log).await?;
         let sticky = PartitionId(self.next_partition.fetch_add(1, Relaxed) % partitions);
-        let mut batches = Batches::new(partitions, self.router.settings());
+        let mut batches = Batches::new(partitions, self.codec(log).await?, self.router.settings());
         for record in records {
             let record = record.into_record();
             let keyed = || record.key.as_deref().map(|key| partition_of_key(key, partitions));
@@ -225,7 +252,8 @@ impl PyralogClient {
         I: IntoIterator,
         I::Item: IntoRecord,
     {
-        let mut batches = Batches::new(1, self.router.settings());
+        let codec = self.codec(log.borrow()).await?;
+        let mut batches = Batches::new(1, codec, self.router.settings());
         for record in records {
             batches.push(partition, &record.into_record())?;
         }
@@ -299,6 +327,18 @@ impl PyralogClient {
 
     async fn partitions(&self, log: &LogId) -> Result<u32> {
         Ok(self.router.anywhere(|_| self.router.log(log)).await?.partitions)
+    }
+
+    /// How records for `log` are compressed: as this client was told, else as the log's settings say, as far as they
+    /// are known here; they are asked for anew when the log is.
+    async fn codec(&self, log: &LogId) -> Result<Codec> {
+        match self.router.settings().codec {
+            Some(codec) => Ok(codec),
+            None => {
+                let log = self.router.anywhere(|_| self.router.log(log)).await?;
+                Ok(log.settings.compression.unwrap_or_default())
+            }
+        }
     }
 
     fn partition_for(&self, record: &Record, partitions: u32) -> PartitionId {

@@ -20,7 +20,7 @@ use std::{
 
 use bytes::Bytes;
 use pyralog_engine::{
-    record::{BatchBuilder, BatchError},
+    record::{BatchBuilder, BatchError, Codec},
     shard::request::Appended,
     types::{Offset, PartitionIndex},
 };
@@ -93,6 +93,8 @@ struct Queue {
 }
 
 struct QueueState {
+    /// How its batches are compressed: as it was decided when the first record came.
+    codec: Codec,
     building: BatchBuilder,
     /// Of the batch being built, and its cost.
     outcome: Arc<Outcome>,
@@ -151,7 +153,8 @@ impl Producer {
                 record.key.as_deref().map_or_else(sticky, |key| partition_of_key(key, partitions))
             }
         };
-        let delivery = shared.queue(log, partition).push(shared, &record, cost as usize)?;
+        let codec = shared.client.codec(log).await?;
+        let delivery = shared.queue(log, partition, codec).push(shared, &record, cost as usize)?;
         // Given back when the batch is done.
         room.forget();
         Ok(delivery)
@@ -193,13 +196,13 @@ impl Shared {
         (record.len_bytes() + RECORD_COST_BYTES).min(all) as u32
     }
 
-    fn queue(self: &Arc<Self>, log: &LogId, partition: PartitionIndex) -> Arc<Queue> {
+    fn queue(self: &Arc<Self>, log: &LogId, partition: PartitionIndex, codec: Codec) -> Arc<Queue> {
         let mut queues = lock(&self.queues);
         // Two look-ups, so that the log's name is cloned only once.
         if let Some(queue) = queues.get(&(log.clone(), partition)) {
             return Arc::clone(queue);
         }
-        let queue = Arc::new(Queue::new(log.clone(), partition, self));
+        let queue = Arc::new(Queue::new(log.clone(), partition, codec));
         queues.insert((log.clone(), partition), Arc::clone(&queue));
         tokio::spawn(send_batches(Arc::clone(self), Arc::clone(&queue)));
         queue
@@ -215,9 +218,10 @@ impl Shared {
 }
 
 impl Queue {
-    fn new(log: LogId, partition: PartitionIndex, shared: &Shared) -> Self {
+    fn new(log: LogId, partition: PartitionIndex, codec: Codec) -> Self {
         let state = QueueState {
-            building: BatchBuilder::new(shared.client.router.settings().codec),
+            codec,
+            building: BatchBuilder::new(codec),
             outcome: Arc::default(),
             cost: 0,
             since: Instant::now(),
@@ -269,7 +273,7 @@ impl QueueState {
         let batch = self.building.finish();
         if batch.is_err() {
             // The compressor failed and kept the records; their senders are told, so they must not be sent after all.
-            self.building = BatchBuilder::new(shared.client.router.settings().codec);
+            self.building = BatchBuilder::new(self.codec);
         }
         let (outcome, cost) = (std::mem::take(&mut self.outcome), std::mem::take(&mut self.cost));
         self.full.push_back(Sealed { batch, outcome, cost });

@@ -22,7 +22,7 @@ use crate::wire::{
     frame::{Frame, FrameHeader},
     reply::{
         Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_fetched_head, encode_found,
-        encode_log_created, encode_log_deleted, encode_metadata, encode_server_description,
+        encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_server_description,
     },
     request::{MetadataRequest, Request},
 };
@@ -95,6 +95,10 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
         Request::DeleteLog(name) => {
             pipeline.submit(correlation, Asked::DeleteLog, EngineRequest::DeleteLog(name), memory);
         }
+        Request::AlterLog(alter) => {
+            pipeline.submit(correlation, Asked::AlterLog, EngineRequest::AlterLog(alter), memory);
+        }
+        Request::Trim(trim) => pipeline.submit(correlation, Asked::Trim, EngineRequest::Trim(trim), memory),
         Request::Subscribe(fetch) if at == Position::First => {
             return Begun::Subscription(Wanted { correlation, fetch });
         }
@@ -156,6 +160,8 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         Asked::FindOffset => Api::FindOffset,
         Asked::CreateLog => Api::CreateLog,
         Asked::DeleteLog => Api::DeleteLog,
+        Asked::AlterLog => Api::AlterLog,
+        Asked::Trim => Api::Trim,
     };
     let reply = match outcome {
         Ok(reply) => reply,
@@ -169,10 +175,16 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
             burst.put(|out| encode_fetched_head(out, api, correlation, &fetched));
             fetched.batches.into_iter().for_each(|bytes| burst.put_shared(bytes));
         }
-        (Asked::FindOffset, Reply::Found(found)) => burst.put(|out| encode_found(out, correlation, &found)),
+        (Asked::FindOffset, Reply::Found(found)) | (Asked::Trim, Reply::Trimmed(found)) => {
+            burst.put(|out| encode_found(out, api, correlation, &found));
+        }
         (Asked::CreateLog, Reply::LogCreated(log)) => {
             let log = LogMetadata::with_owners(&log, |partition| core.shard.owner(partition));
             burst.put(|out| encode_log_created(out, correlation, &log));
+        }
+        (Asked::AlterLog, Reply::LogAltered(log)) => {
+            let log = LogMetadata::with_owners(&log, |partition| core.shard.owner(partition));
+            burst.put(|out| encode_log_altered(out, correlation, &log));
         }
         (Asked::DeleteLog, Reply::LogDeleted) => burst.put(|out| encode_log_deleted(out, correlation)),
         (_, reply) => unreachable!("the shard answered {} with {reply:?}", api.name()),

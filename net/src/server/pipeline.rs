@@ -42,6 +42,8 @@ pub(super) enum Asked {
     FindOffset,
     CreateLog,
     DeleteLog,
+    AlterLog,
+    Trim,
 }
 
 struct Slot {

@@ -36,6 +36,10 @@ pub enum Api {
     Subscribe = 7,
     /// What the server is and how it is configured.
     DescribeServer = 8,
+    /// Change the settings of a log.
+    AlterLog = 9,
+    /// Delete the records before an offset.
+    Trim = 10,
 }
 
 impl Api {
@@ -50,6 +54,8 @@ impl Api {
             6 => Api::FindOffset,
             7 => Api::Subscribe,
             8 => Api::DescribeServer,
+            9 => Api::AlterLog,
+            10 => Api::Trim,
             _ => return None,
         })
     }
@@ -70,6 +76,8 @@ impl Api {
             Api::FindOffset => "find offset",
             Api::Subscribe => "subscribe",
             Api::DescribeServer => "describe server",
+            Api::AlterLog => "alter log",
+            Api::Trim => "trim",
         }
     }
 }
@@ -81,7 +89,7 @@ mod tests {
     #[test]
     fn every_api_is_found_by_its_number() {
         let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
-        assert_eq!(all.len(), 8);
+        assert_eq!(all.len(), 10);
         for api in all {
             assert_eq!(Api::from_number(api.number()), Some(api));
         }

@@ -5,6 +5,7 @@ use pyralog_engine::{
     catalog::LogEntry,
     limits,
     name::LogName,
+    settings::LogSettings,
     shard::request::{Appended, Fetched, Found},
     types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
@@ -75,9 +76,9 @@ pub struct LogMetadata {
     /// The core that owns each partition, in order; absent in a list of all logs.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub owners: Option<Vec<CoreId>>,
-    /// The ack level of writes that name none; absent for the server's.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub ack: Option<AckLevel>,
+    /// What holds for it.
+    #[serde(flatten)]
+    pub settings: LogSettings,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -137,7 +138,7 @@ impl LogMetadata {
             uid: log.uid,
             partitions: log.partitions,
             owners: None,
-            ack: log.ack,
+            settings: log.settings,
             created_ms: log.created_ms,
         }
     }
@@ -169,9 +170,10 @@ pub fn encode_fetched_head(out: &mut BytesMut, api: Api, correlation: u64, fetch
     out.put_u64_le(fetched.log_end_offset.0);
 }
 
-/// Appends the reply to a find offset request.
-pub fn encode_found(out: &mut BytesMut, correlation: u64, found: &Found) {
-    FrameHeader::new(Api::FindOffset, correlation, FOUND_BYTES).encode(out);
+/// Appends the reply to a find offset request, or to a trim request.
+pub fn encode_found(out: &mut BytesMut, api: Api, correlation: u64, found: &Found) {
+    assert!(matches!(api, Api::FindOffset | Api::Trim), "a {} reply has no offset", api.name());
+    FrameHeader::new(api, correlation, FOUND_BYTES).encode(out);
     for offset in [found.offset, found.start_offset, found.high_watermark, found.log_end_offset] {
         out.put_u64_le(offset.0);
     }
@@ -185,6 +187,11 @@ pub fn encode_metadata(out: &mut BytesMut, correlation: u64, metadata: &Metadata
 /// Appends the reply to a create log request.
 pub fn encode_log_created(out: &mut BytesMut, correlation: u64, log: &LogMetadata) {
     put_json(out, Api::CreateLog, correlation, log);
+}
+
+/// Appends the reply to an alter log request.
+pub fn encode_log_altered(out: &mut BytesMut, correlation: u64, log: &LogMetadata) {
+    put_json(out, Api::AlterLog, correlation, log);
 }
 
 /// Appends the reply to a delete log request.
@@ -231,8 +238,19 @@ pub fn decode_fetched(mut body: Bytes) -> Result<FetchReply, ProtocolError> {
 /// Reads the reply to a find offset request.
 ///
 /// Errors: `BadBody`.
-pub fn decode_found(mut body: &[u8]) -> Result<Found, ProtocolError> {
-    exactly(Api::FindOffset, body, FOUND_BYTES)?;
+pub fn decode_found(body: &[u8]) -> Result<Found, ProtocolError> {
+    decode_offsets(Api::FindOffset, body)
+}
+
+/// Reads the reply to a trim request.
+///
+/// Errors: `BadBody`.
+pub fn decode_trimmed(body: &[u8]) -> Result<Found, ProtocolError> {
+    decode_offsets(Api::Trim, body)
+}
+
+fn decode_offsets(api: Api, mut body: &[u8]) -> Result<Found, ProtocolError> {
+    exactly(api, body, FOUND_BYTES)?;
     let mut next = || Offset(body.get_u64_le());
     Ok(Found { offset: next(), start_offset: next(), high_watermark: next(), log_end_offset: next() })
 }
@@ -248,6 +266,7 @@ pub fn decode_json<T: DeserializeOwned>(api: Api, body: &[u8]) -> Result<T, Prot
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use pyralog_engine::{record::Codec, settings::Bound};
 
     use super::*;
     use crate::wire::frame::{Frame, FrameDecoder};
@@ -323,12 +342,14 @@ mod tests {
     fn offsets_found_come_back_in_their_places() {
         let found =
             Found { offset: Offset(4), start_offset: Offset(1), high_watermark: Offset(5), log_end_offset: Offset(6) };
-        assert_eq!(decode_found(&frame(|out| encode_found(out, 5, &found)).body), Ok(found));
+        assert_eq!(decode_found(&frame(|out| encode_found(out, Api::FindOffset, 5, &found)).body), Ok(found));
+        assert_eq!(decode_trimmed(&frame(|out| encode_found(out, Api::Trim, 5, &found)).body), Ok(found));
     }
 
     #[test]
     fn metadata_comes_back_and_may_say_more_than_we_know() {
-        let log = LogEntry { uid: LogUid(4), name: "a/b".parse().unwrap(), partitions: 3, ack: None, created_ms: 9 };
+        let settings = LogSettings { compression: Some(Codec::Lz4), ..LogSettings::default() };
+        let log = LogEntry { uid: LogUid(4), name: "a/b".parse().unwrap(), partitions: 3, settings, created_ms: 9 };
         let metadata = Metadata {
             version: "1".to_owned(),
             cores: 2,
@@ -340,6 +361,7 @@ mod tests {
         let body = frame(|out| encode_metadata(out, 5, &metadata)).body;
         let mut value: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(value["logs"][0]["owners"], serde_json::json!([0, 1, 0]));
+        assert_eq!(value["logs"][0]["compression"], "lz4");
         value["news"] = true.into();
         assert_eq!(decode_json(Api::Metadata, value.to_string().as_bytes()), Ok(metadata));
     }
@@ -352,7 +374,12 @@ mod tests {
             uid: LogUid(u64::MAX),
             partitions: u32::MAX,
             owners: None,
-            ack: Some(AckLevel::Received),
+            settings: LogSettings {
+                ack: Some(AckLevel::Received),
+                retention_ms: Some(Bound::AtMost(u64::MAX)),
+                retention_bytes: Some(Bound::AtMost(u64::MAX)),
+                compression: Some(Codec::None),
+            },
             created_ms: i64::MIN,
         };
         let bytes_each = serde_json::to_vec(&log).unwrap().len() + 1;
@@ -368,6 +395,7 @@ mod tests {
         fn arbitrary_replies_never_panic(body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let _ = decode_appended(&body);
             let _ = decode_found(&body);
+            let _ = decode_trimmed(&body);
             let _ = decode_json::<Metadata>(Api::Metadata, &body);
             let _ = decode_fetched(body.into());
         }

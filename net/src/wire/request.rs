@@ -10,7 +10,9 @@ use pyralog_engine::{
     error::RequestError,
     limits::BATCH_BYTES_MAX,
     name::LogName,
-    shard::request::{Append, CreateLog, Fetch, FindOffset, OffsetAt},
+    record::Codec,
+    settings::{Bound, LogChanges, LogSettings},
+    shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, OffsetAt, Trim},
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -35,6 +37,7 @@ pub const METADATA_NAMES_MAX: usize = 1000;
 
 const FETCH_BYTES: usize = 32;
 const FIND_OFFSET_BYTES: usize = 24;
+const TRIM_BYTES: usize = 24;
 
 const _: () = assert!(
     PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES + BATCH_BYTES_MAX <= BODY_BYTES_MAX,
@@ -60,6 +63,10 @@ pub enum Request {
     Subscribe(Fetch),
     /// What the server is.
     DescribeServer,
+    /// Change the settings of a log.
+    AlterLog(AlterLog),
+    /// Delete the records before an offset.
+    Trim(Trim),
 }
 
 /// Which logs a client asks about.
@@ -78,6 +85,19 @@ struct CreateLogBody {
     partitions: u32,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     ack: Option<AckLevel>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention_ms: Option<Bound>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    retention_bytes: Option<Bound>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    compression: Option<Codec>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AlterLogBody {
+    name: String,
+    changes: LogChanges,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -112,6 +132,11 @@ impl Request {
                 exactly(api, &body, 0)?;
                 Request::DescribeServer
             }
+            Api::AlterLog => {
+                let body: AlterLogBody = json(api, &body)?;
+                Request::AlterLog(AlterLog { name: name(&body.name)?, changes: body.changes })
+            }
+            Api::Trim => Request::Trim(decode_trim(&body)?),
         })
     }
 }
@@ -184,8 +209,25 @@ pub fn encode_metadata(out: &mut BytesMut, correlation: u64, request: &MetadataR
 
 /// Appends a create log frame.
 pub fn encode_create_log(out: &mut BytesMut, correlation: u64, create: &CreateLog) {
-    let body = CreateLogBody { name: create.name.to_string(), partitions: create.partitions, ack: create.ack };
+    let LogSettings { ack, retention_ms, retention_bytes, compression } = create.settings;
+    let (name, partitions) = (create.name.to_string(), create.partitions);
+    let body = CreateLogBody { name, partitions, ack, retention_ms, retention_bytes, compression };
     put_json(out, Api::CreateLog, correlation, &body);
+}
+
+/// Appends an alter log frame.
+pub fn encode_alter_log(out: &mut BytesMut, correlation: u64, alter: &AlterLog) {
+    let body = AlterLogBody { name: alter.name.to_string(), changes: alter.changes };
+    put_json(out, Api::AlterLog, correlation, &body);
+}
+
+/// Appends a trim frame.
+pub fn encode_trim(out: &mut BytesMut, correlation: u64, trim: &Trim) {
+    FrameHeader::new(Api::Trim, correlation, TRIM_BYTES).encode(out);
+    out.put_u64_le(trim.partition.log.0);
+    out.put_u32_le(trim.partition.index.0);
+    out.put_u32_le(0);
+    out.put_u64_le(trim.before.0);
 }
 
 /// Appends a delete log frame.
@@ -285,7 +327,17 @@ fn decode_metadata(body: &[u8]) -> Result<MetadataRequest, WireError> {
 
 fn decode_create_log(body: &[u8]) -> Result<CreateLog, WireError> {
     let body: CreateLogBody = json(Api::CreateLog, body)?;
-    Ok(CreateLog { name: name(&body.name)?, partitions: body.partitions, ack: body.ack })
+    let CreateLogBody { name: text, partitions, ack, retention_ms, retention_bytes, compression } = body;
+    let settings = LogSettings { ack, retention_ms, retention_bytes, compression };
+    Ok(CreateLog { name: name(&text)?, partitions, settings })
+}
+
+fn decode_trim(body: &[u8]) -> Result<Trim, ProtocolError> {
+    exactly(Api::Trim, body, TRIM_BYTES)?;
+    let body = &mut &body[..];
+    let partition = get_partition(body);
+    zero(Api::Trim, body, 4)?;
+    Ok(Trim { partition, before: Offset(body.get_u64_le()) })
 }
 
 fn name(text: &str) -> Result<LogName, WireError> {
@@ -413,6 +465,17 @@ mod tests {
     }
 
     #[test]
+    fn a_trim_frame_is_these_bytes() {
+        let mut out = BytesMut::new();
+        encode_trim(&mut out, 5, &Trim { partition: PARTITION, before: Offset(7) });
+        let expected = [
+            24, 0, 0, 0, 1, 10, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
+            2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(&out[..], expected);
+    }
+
+    #[test]
     fn the_batch_of_a_produce_request_is_a_slice_of_the_frame() {
         let mut out = BytesMut::new();
         encode_produce_head(&mut out, 42, &append(Bytes::from_static(&[9; 100])));
@@ -445,11 +508,24 @@ mod tests {
             let Request::Metadata(got) = decoded(|out| encode_metadata(out, 42, &request)) else { panic!() };
             assert_eq!(got, request);
         }
-        for ack in [None, Some(AckLevel::Written)] {
-            let create = CreateLog { name: "b/c".parse().unwrap(), partitions: 8, ack };
+        let all = LogSettings {
+            ack: Some(AckLevel::Written),
+            retention_ms: Some(Bound::AtMost(5)),
+            retention_bytes: Some(Bound::Unlimited),
+            compression: Some(Codec::Lz4),
+        };
+        for settings in [LogSettings::default(), all] {
+            let create = CreateLog { name: "b/c".parse().unwrap(), partitions: 8, settings };
             let Request::CreateLog(got) = decoded(|out| encode_create_log(out, 42, &create)) else { panic!() };
-            assert_eq!((got.name, got.partitions, got.ack), (create.name, 8, ack));
+            assert_eq!((got.name, got.partitions, got.settings), (create.name, 8, settings));
         }
+        let changes = LogChanges { ack: Some(None), compression: Some(Some(Codec::Zstd)), ..LogChanges::default() };
+        let alter = AlterLog { name: "b/c".parse().unwrap(), changes };
+        let Request::AlterLog(got) = decoded(|out| encode_alter_log(out, 42, &alter)) else { panic!() };
+        assert_eq!((got.name, got.changes), (alter.name, changes));
+        let trim = Trim { partition: PARTITION, before: Offset(9) };
+        let Request::Trim(got) = decoded(|out| encode_trim(out, 42, &trim)) else { panic!() };
+        assert_eq!((got.partition, got.before), (trim.partition, trim.before));
         let log = "b/c".parse().unwrap();
         let Request::DeleteLog(got) = decoded(|out| encode_delete_log(out, 42, &log)) else { panic!() };
         assert_eq!(got, log);
@@ -467,6 +543,11 @@ mod tests {
             (Api::FindOffset, &[0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0], "kind 9"),
             (Api::DescribeServer, b"{}", "2 bytes instead of 0"),
             (Api::CreateLog, br#"{"name":"a","partitions":1,"retention":5}"#, "retention"),
+            (Api::CreateLog, br#"{"name":"a","partitions":1,"retention_ms":"7d"}"#, "unlimited"),
+            (Api::AlterLog, br#"{"name":"a","changes":{"partitions":2}}"#, "partitions"),
+            (Api::AlterLog, br#"{"name":"a"}"#, "changes"),
+            (Api::Trim, &[0; 23], "23 bytes instead of 24"),
+            (Api::Trim, &[1; 24], "must be zero"),
             (Api::CreateLog, br#"{"name":"a"}"#, "partitions"),
             (Api::Metadata, b"", "EOF"),
         ] {
@@ -482,6 +563,7 @@ mod tests {
         for (api, body) in [
             (Api::CreateLog, &br#"{"name":"../a","partitions":1}"#[..]),
             (Api::DeleteLog, br#"{"name":".."}"#),
+            (Api::AlterLog, br#"{"name":"..","changes":{}}"#),
             (Api::Metadata, br#"{"logs":["a","/"]}"#),
         ] {
             assert_eq!(refusal(api, body).code, ErrorCode::NAME_REFUSED, "{}", api.name());
@@ -493,7 +575,7 @@ mod tests {
         let header = FrameHeader::new(Api::DescribeServer, 1, 0);
         let code = |header: FrameHeader| Request::decode(&header, Bytes::new()).unwrap_err().code;
         assert_eq!(code(FrameHeader { version: 2, ..header }), ErrorCode::UNSUPPORTED_VERSION);
-        assert_eq!(code(FrameHeader { api: 9, ..header }), ErrorCode::UNKNOWN_API);
+        assert_eq!(code(FrameHeader { api: 99, ..header }), ErrorCode::UNKNOWN_API);
         assert_eq!(code(FrameHeader { api: 0, ..header }), ErrorCode::UNKNOWN_API);
         assert_eq!(code(FrameHeader { status: 1, ..header }), ErrorCode::BAD_BODY);
     }
@@ -507,7 +589,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bodies_never_panic(api in 0u8..10, body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bodies_never_panic(api in 0u8..12, body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let header = FrameHeader { api, body_bytes: body.len() as u32, ..FrameHeader::new(Api::Fetch, 1, 0) };
             let _ = Request::decode(&header, body.into());
         }

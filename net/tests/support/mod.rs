@@ -60,6 +60,8 @@ fn config(data_dir: &Path) -> ShardConfig {
         cache_bytes: 16 << 20,
         tail_bytes: 1 << 20,
         budget_bytes: 64 << 20,
+        retention: Default::default(),
+        retention_interval: Duration::from_millis(50),
         reserve_bytes: 0,
     }
 }

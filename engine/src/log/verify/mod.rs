@@ -59,6 +59,10 @@ pub enum Kind {
     NoIndex,
     /// A snapshot of producers says something else than the segments before it.
     Producers,
+    /// The file that says where the log begins.
+    Start,
+    /// Something that was deleted, whose space is given back when the server gets to it.
+    Deleted,
     /// A segment or an index that does not belong where it is.
     Stray,
     /// Something that nobody here has to do with.
@@ -82,15 +86,17 @@ impl Kind {
             Kind::Index => "index",
             Kind::NoIndex => "no-index",
             Kind::Producers => "producers",
+            Kind::Start => "start",
+            Kind::Deleted => "deleted",
             Kind::Stray => "stray",
             Kind::Unknown => "unknown",
         }
     }
 
-    /// Whether it is no damage, only worth knowing: an index that was not written when the process died, a
-    /// stranger's file.
+    /// Whether it is no damage, only worth knowing: an index that was not written when the process died, what is left
+    /// of a deletion, a stranger's file.
     pub fn is_harmless(self) -> bool {
-        matches!(self, Kind::NoIndex | Kind::Unknown)
+        matches!(self, Kind::NoIndex | Kind::Deleted | Kind::Unknown)
     }
 }
 

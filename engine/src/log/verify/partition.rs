@@ -14,7 +14,11 @@ use crate::{
         last_segment::{Beginning, LastScan, LastSegment},
         missing::{BEGUN, MissingEnd, Names},
         producer_snapshot::{self, SnapshotKey},
-        segment::{SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_spare, producers_base_of},
+        segment::{
+            SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_deleted_segment, is_spare,
+            producers_base_of, segment_of_sidecar,
+        },
+        start::{self, is_start_file},
     },
     record::ProducerHistory,
     types::{LogUid, Offset, PartitionIndex},
@@ -90,21 +94,71 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
             None => others.push(entry.path),
         }
     }
+    let known_start = check.start(&others);
+    let start = known_start.unwrap_or_default();
+    check.before_the_beginning(&mut segments, start);
     if segments.first().is_some_and(|first| first.base_offset.0 > 0) {
         check.producers = None;
     }
     let names = Names::of(segments.iter().map(|segment| &segment.path).chain(&others).map(|path| &**path));
     check.strays(&segments, &others);
-    check.beginning_of_log(segments.first());
-    if let Some(last) = check.segments(segments, &others) {
+    if known_start.is_some() {
+        check.beginning_of_log(segments.first(), start);
+    }
+    if let Some(last) = check.segments(segments, (&others, start)) {
         check.missing_end(&names, last);
     }
     Ok((check.findings, check.totals))
 }
 
 impl<D: Disk> Check<'_, D> {
+    /// Where the log begins, as its start file says; `None` if that cannot be known.
+    fn start(&mut self, others: &[PathBuf]) -> Option<Offset> {
+        let path = self.files.dir.join(start::FILE_NAME);
+        if !others.contains(&path) {
+            return Some(Offset(0));
+        }
+        let read = self.disk.open(&path).and_then(|file| file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize));
+        match read.map(|bytes| start::decode(&bytes, (self.files.log, self.files.index))) {
+            Ok(Ok(start)) => return Some(start),
+            Ok(Err(reason)) => {
+                let finding = Finding::new(Kind::Start, &path, reason).at(0).case('I');
+                self.findings.push(finding.remedy(Remedy::SetAside));
+            }
+            Err(error) => self.unreadable(&path, 0, &error),
+        }
+        None
+    }
+
+    /// Takes the segments out that lie before `start` whole: nothing depends on what is in them.
+    fn before_the_beginning(&mut self, segments: &mut Vec<Listed>, start: Offset) {
+        let count = segments.iter().skip(1).take_while(|next| next.base_offset <= start).count();
+        for segment in segments.drain(..count) {
+            self.deleted(&segment.path, &format!("all its records lie before offset {start}, where the log begins"));
+        }
+    }
+
+    fn deleted(&mut self, path: &Path, reason: &str) {
+        let remedy = Remedy::None("the server removes it");
+        self.findings.push(Finding::new(Kind::Deleted, path, reason).remedy(remedy));
+    }
+
     fn strays(&mut self, segments: &[Listed], others: &[PathBuf]) {
         for path in others {
+            if is_start_file(path) && path.ends_with(start::FILE_NAME) {
+                continue;
+            }
+            let of_deleted = |sidecar: &Path| {
+                let finding = |known: &&Finding| known.kind == Kind::Deleted;
+                let segment = segment_of_sidecar(sidecar);
+                self.findings.iter().filter(finding).any(|known| segment.as_ref() == Some(&known.path))
+            };
+            if is_start_file(path) || is_deleted_segment(path) || of_deleted(path) {
+                if !self.files.in_use {
+                    self.deleted(path, "it was deleted, or not finished");
+                }
+                continue;
+            }
             let segment = path.with_extension("seg");
             // What shows that the end of the log is missing must not be tidied away.
             let newest = segments.last().map(|last| last.base_offset);
@@ -129,13 +183,23 @@ impl<D: Disk> Check<'_, D> {
         }
     }
 
-    /// Nothing removes records from the beginning of a log, so it begins with 0.
-    fn beginning_of_log(&mut self, first: Option<&Listed>) {
-        let Some(first) = first.filter(|first| first.base_offset.0 > 0) else { return };
+    /// Records are deleted only after the start file says so.
+    fn beginning_of_log(&mut self, first: Option<&Listed>, start: Offset) {
+        let Some(first) = first.filter(|first| first.base_offset > start) else { return };
         let base = first.base_offset;
-        let reason = format!("records 0 to {} are in no segment; the first one begins at {base}", base.0 - 1);
+        let reason = format!("records {start} to {} are in no segment; the first one begins at {base}", base.0 - 1);
         let finding = Finding::new(Kind::Chain, &self.files.dir, reason).case('C').remedy(DURABLE);
-        self.findings.push(finding.records(Offset(0), base));
+        self.findings.push(finding.records(start, base));
+    }
+
+    /// What was trimmed may never have been durable.
+    fn beginning_beyond_the_end(&mut self, path: &Path, found: &LastSegment, start: Offset) {
+        let end = found.end_offset;
+        if found.damage.is_none() && end < start {
+            let reason = format!("the log begins at {start}, after its last record, {end}: those between were trimmed");
+            let remedy = Remedy::None("the next start goes on at that offset");
+            self.findings.push(Finding::new(Kind::Deleted, path, reason).case('J').remedy(remedy));
+        }
     }
 
     /// The end of the log, of which the last segment has `last`: is it the end?
@@ -151,7 +215,7 @@ impl<D: Disk> Check<'_, D> {
 
     /// The segments in order. The last ones may have been created and never written to, which says nothing against the
     /// one before. Gives the base offset of the last one that has something to say; nothing at all of a log in use.
-    fn segments(&mut self, mut segments: Vec<Listed>, others: &[PathBuf]) -> Option<Option<Offset>> {
+    fn segments(&mut self, mut segments: Vec<Listed>, (others, start): (&[PathBuf], Offset)) -> Option<Option<Offset>> {
         if self.files.in_use {
             let active = segments.pop().map(|active| active.base_offset);
             self.sealed(&segments, active, others);
@@ -175,7 +239,7 @@ impl<D: Disk> Check<'_, D> {
                 Ok((Beginning::Intact(header), size)) => {
                     self.sealed(&segments, Some(last.base_offset), others);
                     self.snapshot(&last.path, &header, others);
-                    self.last(&last.path, &header, size);
+                    self.last(&last.path, (&header, size), start);
                     return Some(Some(last.base_offset));
                 }
                 Err(error) => {
@@ -345,7 +409,7 @@ impl<D: Disk> Check<'_, D> {
     }
 
     /// The last segment: where recovery would end it, and all that is wrong in it.
-    fn last(&mut self, path: &Path, header: &SegmentHeader, size: u64) {
+    fn last(&mut self, path: &Path, (header, size): (&SegmentHeader, u64), start: Offset) {
         let judged = self.disk.open(path).and_then(|file| {
             let mut scan = LastScan::new(path.to_path_buf(), *header, size);
             while let Some((position, len)) = scan.wants() {
@@ -357,6 +421,7 @@ impl<D: Disk> Check<'_, D> {
             Ok(found) => found,
             Err(error) => return self.unreadable(path, 0, &error),
         };
+        self.beginning_beyond_the_end(path, &found, start);
         let mut pass = Pass::new(path, header, Offset(u64::MAX));
         if self.walk(path, header, &mut pass) {
             let mut findings = judge_last(path, &found, pass);

@@ -14,6 +14,7 @@ use crate::{
         index::{Index, SidecarKey},
         producer_snapshot::{SnapshotKey, to_sidecar},
         segment::{SegmentHeader, segment_path},
+        start,
     },
     record::{BatchBuilder, Codec, ProducerHistory, ServerFields, check_produced, stamp},
     runtime::DirEntry,
@@ -390,4 +391,45 @@ fn a_snapshot_is_believed_where_the_beginning_of_the_log_is_gone_and_a_damaged_o
     disk.put(path(24).with_extension("prd"), b"nothing".to_vec());
     let found = about_producers(&disk);
     assert_eq!((found.len(), &found[0].remedy), (1, &Remedy::SetAside));
+}
+
+/// A start file that says `offset`.
+fn start_file(offset: u64) -> Vec<u8> {
+    start::encode((LogUid(1), PartitionIndex(0)), Offset(offset)).to_vec()
+}
+
+#[test]
+fn what_was_trimmed_is_not_missed_and_what_is_left_of_it_is_harmless() {
+    let mut disk = sound();
+    let start_path = Path::new(DIR).join(start::FILE_NAME);
+    let second = disk.0.keys().filter(|path| path.extension().is_some_and(|suffix| suffix == "seg")).nth(1);
+    let second = crate::log::segment::base_offset_of(second.unwrap()).unwrap().0;
+    disk.put(start_path.clone(), start_file(second + 1));
+    let (findings, _) = disk.check();
+    let about: Vec<(Kind, &Path)> = findings.iter().map(|finding| (finding.kind, finding.path.as_path())).collect();
+    let index = path(0).with_extension("idx");
+    assert_eq!(about, [(Kind::Deleted, path(0).as_path()), (Kind::Deleted, index.as_path())]);
+    assert!(about.iter().all(|(kind, _)| kind.is_harmless()));
+    disk.0.remove(&path(0));
+    disk.0.remove(&index);
+    assert_eq!(disk.check().0, [], "the first segment is gone");
+    disk.put(path(0).with_extension("del"), vec![1; 10]);
+    assert_eq!(disk.only().kind, Kind::Deleted);
+    disk.0.remove(&path(0).with_extension("del"));
+    disk.put(start_path.clone(), start_file(second - 1));
+    let missing = disk.only();
+    assert_eq!((missing.kind, missing.offsets), (Kind::Chain, range(second - 1, second)));
+    disk.put(start_path, start_file(1_000_000));
+    assert!(disk.check().0.iter().any(|finding| finding.case == Some('J') && finding.kind.is_harmless()));
+}
+
+#[test]
+fn a_damaged_start_file_is_case_i_and_can_be_set_aside() {
+    let mut disk = sound();
+    let path = Path::new(DIR).join(start::FILE_NAME);
+    disk.put(path.clone(), start_file(0));
+    assert_eq!(disk.check().0, []);
+    disk.flip(&path, 30);
+    let finding = disk.only();
+    assert_eq!((finding.kind, finding.case, finding.remedy), (Kind::Start, Some('I'), Remedy::SetAside));
 }

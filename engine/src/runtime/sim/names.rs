@@ -144,15 +144,20 @@ pub(super) fn link(dir: &Rc<RefCell<Dir>>, name: &OsStr, node: Node) {
     dir.borrow_mut().change(Change::Link(name.to_owned(), node));
 }
 
-/// Renames a file within one directory.
+/// Renames a file or a directory. Into another directory it is two changes, of which a loss of power may undo either.
 pub(super) fn rename(root: &Rc<RefCell<Dir>>, from: &Path, to: &Path) -> io::Result<()> {
     let (dir, old) = parent(root, from)?;
     let (other, new) = parent(root, to)?;
-    assert!(Rc::ptr_eq(&dir, &other), "renaming {} to {}: another directory", from.display(), to.display());
-    if look_up(&dir, old).is_none() {
-        return Err(os_error(libc::ENOENT));
+    let Some(node) = look_up(&dir, old) else { return Err(os_error(libc::ENOENT)) };
+    if let (Node::Dir(_), Some(_)) = (&node, look_up(&other, new)) {
+        return Err(os_error(libc::EEXIST));
     }
-    dir.borrow_mut().change(Change::Rename(old.to_owned(), new.to_owned()));
+    if Rc::ptr_eq(&dir, &other) {
+        dir.borrow_mut().change(Change::Rename(old.to_owned(), new.to_owned()));
+    } else {
+        other.borrow_mut().change(Change::Link(new.to_owned(), node));
+        dir.borrow_mut().change(Change::Unlink(old.to_owned()));
+    }
     Ok(())
 }
 

@@ -5,6 +5,7 @@
 //! in `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event
 //! that shows it.
 
+mod beginning;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -29,6 +30,8 @@ pub enum Rule {
     C3,
     /// One producer's records appear in the order of their sequence, none twice.
     C4,
+    /// Where a partition begins never goes back for one observer, across restarts.
+    C6,
     /// An append that expects an offset gets that one or none, and at most one of those who expect it wins.
     C8,
 }
@@ -81,6 +84,16 @@ pub enum Evidence {
         first: AppendId,
         /// The second.
         second: AppendId,
+    },
+    /// The partition begins here, or shows a record from here, after an observer was told that it begins later.
+    BeginningWentBack {
+        /// What the observer was told.
+        seen: Offset,
+    },
+    /// The partition begins here, but nobody asked to delete so much and nothing was old enough.
+    GivenUp {
+        /// Where it may begin at most.
+        may_be: Offset,
     },
     /// Here should be this offset.
     Gap {
@@ -148,6 +161,8 @@ impl Judge<'_> {
                     partition.lose_below(fault.survived_by());
                 }
             }
+            Event::TrimSent(trim) => self.trim_sent(trim),
+            Event::StartSeen(told) => self.start_seen(told),
             Event::Final(read) => self.last(read),
             Event::Expects(id, offset) => self.each_sent(*id, |append, at| append.condition = Some(offset.advance(at))),
             Event::Resent(id) => {
@@ -210,6 +225,7 @@ impl Judge<'_> {
 
     fn read(&mut self, read: &ReadSeen) {
         self.contiguous(read.partition, read.from, &read.records);
+        self.nothing_before_the_beginning(read);
         for (offset, tag) in &read.records {
             self.see(read.partition, *offset, *tag);
         }
@@ -260,6 +276,7 @@ impl Judge<'_> {
 
     fn last(&mut self, read: &FinalRead) {
         self.contiguous(read.partition, read.start, &read.records);
+        self.final_beginning(read);
         let mut places: BTreeSet<(u32, u64)> = BTreeSet::new();
         let mut newest: BTreeMap<u32, u64> = BTreeMap::new();
         for (offset, tag) in &read.records {

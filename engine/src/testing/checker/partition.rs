@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Evidence, Rule};
+use super::{Evidence, Rule, beginning::Beginning};
 use crate::{
     testing::history::{AppendId, RecordTag},
     types::{AckLevel, Offset},
@@ -38,6 +38,7 @@ pub(super) struct Append {
 
 #[derive(Default)]
 pub(super) struct PartitionState {
+    pub(super) beginning: Beginning,
     /// By offset; `None` for offsets of which nothing is known.
     pub(super) expected: Vec<Option<Expected>>,
     /// All before this are durable, so no fault changes them.

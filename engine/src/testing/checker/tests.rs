@@ -1,6 +1,9 @@
 //! One broken history for each way in which a promise can be broken, and whole ones that pass.
 
-use super::{super::history::Fault, *};
+use super::{
+    super::history::{Fault, StartSeen, TrimSent},
+    *,
+};
 use crate::types::{LogUid, PartitionIndex};
 
 const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
@@ -231,4 +234,64 @@ fn an_offset_may_be_won_again_when_a_fault_took_the_first_winner() {
     }
     finish(&mut h, &[2]);
     assert_eq!(judge(&h), []);
+}
+
+fn told(history: &mut History, observer: u32, start: u64, due: u64) {
+    history.start(StartSeen { observer, partition: P, start: Offset(start), due: Offset(due) });
+}
+
+fn five_records() -> History {
+    let mut h = History::new();
+    acked(&mut h, AckLevel::Durable, 0, &[1, 2, 3, 4, 5]);
+    h
+}
+
+#[test]
+fn a_trim_takes_what_lies_before_it_and_nothing_else() {
+    let mut h = five_records();
+    h.trim(TrimSent { partition: P, before: Offset(2) });
+    told(&mut h, 0, 2, 0);
+    h.fault(Fault::PowerLoss);
+    read(&mut h, 3, &[4, 5]);
+    let left = |from, sequences: &[u64]| {
+        let records = placed(from, &sequences.iter().map(|s| tag(*s)).collect::<Vec<_>>());
+        FinalRead { partition: P, start: Offset(from), records }
+    };
+    let mut fine = h.clone();
+    fine.finish(left(2, &[3, 4, 5]));
+    assert_eq!(judge(&fine), []);
+    h.finish(left(2, &[3, 4]));
+    assert_eq!(rules(&h), [Rule::C1], "a record behind the trim is gone");
+}
+
+#[test]
+fn c6_the_beginning_goes_back_in_what_is_told_in_what_is_read_and_in_the_end() {
+    for which in 0..3 {
+        let mut h = five_records();
+        h.trim(TrimSent { partition: P, before: Offset(3) });
+        told(&mut h, 0, 3, 0);
+        h.fault(Fault::PowerLoss);
+        match which {
+            0 => told(&mut h, 0, 2, 0),
+            1 => read(&mut h, 2, &[3, 4, 5]),
+            _ => finish(&mut h, &[1, 2, 3, 4, 5]),
+        }
+        assert_eq!(rules(&h), [Rule::C6], "{which}");
+    }
+    // Another observer was not told.
+    let mut h = five_records();
+    h.trim(TrimSent { partition: P, before: Offset(3) });
+    told(&mut h, 1, 3, 0);
+    read(&mut h, 2, &[3, 4, 5]);
+    assert_eq!(judge(&h), []);
+}
+
+#[test]
+fn c1_more_is_given_up_than_was_asked_for_and_than_was_due() {
+    for (start, due, fine) in [(2, 0, true), (3, 0, false), (3, 3, true), (4, 3, false)] {
+        let mut h = five_records();
+        h.trim(TrimSent { partition: P, before: Offset(2) });
+        told(&mut h, 0, start, due);
+        assert_eq!(rules(&h), if fine { vec![] } else { vec![Rule::C1] }, "{start}, {due}");
+    }
 }

@@ -1,0 +1,345 @@
+//! Giving up the old end of a log: the look at what may go, and the going.
+//!
+//! The order is what matters. First the start file says where the log begins now, durably; only then is anybody told,
+//! and only then do the segments before it lose their names: renamed to `….del`, their sidecars removed, the directory
+//! synced once. A crash anywhere between leaves segments that mean nothing, which the next opening removes.
+//!
+//! A file system that discards freed blocks does it when a file loses its last name and its last opener, and may take
+//! seconds for gigabytes. So the space itself is given back last and in small pieces, by [`Reaper`].
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{
+    Log, LogContext, LogFault,
+    index::Index,
+    producer_snapshot,
+    retention::{Active, Limits, is_expired, must_roll, surplus},
+    segment::{Segment, SegmentHeader, Snapshot, belongs_to_log, sidecars_of},
+    start,
+};
+use crate::{
+    limits::SEGMENT_HEADER_BYTES,
+    record::ProducerHistory,
+    runtime::{File, OpenMode, Runtime},
+    testing::bug::{PlantedBug, planted},
+    types::Offset,
+};
+
+/// The suffix of a segment that is no part of its log any more.
+pub const DELETED_SUFFIX: &str = "del";
+
+/// What a look at the log says may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// Where the log may begin.
+    pub start: Offset,
+    /// The active segment should be sealed first.
+    pub roll: bool,
+}
+
+type SegmentRef<R> = Rc<Segment<R>>;
+
+impl<R: Runtime> Log<R> {
+    /// What `limits` let go at `now_ms`.
+    ///
+    /// Errors: what was needed to know it could not be read.
+    pub async fn judge(&self, limits: Limits, now_ms: i64) -> io::Result<Verdict> {
+        let (segments, is_last) = self.on_disk();
+        let (active, sealed) = segments.split_last().expect("a log has an active segment"); // why: see `on_disk`
+        let active_bytes = active.end_position.get() - SEGMENT_HEADER_BYTES;
+        let sizes: Vec<u64> = sealed.iter().map(|segment| segment.end_position.get()).collect();
+        let mut goes = limits.bytes.map_or(0, |limit| surplus(&sizes, active_bytes, limit));
+        if let Some(age_ms) = limits.age_ms {
+            while goes < sealed.len() && is_expired(self.newest_of(&segments, goes).await?, now_ms, age_ms) {
+                goes += 1;
+            }
+        }
+        let all_expired = goes == sealed.len();
+        if planted(PlantedBug::DeleteOneTooMany) && goes > 0 && goes < sealed.len() {
+            goes += 1;
+        }
+        let roll = is_last && must_roll(self.active_facts(active, now_ms), all_expired, limits, now_ms);
+        Ok(Verdict { start: segments[goes].base_offset(), roll })
+    }
+
+    /// The segments that have a file, at least one: those before the newest of them are sealed. And whether that is the
+    /// last there is; else its successor is about to get a file.
+    fn on_disk(&self) -> (Vec<SegmentRef<R>>, bool) {
+        let segments = self.segments.borrow();
+        let newest = segments.iter().rposition(|segment| segment.file.borrow().is_some());
+        // A log that could not be opened for damage of its last segment has no open file; all of it is on the disk.
+        let count = newest.map_or(segments.len(), |at| at + 1);
+        (segments[..count].to_vec(), count == segments.len())
+    }
+
+    fn active_facts(&self, active: &Segment<R>, now_ms: i64) -> Option<Active> {
+        let end = active.end_position.get();
+        let max_timestamp = active.index.borrow().as_ref().map(Index::max_timestamp)?;
+        // When it was written last, as far as the looks at it tell: the hot path asks no clock for this.
+        if active.seen.get().0 != end {
+            active.seen.set((end, now_ms));
+        }
+        let newest_ms = max_timestamp.min(active.seen.get().1);
+        (end > SEGMENT_HEADER_BYTES).then_some(Active { bytes: end - SEGMENT_HEADER_BYTES, newest_ms })
+    }
+
+    /// The time of the newest record of sealed segment `at`; its records came before its successor was made.
+    async fn newest_of(&self, segments: &[SegmentRef<R>], at: usize) -> io::Result<i64> {
+        let segment = &segments[at];
+        if let Some(known) = segment.newest_ms.get() {
+            return Ok(known);
+        }
+        let sealed_ms = self.header_of(&segments[at + 1]).await?.created_ms;
+        let loaded = segment.index.borrow().as_ref().map(Index::max_timestamp);
+        let max_timestamp = match loaded {
+            Some(max_timestamp) => Some(max_timestamp),
+            None => self.max_timestamp_of(segment).await,
+        };
+        let newest = max_timestamp.map_or(sealed_ms, |newest| newest.min(sealed_ms));
+        segment.newest_ms.set(Some(newest));
+        Ok(newest)
+    }
+
+    /// The newest timestamp in a segment that is not loaded, from its sidecar. The index is not kept: there may be
+    /// thousands. `None` if that cannot be had; to rebuild an index just for this is not worth it.
+    async fn max_timestamp_of(&self, segment: &Segment<R>) -> Option<i64> {
+        let header = self.header_of(segment).await.ok()?;
+        let real = Segment::planned(&self.dir, header);
+        real.end_position.set(segment.end_position.get());
+        self.read_sidecar(&real).await.map(|index| index.max_timestamp())
+    }
+
+    /// A segment's header: of one that was not read yet, from its file.
+    async fn header_of(&self, segment: &Segment<R>) -> io::Result<SegmentHeader> {
+        if segment.file.borrow().is_some() {
+            return Ok(segment.header);
+        }
+        let file = self.context.runtime.open(&segment.path, OpenMode::Existing).await?;
+        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await?;
+        SegmentHeader::decode(&block).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
+    }
+
+    /// Seals the active segment, unless it is empty: from now on `end`, the end of the log, is in the next one, whose
+    /// file is there when this returns. Nothing waits for the device, and nobody flushes meanwhile.
+    /// `producers` is what its batches say of their producers.
+    pub async fn roll(self: &Rc<Self>, end: Offset, producers: &ProducerHistory) -> Result<(), LogFault> {
+        assert!(self.unwritten_bytes() == 0, "{} bytes wait for the device", self.unwritten_bytes());
+        if self.active().base_offset() != end {
+            self.tail.borrow_mut().seal();
+            let next = Rc::new(Segment::planned(&self.dir, self.new_header(end)));
+            self.segments.borrow_mut().push(next);
+            self.keep_producers(producers);
+        }
+        let active = self.active();
+        if active.file.borrow().is_none() {
+            self.begin_segment(&active).await?;
+        }
+        Ok(())
+    }
+
+    /// Makes `start` the beginning of the log, durably. What lies before it may still be read until it is released.
+    pub async fn keep_start(&self, start: Offset) -> Result<(), LogFault> {
+        start::write(&self.context.runtime, &self.dir, (self.partition.log, self.partition.index), start).await
+    }
+
+    /// Takes the segments that lie before `start` whole out of the log, for [`Log::bury`]. Never the newest that has a
+    /// file: it may still be written.
+    pub fn release_before(&self, start: Offset) {
+        let (segments, _) = self.on_disk();
+        let count = released(&segments, start);
+        let gone = self.segments.borrow_mut().drain(..count).collect::<Vec<_>>();
+        self.released.borrow_mut().extend(gone);
+        self.losses.forget_before(start);
+    }
+
+    /// Whether segments were released that still have their names.
+    pub fn has_released(&self) -> bool {
+        !self.released.borrow().is_empty()
+    }
+
+    /// Whether a segment of the log begins with `base`.
+    pub(super) fn holds(&self, base: Offset) -> bool {
+        self.segments.borrow().binary_search_by_key(&base, |segment| segment.base_offset()).is_ok()
+    }
+
+    /// Takes their names from the segments that were released, and leaves the rest to the reaper.
+    ///
+    /// Errors: the operating system's; those whose turn did not come are tried again at the next call.
+    pub async fn bury(&self) -> io::Result<()> {
+        let runtime = &self.context.runtime;
+        let mut deleted = Vec::new();
+        let Some(needed) = self.needed_for_producers().await? else { return Ok(()) };
+        loop {
+            let next = self.released.borrow().first().filter(|oldest| oldest.base_offset() < needed).cloned();
+            let Some(segment) = next else { break };
+            for sidecar in sidecars_of(&segment.path) {
+                unless_gone(runtime.remove_file(&sidecar).await)?;
+            }
+            let path = segment.path.with_extension(DELETED_SUFFIX);
+            unless_gone(runtime.rename(&segment.path, &path).await)?;
+            self.released.borrow_mut().retain(|other| !Rc::ptr_eq(other, &segment));
+            deleted.push((path, segment));
+        }
+        if deleted.is_empty() {
+            return Ok(());
+        }
+        runtime.sync_dir(&self.dir).await?;
+        for (path, segment) in deleted {
+            self.context.metrics.segments_deleted.add(1);
+            self.context.metrics.segment_bytes_deleted.add(segment.end_position.get());
+            // The reaper closes it, once nobody reads from it any more.
+            let file = segment.file.borrow_mut().take();
+            Reaper::reap(&self.context, Remains { path, file });
+        }
+        Ok(())
+    }
+
+    /// The segment from which on the producers of all batches are known again after a loss of power: the newest with a
+    /// snapshot that is durable. `None` if there is none yet: snapshots are written behind the acks.
+    async fn needed_for_producers(&self) -> io::Result<Option<Offset>> {
+        let (segments, _) = self.on_disk();
+        let released = self.released.borrow().clone();
+        for segment in segments.iter().rev().chain(released.iter().rev()) {
+            let state = segment.snapshot.get();
+            if state == Snapshot::Durable || (state == Snapshot::Unknown && self.has_snapshot(segment).await?) {
+                segment.snapshot.set(Snapshot::Durable);
+                return Ok(Some(segment.base_offset()));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Whether an earlier life of the server left a snapshot beside `segment`; if so it is durable now.
+    async fn has_snapshot(&self, segment: &Segment<R>) -> io::Result<bool> {
+        match self.context.runtime.open(&segment.producers_path(), OpenMode::Existing).await {
+            Ok(file) => file.fdatasync().await?,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(false),
+            Err(error) => return Err(error),
+        }
+        self.context.runtime.sync_dir(&self.dir).await?;
+        let Ok(header) = self.header_of(segment).await else { return Ok(false) };
+        Ok(producer_snapshot::load(&self.context, segment, &header).await.is_some())
+    }
+
+    /// Lets go of the log's files: its log is deleted.
+    pub async fn close(&self) {
+        self.close_spare().await;
+        self.segments.borrow().iter().for_each(|segment| drop(segment.file.borrow_mut().take()));
+    }
+}
+
+/// How many of `segments`, which are on the disk in order, lie before `start` whole.
+pub(super) fn released<R: Runtime>(segments: &[SegmentRef<R>], start: Offset) -> usize {
+    segments.iter().skip(1).take_while(|next| next.base_offset() <= start).count()
+}
+
+fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+/// What is given back at once: at 16 MiB the longest discard that was seen took some milliseconds.
+const STEP_BYTES: u64 = 16 << 20;
+
+/// Between two steps, and between two looks whether a reader is done: leaves the device and the core's helper thread to
+/// others. Together with the step this bounds the rate to some 3 GB/s.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// A file that nothing needs any more.
+pub struct Remains<R: Runtime> {
+    path: PathBuf,
+    /// Open still, and perhaps read from.
+    file: Option<Rc<R::File>>,
+}
+
+/// Gives the space of deleted files back, one after the other, a piece at a time. What it does not finish in this life
+/// of the process is found by its name in the next.
+pub struct Reaper<R: Runtime> {
+    waiting: RefCell<VecDeque<Remains<R>>>,
+    at_work: Cell<bool>,
+}
+
+impl<R: Runtime> Default for Reaper<R> {
+    fn default() -> Self {
+        Reaper { waiting: RefCell::default(), at_work: Cell::new(false) }
+    }
+}
+
+impl<R: Runtime> Reaper<R> {
+    /// Removes the file or the directory at `path` when its turn comes. Of a directory, the files of logs in it, and
+    /// itself if that leaves it empty.
+    pub fn remove(context: &Rc<LogContext<R>>, path: PathBuf) {
+        Self::reap(context, Remains { path, file: None });
+    }
+
+    fn reap(context: &Rc<LogContext<R>>, remains: Remains<R>) {
+        let reaper = &context.reaper;
+        reaper.waiting.borrow_mut().push_back(remains);
+        if reaper.at_work.replace(true) {
+            return;
+        }
+        let context = Rc::clone(context);
+        context.runtime.clone().spawn(async move {
+            loop {
+                let next = context.reaper.waiting.borrow_mut().pop_front();
+                let Some(Remains { path, file }) = next else { break };
+                if let Err(error) = remove(&context.runtime, &path, file).await {
+                    tracing::warn!(path = %path.display(), %error, "what was deleted is removed at the next start");
+                }
+            }
+            context.reaper.at_work.set(false);
+        });
+    }
+}
+
+async fn remove<R: Runtime>(runtime: &R, path: &Path, file: Option<Rc<R::File>>) -> io::Result<()> {
+    while file.as_ref().is_some_and(|file| Rc::strong_count(file) > 1) {
+        runtime.sleep(PAUSE).await;
+    }
+    // Closed while it still has a name: whoever closes a file that has none waits for its blocks to be freed.
+    drop(file);
+    match runtime.list_dir(path).await {
+        Ok(_) => remove_dir(runtime, path).await,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(_) => unless_gone(remove_file(runtime, path).await),
+    }
+}
+
+/// Two levels: the folder of a log, and those of its partitions in it.
+async fn remove_dir<R: Runtime>(runtime: &R, path: &Path) -> io::Result<()> {
+    for inner in runtime.list_dir(path).await? {
+        let files = if inner.is_dir { runtime.list_dir(&inner.path).await? } else { vec![inner.clone()] };
+        for file in files {
+            // What is not ours stays, and the folders with it.
+            if !file.is_dir && belongs_to_log(&file.path) {
+                unless_gone(remove_file(runtime, &file.path).await)?;
+            }
+        }
+        if inner.is_dir && runtime.list_dir(&inner.path).await?.is_empty() {
+            runtime.remove_dir(&inner.path).await?;
+        }
+    }
+    if runtime.list_dir(path).await?.is_empty() { runtime.remove_dir(path).await } else { Ok(()) }
+}
+
+async fn remove_file<R: Runtime>(runtime: &R, path: &Path) -> io::Result<()> {
+    let file = runtime.open(path, OpenMode::Existing).await?;
+    let mut len = file.size().await?;
+    while len > STEP_BYTES {
+        len -= STEP_BYTES;
+        file.truncate(len).await?;
+        runtime.sleep(PAUSE).await;
+    }
+    file.truncate(0).await?;
+    drop(file);
+    runtime.remove_file(path).await
+}

@@ -1,0 +1,156 @@
+//! Where a log begins, when that is not where its first segment does: a small checked file beside the segments.
+//!
+//! It is written before any record before it is given up, and durable before anybody hears of it: so whatever a crash
+//! leaves of the segments behind it, the log never begins earlier than it once did. Segments that lie before it whole
+//! mean nothing any more, in whatever order they disappear. Format: `docs/FORMAT.md`, "Start file".
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    rc::Rc,
+};
+
+use zerocopy::{
+    FromBytes, Immutable, IntoBytes, KnownLayout,
+    little_endian::{U32, U64},
+};
+
+use super::LogFault;
+use crate::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    runtime::{Buffer, File, OpenMode, Runtime},
+    testing::bug::{PlantedBug, planted},
+    types::{LogUid, Offset, PartitionIndex},
+};
+
+/// Its name in the partition's directory, and that of the next one while it is written.
+pub const FILE_NAME: &str = "start";
+const ASIDE_NAME: &str = "start.new";
+
+const MAGIC: [u8; 4] = *b"PYB1";
+
+/// The file as it stands on disk; the rest of the 4 KiB is zero.
+#[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
+#[repr(C)]
+struct RawStart {
+    magic: [u8; 4],
+    /// CRC-32C of what follows.
+    crc: U32,
+    log: U64,
+    partition: U32,
+    reserved: U32,
+    start: U64,
+}
+
+const _: () = assert!(size_of::<RawStart>() == 32, "the start file is laid out by hand");
+
+/// Whose start file it is. The log's number is not known to a tool without a catalogue.
+pub type Owner = (Option<LogUid>, PartitionIndex);
+
+/// Whether a file in a partition's directory is this one, or the next one that was never finished.
+pub fn is_start_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == FILE_NAME || name == ASIDE_NAME)
+}
+
+/// The bytes of the file.
+pub fn encode((log, index): (LogUid, PartitionIndex), start: Offset) -> [u8; 32] {
+    let mut raw = RawStart {
+        magic: MAGIC,
+        crc: U32::new(0),
+        log: U64::new(log.0),
+        partition: U32::new(index.0),
+        reserved: U32::new(0),
+        start: U64::new(start.0),
+    };
+    raw.crc = U32::new(crc32c::crc32c(&raw.as_bytes()[8..]));
+    zerocopy::transmute!(raw)
+}
+
+/// Reads the file of `owner`.
+///
+/// Errors: what is wrong with it.
+pub fn decode(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
+    let (raw, _) = RawStart::read_from_prefix(bytes).map_err(|_| "the start file is cut off".to_owned())?;
+    if raw.magic != MAGIC {
+        return Err("the start file does not begin with PYB1".to_owned());
+    }
+    if raw.crc.get() != crc32c::crc32c(&raw.as_bytes()[8..]) {
+        return Err("the checksum of the start file is wrong".to_owned());
+    }
+    let (log, index) = (LogUid(raw.log.get()), PartitionIndex(raw.partition.get()));
+    if owner.0.is_some_and(|known| known != log) || owner.1 != index {
+        return Err(format!("the start file is that of partition {log}/{index}"));
+    }
+    Ok(Offset(raw.start.get()))
+}
+
+/// Makes `start` the beginning of the log in `dir`: aside, synced, renamed, directory synced. Durable when this
+/// returns.
+pub async fn write<R: Runtime>(
+    runtime: &R,
+    dir: &Path,
+    owner: (LogUid, PartitionIndex),
+    start: Offset,
+) -> Result<(), LogFault> {
+    let (path, aside) = (dir.join(FILE_NAME), dir.join(ASIDE_NAME));
+    let full = |error: io::Error| LogFault::from_io("writing", &aside, &error);
+    let failed = |error: io::Error| LogFault::failed("writing", &path, &error);
+    let bytes = encode(owner, start);
+    let mut buffer = runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize);
+    buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+    let file = runtime.open(&aside, OpenMode::CreateTruncate).await.map_err(full)?;
+    file.write_at(0, Rc::new(buffer)).await.map_err(full)?;
+    if !planted(PlantedBug::StartNotSynced) {
+        file.fdatasync().await.map_err(failed)?;
+    }
+    drop(file);
+    runtime.rename(&aside, &path).await.map_err(failed)?;
+    if !planted(PlantedBug::StartNameNotSynced) {
+        runtime.sync_dir(dir).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// Where the log in `dir` begins, as its start file says; `None` if there is none, the inner error if it is damaged.
+/// The directory was synced by the caller; the file is, before it is trusted.
+pub async fn read<R: Runtime>(runtime: &R, dir: &Path, owner: Owner) -> io::Result<Option<Result<Offset, String>>> {
+    let path: PathBuf = dir.join(FILE_NAME);
+    let file = match runtime.open(&path, OpenMode::Existing).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    file.fdatasync().await?;
+    let bytes = file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize).await?;
+    Ok(Some(decode(&bytes, owner)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OWNER: (LogUid, PartitionIndex) = (LogUid(7), PartitionIndex(3));
+
+    #[test]
+    fn the_start_file_has_these_bytes() {
+        let golden = "50594231ce2b26e80700000000000000030000000000000040420f0000000000";
+        let bytes: String = encode(OWNER, Offset(1_000_000)).iter().map(|b| format!("{b:02x}")).collect();
+        assert_eq!(bytes, golden);
+    }
+
+    #[test]
+    fn any_flipped_bit_is_noticed_and_so_is_the_file_of_another_partition() {
+        let bytes = encode(OWNER, Offset(42));
+        assert_eq!(decode(&bytes, (Some(OWNER.0), OWNER.1)), Ok(Offset(42)));
+        assert_eq!(decode(&bytes, (None, OWNER.1)), Ok(Offset(42)));
+        assert!(decode(&bytes, (Some(LogUid(8)), OWNER.1)).unwrap_err().contains("7/3"));
+        assert!(decode(&bytes, (None, PartitionIndex(4))).is_err());
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes;
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            assert!(decode(&damaged, (None, OWNER.1)).is_err(), "bit {bit}");
+        }
+        assert!(decode(&bytes[..31], (None, OWNER.1)).is_err());
+        assert!(decode(&[0; 4096], (None, OWNER.1)).is_err());
+    }
+}

@@ -1,0 +1,201 @@
+//! What holds for one log: what its creator decided, and what can be changed later while it is in use.
+//!
+//! A setting that is absent is the server's to decide, so a catalogue of an earlier version, which knows fewer of them,
+//! opens as it is.
+
+use std::{fmt, str::FromStr};
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
+
+use crate::{error::RequestError, record::Codec, types::AckLevel};
+
+/// A bound that a log sets itself: a log may keep everything also where the server has a bound.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Bound {
+    /// There is none.
+    Unlimited,
+    /// This much, at least 1.
+    AtMost(u64),
+}
+
+/// The settings of a log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogSettings {
+    /// The ack level of writes that name none; absent for the server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ack: Option<AckLevel>,
+    /// For how many milliseconds records are kept at least; absent for the server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<Bound>,
+    /// How many bytes of each partition are kept at least; absent for the server's.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<Bound>,
+    /// How producers compress that do not decide for themselves; absent for not at all. A wish: the server stores what
+    /// it is sent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Codec>,
+}
+
+/// Changes of a log's settings: `None` leaves one as it is, `Some(None)` makes it the server's again.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LogChanges {
+    /// See [`LogSettings::ack`].
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub ack: Option<Option<AckLevel>>,
+    /// See [`LogSettings::retention_ms`].
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub retention_ms: Option<Option<Bound>>,
+    /// See [`LogSettings::retention_bytes`].
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub retention_bytes: Option<Option<Bound>>,
+    /// See [`LogSettings::compression`].
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    pub compression: Option<Option<Codec>>,
+}
+
+/// A field that is there, be it `null`.
+fn present<'de, T: Deserialize<'de>, D: Deserializer<'de>>(deserializer: D) -> Result<Option<T>, D::Error> {
+    T::deserialize(deserializer).map(Some)
+}
+
+impl LogSettings {
+    /// The settings after `changes`.
+    pub fn with(self, changes: &LogChanges) -> Self {
+        LogSettings {
+            ack: changes.ack.unwrap_or(self.ack),
+            retention_ms: changes.retention_ms.unwrap_or(self.retention_ms),
+            retention_bytes: changes.retention_bytes.unwrap_or(self.retention_bytes),
+            compression: changes.compression.unwrap_or(self.compression),
+        }
+    }
+
+    /// Errors: `SettingsRefused`.
+    pub fn check(&self) -> Result<(), RequestError> {
+        for (name, bound) in [("retention_ms", self.retention_ms), ("retention_bytes", self.retention_bytes)] {
+            if bound == Some(Bound::AtMost(0)) {
+                let reason = format!("{name} is at least 1, or unlimited; records are deleted by `trim`");
+                return Err(RequestError::SettingsRefused { reason });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Most logs say no more than how safe a write is to be.
+impl From<Option<AckLevel>> for LogSettings {
+    fn from(ack: Option<AckLevel>) -> Self {
+        LogSettings { ack, ..LogSettings::default() }
+    }
+}
+
+impl Bound {
+    /// The number; `None` if there is no bound.
+    pub fn number(self) -> Option<u64> {
+        match self {
+            Bound::Unlimited => None,
+            Bound::AtMost(most) => Some(most),
+        }
+    }
+}
+
+const UNLIMITED: &str = "unlimited";
+
+impl fmt::Display for Bound {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Bound::Unlimited => f.write_str(UNLIMITED),
+            Bound::AtMost(most) => fmt::Display::fmt(most, f),
+        }
+    }
+}
+
+impl FromStr for Bound {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            UNLIMITED => Ok(Bound::Unlimited),
+            _ => text.parse().map(Bound::AtMost).map_err(|_| format!("`{text}` is no number and not `{UNLIMITED}`")),
+        }
+    }
+}
+
+/// A number, or the word.
+impl Serialize for Bound {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Bound::Unlimited => serializer.serialize_str(UNLIMITED),
+            Bound::AtMost(most) => serializer.serialize_u64(*most),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for Bound {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl de::Visitor<'_> for Visitor {
+            type Value = Bound;
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                write!(f, "a number or \"{UNLIMITED}\"")
+            }
+            fn visit_u64<E: de::Error>(self, number: u64) -> Result<Bound, E> {
+                Ok(Bound::AtMost(number))
+            }
+            fn visit_str<E: de::Error>(self, text: &str) -> Result<Bound, E> {
+                if text == UNLIMITED {
+                    Ok(Bound::Unlimited)
+                } else {
+                    Err(E::invalid_value(de::Unexpected::Str(text), &self))
+                }
+            }
+        }
+        deserializer.deserialize_any(Visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ALL: LogSettings = LogSettings {
+        ack: Some(AckLevel::Written),
+        retention_ms: Some(Bound::AtMost(1000)),
+        retention_bytes: Some(Bound::Unlimited),
+        compression: Some(Codec::Zstd),
+    };
+
+    #[test]
+    fn settings_come_back_and_those_of_an_earlier_version_are_the_servers() {
+        let text = serde_json::to_string(&ALL).unwrap();
+        let expected = r#"{"ack":"written","retention_ms":1000,"retention_bytes":"unlimited","compression":"zstd"}"#;
+        assert_eq!(text, expected);
+        assert_eq!(serde_json::from_str::<LogSettings>(&text).unwrap(), ALL);
+        assert_eq!(serde_json::from_str::<LogSettings>("{}").unwrap(), LogSettings::default());
+        for wrong in [r#"{"retention_ms":-1}"#, r#"{"retention_ms":"7d"}"#, r#"{"compression":"gzip"}"#] {
+            assert!(serde_json::from_str::<LogSettings>(wrong).is_err(), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_change_touches_what_it_names_and_null_gives_it_back_to_the_server() {
+        let changes: LogChanges = serde_json::from_str(r#"{"ack":null,"retention_ms":"unlimited"}"#).unwrap();
+        let expected = LogSettings { ack: None, retention_ms: Some(Bound::Unlimited), ..ALL };
+        assert_eq!(ALL.with(&changes), expected);
+        let text = serde_json::to_string(&changes).unwrap();
+        assert_eq!(serde_json::from_str::<LogChanges>(&text).unwrap(), changes);
+        assert_eq!(ALL.with(&LogChanges::default()), ALL);
+        assert!(serde_json::from_str::<LogChanges>(r#"{"partitions":2}"#).is_err());
+    }
+
+    #[test]
+    fn nothing_is_no_bound() {
+        for settings in [
+            LogSettings { retention_ms: Some(Bound::AtMost(0)), ..ALL },
+            LogSettings { retention_bytes: Some(Bound::AtMost(0)), ..ALL },
+        ] {
+            assert!(settings.check().unwrap_err().to_string().contains("at least 1"));
+        }
+        assert_eq!(ALL.check(), Ok(()));
+    }
+}

@@ -1,0 +1,194 @@
+//! Moving the beginning of a partition: because somebody asks for it, or because its records are more or older than its
+//! log is to keep.
+
+use std::rc::Rc;
+
+use super::{
+    Core,
+    completion::ReplyTo,
+    owned::Owned,
+    request::{Found, Reply},
+};
+use crate::{
+    error::RequestError,
+    log::{
+        LogFault,
+        retention::{Clock, Limits},
+    },
+    runtime::Runtime,
+    testing::bug::{PlantedBug, planted},
+    types::Offset,
+};
+
+impl<R: Runtime> Owned<R> {
+    /// Deletes the records before `before`. The reply is sent when no crash can bring them back.
+    pub(super) fn trim(self: &Rc<Self>, before: Offset, reply: ReplyTo) {
+        let partition = Rc::clone(self);
+        self.core.context.runtime.spawn(async move {
+            let outcome = partition.trim_to(before).await;
+            reply.send(outcome.map(|()| Reply::Trimmed(partition.range())));
+            partition.bury().await;
+        });
+    }
+
+    fn range(&self) -> Found {
+        let ends = *self.state.borrow().ends();
+        Found {
+            offset: ends.log_start(),
+            start_offset: ends.log_start(),
+            high_watermark: ends.high_watermark(),
+            log_end_offset: ends.log_end(),
+        }
+    }
+
+    async fn trim_to(self: &Rc<Self>, before: Offset) -> Result<(), RequestError> {
+        let _turn = self.start_turns.take().await;
+        if let Some(error) = self.refuses_trims() {
+            return Err(error);
+        }
+        let Found { start_offset: start, high_watermark: end, .. } = self.range();
+        if before > end {
+            return Err(RequestError::OffsetOutOfRange { offset: before, start, end });
+        }
+        self.move_start(before).await
+    }
+
+    /// A fenced partition is left as it is: what is damaged is evidence, and the operator's.
+    fn refuses_trims(&self) -> Option<RequestError> {
+        if self.deleted.get() {
+            return Some(RequestError::UnknownPartition { partition: self.id });
+        }
+        if self.core.draining.get() {
+            return Some(RequestError::ShuttingDown);
+        }
+        let reason = self.state.borrow().fence()?.to_owned();
+        Some(RequestError::ReadOnly { partition: self.id, reason })
+    }
+
+    /// Durably first, then for all to see. Called in turn.
+    async fn move_start(self: &Rc<Self>, to: Offset) -> Result<(), RequestError> {
+        if to <= self.range().start_offset {
+            return Ok(());
+        }
+        if planted(PlantedBug::TrimBeforeDurable) {
+            let log = Rc::clone(&self.log);
+            self.core.context.runtime.spawn(async move { drop(log.keep_start(to).await) });
+        } else {
+            self.log.keep_start(to).await.map_err(|fault| match fault {
+                LogFault::Full { .. } => self.core.disk_full(),
+                failed => {
+                    // Which of the two the next start will find is not known.
+                    self.fence(failed.to_string());
+                    RequestError::OutcomeUnknown { reason: failed.to_string() }
+                }
+            })?;
+        }
+        self.state.borrow_mut().handle_log_start(to);
+        self.log.release_before(to);
+        Ok(())
+    }
+
+    /// Takes the files that were released away. In turn, so that they are gone from their folder before it may belong
+    /// to another log of the same name.
+    async fn bury(&self) {
+        let _turn = self.start_turns.take().await;
+        if self.deleted.get() || !self.log.has_released() {
+            return;
+        }
+        if let Err(error) = self.log.bury().await {
+            let (log, partition) = (&self.entry.borrow().name, self.id.index);
+            tracing::warn!(%log, %partition, %error, "old segments could not be removed; tried again later");
+        }
+    }
+
+    /// How much this partition keeps.
+    fn retention(&self) -> Limits {
+        let (settings, server) = (self.entry.borrow().settings, self.core.config.retention);
+        Limits {
+            age_ms: settings.retention_ms.map_or(server.age_ms, |own| own.number()),
+            bytes: settings.retention_bytes.map_or(server.bytes, |own| own.number()),
+        }
+    }
+
+    /// One look: gives up what is too much or too old at `now_ms`.
+    async fn retain(self: &Rc<Self>, now_ms: i64) {
+        let limits = self.retention();
+        if !limits.is_unlimited() && self.refuses_trims().is_none() {
+            self.give_up_old(limits, now_ms).await;
+        }
+        if self.log.has_released() {
+            self.bury().await;
+        }
+    }
+
+    async fn give_up_old(self: &Rc<Self>, limits: Limits, now_ms: i64) {
+        let name = |partition: &Self| partition.entry.borrow().name.clone();
+        // Twice at most: once more after the active segment was sealed.
+        for look in 0..2 {
+            let verdict = match self.log.judge(limits, now_ms).await {
+                Ok(verdict) => verdict,
+                Err(error) => {
+                    tracing::debug!(log = %name(self), partition = %self.id.index, %error, "no retention this time");
+                    return;
+                }
+            };
+            {
+                let _turn = self.start_turns.take().await;
+                if self.refuses_trims().is_some() {
+                    return;
+                }
+                let start = verdict.start.min(self.range().high_watermark);
+                if let Err(error) = self.move_start(start).await {
+                    tracing::warn!(log = %name(self), partition = %self.id.index, %error, "no retention this time");
+                    return;
+                }
+            }
+            if look > 0 || !verdict.roll || !self.roll().await {
+                return;
+            }
+        }
+    }
+
+    /// Seals the active segment of a partition that has nothing to carry; one that has is left for the next look. Says
+    /// whether it did.
+    async fn roll(self: &Rc<Self>) -> bool {
+        if self.flushing.get() || self.refuses_trims().is_some() || self.log.unwritten_bytes() > 0 {
+            return false;
+        }
+        // In the place of the task that carries, so that none begins.
+        self.flushing.set(true);
+        let end = self.range().log_end_offset;
+        let producers = self.state.borrow().producers().clone();
+        let outcome = self.log.roll(end, &producers).await;
+        self.flushing.set(false);
+        self.settled.notify();
+        match &outcome {
+            // There will be room when it is needed, or the flush meets the same.
+            Ok(()) | Err(LogFault::Full { .. }) => {}
+            Err(fault) => self.fence(fault.to_string()),
+        }
+        if self.log.unwritten_bytes() > 0 {
+            self.wake_flusher();
+        }
+        outcome.is_ok()
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    /// Looks at every partition again and again, for as long as the core lives.
+    pub(super) fn keep_retention(self: &Rc<Self>) {
+        let core = Rc::clone(self);
+        let runtime = self.common.context.runtime.clone();
+        let mut clock = Clock::new(runtime.monotonic(), runtime.unix_millis());
+        self.common.context.runtime.spawn(async move {
+            while !core.common.draining.get() {
+                runtime.sleep(core.common.config.retention_interval).await;
+                let now_ms = clock.now(runtime.monotonic(), runtime.unix_millis());
+                for partition in core.open_partitions() {
+                    partition.retain(now_ms).await;
+                    runtime.yield_now().await;
+                }
+            }
+        });
+    }
+}
