@@ -482,6 +482,31 @@ mod real {
     }
 
     #[test]
+    fn a_core_that_ends_while_its_helper_works_ends_well() {
+        use std::sync::atomic::{AtomicUsize, Ordering::SeqCst};
+        static HELPERS_DEAD: AtomicUsize = AtomicUsize::new(0);
+        let before = std::panic::take_hook();
+        std::panic::set_hook(Box::new(move |info| {
+            if info.to_string().contains("failed to send response") {
+                HELPERS_DEAD.fetch_add(1, SeqCst);
+            }
+            before(info);
+        }));
+        let options = LaunchOptions { abort_on_panic: false, ..LaunchOptions::default() };
+        for _ in 0..20 {
+            let main = |_: CoreId, runtime: GlommioRuntime| async move {
+                for _ in 0..100 {
+                    let busy = runtime.clone();
+                    runtime.spawn(async move { drop(busy.list_dir("/usr/bin".as_ref()).await) });
+                }
+                runtime.yield_now().await;
+            };
+            launch(&[0], &options, main).unwrap().into_iter().for_each(|core| core.join().unwrap());
+        }
+        assert_eq!(HELPERS_DEAD.load(SeqCst), 0, "a helper had an answer for nobody");
+    }
+
+    #[test]
     fn a_mesh_of_four_cores_stands_at_each_of_two_hundred_starts() {
         for _ in 0..200 {
             on_meshed_cores(4, async |_, core, mesh| {

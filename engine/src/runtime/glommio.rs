@@ -250,7 +250,11 @@ where
                         // The launcher waits for this; it is never gone.
                         let _ = report.send(primed);
                         match told_to_go.recv().await {
-                            Ok(()) => Some(main(core, runtime).await),
+                            Ok(()) => {
+                                let result = main(core, runtime).await;
+                                helper_is_idle().await;
+                                Some(result)
+                            }
                             Err(async_channel::RecvError) => None,
                         }
                     };
@@ -461,7 +465,37 @@ async fn blocking<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> +
         catch_unwind(AssertUnwindSafe(operation))
             .unwrap_or_else(|_| Err(io::Error::other("the blocking operation panicked")))
     };
+    let _counted = UnderWay::begin();
     glommio::executor().spawn_blocking(guarded).await
+}
+
+thread_local! {
+    /// Operations that this core's helper thread has not answered.
+    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
+}
+
+/// Counts an operation until its answer came, or nobody waits for it.
+struct UnderWay;
+
+impl UnderWay {
+    fn begin() -> Self {
+        UNDER_WAY.set(UNDER_WAY.get() + 1);
+        UnderWay
+    }
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+    }
+}
+
+/// Waits until the helper thread owes no answer. It panics when it has one for an executor that is gone, and a panic
+/// ends the process: a clean stop would look like a crash.
+async fn helper_is_idle() {
+    while UNDER_WAY.get() > 0 {
+        glommio::timer::sleep(Duration::from_millis(1)).await;
+    }
 }
 
 /// The operating system's own error, with its number. glommio's conversion loses the number of most.
