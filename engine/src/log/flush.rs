@@ -60,7 +60,8 @@ impl<R: Runtime> Log<R> {
         self.ensure_prepared(&segment, end_position).await?;
         let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
         let durable = commit == Commit::Durable && groups.len() == 1 && groups[0].padded_bytes <= SYNCHRONOUS_BYTES_MAX;
-        let writes = groups.iter().map(|group| {
+        let forgotten = planted(PlantedBug::ForgetTailAtRoll) && !Rc::ptr_eq(&segment, &self.active());
+        let writes = groups.iter().take(groups.len() - usize::from(forgotten)).map(|group| {
             let (metrics, buffer) = (&self.context.metrics, Rc::clone(&group.buffer));
             metrics.disk_writes.add(1);
             metrics.disk_write_bytes.add(group.padded_bytes as u64);
@@ -138,6 +139,9 @@ impl<R: Runtime> Log<R> {
         let cut = file.truncate(end_position).await;
         cut.map_err(|error| LogFault::from_io("truncating", &segment.path, &error))?;
         segment.prepared_end.set(end_position);
+        if planted(PlantedBug::SealWithoutSync) {
+            return Ok(());
+        }
         self.sync_file(segment, file).await
     }
 
@@ -180,7 +184,9 @@ pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>
     let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
     let written = file.write_at(0, Rc::new(block)).await;
     written.map_err(|error| fault("writing the header of", error))?;
-    file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
+    if !planted(PlantedBug::SegmentNotSynced) {
+        file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
+    }
     if let Some(dir) = segment.path.parent()
         && !planted(PlantedBug::ForgetDirSync)
     {

@@ -179,7 +179,11 @@ impl LastScan {
         let mut walk = Walk::new(bytes, start, segment, check);
         loop {
             match walk.step() {
-                Step::Batch(batch) if batch.header.base_offset == self.found.end_offset => {
+                Step::Batch(batch)
+                    if batch.header.base_offset == self.found.end_offset
+                        || (planted(PlantedBug::ZerosForPadding)
+                            && batch.header.base_offset > self.found.end_offset) =>
+                {
                     self.found.index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
                     if let Some(mark) = batch.header.producer_mark() {
                         self.found.producers.note(&mark, batch.header.base_offset);
@@ -245,7 +249,7 @@ impl LastScan {
             self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
             return self.found;
         };
-        if self.durable_hint > self.found.end_offset {
+        if self.durable_hint > self.found.end_offset && !planted(PlantedBug::CutOffAtRot) {
             let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
             let path = self.path.clone();
             self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });

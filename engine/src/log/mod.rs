@@ -176,7 +176,9 @@ impl<R: Runtime> Log<R> {
     /// file yet: the flush makes it when it gets there.
     fn segment_for(&self, batch_bytes: usize, base_offset: Offset) -> Rc<Segment<R>> {
         let active = self.active();
-        let fits = self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes;
+        // A segment that was made on a drive with smaller blocks cannot be gone on with here.
+        let fits = self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes
+            && active.header.block_bytes >= self.context.block_bytes;
         if fits || active.base_offset() == base_offset {
             return active;
         }

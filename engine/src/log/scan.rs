@@ -3,6 +3,7 @@
 use crate::{
     limits::BATCH_HEADER_BYTES,
     record::{BatchError, BatchHeader, check_stored, check_stored_header, len_if_before},
+    testing::bug::{PlantedBug, planted},
     types::{Incarnation, Offset},
 };
 
@@ -86,9 +87,10 @@ impl<'a> Walk<'a> {
             if rest.is_empty() {
                 return Step::End { position };
             }
-            if rest[0] == 0 && !position.is_multiple_of(self.block_bytes) {
+            let padding = !position.is_multiple_of(self.block_bytes) || planted(PlantedBug::ZerosForPadding);
+            if rest[0] == 0 && padding {
                 // No batch begins with a zero: this is the padding of a flush group.
-                self.at += (position.next_multiple_of(self.block_bytes) - position) as usize;
+                self.at += ((position + 1).next_multiple_of(self.block_bytes) - position) as usize;
                 continue;
             }
             return self.batch(position, rest);

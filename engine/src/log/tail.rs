@@ -99,8 +99,8 @@ impl<R: Runtime> Tail<R> {
 
     /// How many bytes the active segment would have if a batch of `batch_bytes` were added.
     pub fn end_with(&self, segment: &Segment<R>, batch_bytes: usize) -> u64 {
-        let open = self.open.as_ref().map_or(0, |open| self.pad(open.len));
-        segment.end_position.get() + (open + self.pad(batch_bytes)) as u64
+        let open = self.open.as_ref().map_or(0, |open| padded(&open.segment, open.len));
+        segment.end_position.get() + (open + padded(segment, batch_bytes)) as u64
     }
 
     /// Adds a batch to `segment`, which is the active one. Returns where in the file it begins.
@@ -127,7 +127,8 @@ impl<R: Runtime> Tail<R> {
         let position = segment.end_position.get();
         let room = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
         let wish = self.expected_bytes.next_power_of_two().clamp(self.block_bytes, GROUP_BYTES_MAX);
-        let capacity = self.pad(need.max(wish.min(room & !(self.block_bytes - 1))));
+        let block = segment.header.block_bytes as usize;
+        let capacity = padded(segment, need.max(wish.min(room & !(block - 1))));
         let allocated = capacity.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
         let buffer = runtime.allocate(allocated);
         assert!(buffer.bytes().len() >= capacity, "asked for {allocated} bytes");
@@ -140,7 +141,7 @@ impl<R: Runtime> Tail<R> {
     pub fn seal(&mut self) {
         let Some(open) = self.open.take() else { return };
         assert!(open.len > 0, "a group is begun for a batch");
-        let padded_bytes = self.pad(open.len);
+        let padded_bytes = padded(&open.segment, open.len);
         let expected_end = open.segment.end_position.get();
         assert!(open.position == expected_end, "group at {} behind {expected_end}", open.position);
         open.segment.end_position.set(open.position + padded_bytes as u64);
@@ -207,7 +208,7 @@ impl<R: Runtime> Tail<R> {
             // A group that ends with a block ends where the next position is: nothing is there yet, and to say "no
             // bytes, go on here" would have a reader ask for ever.
             let bytes = open.buffer.bytes().get(from..open.len).filter(|bytes| !bytes.is_empty())?;
-            let next = open.position + self.pad(open.len) as u64;
+            let next = open.position + padded(&open.segment, open.len) as u64;
             return Some(TailBytes { bytes: Bytes::copy_from_slice(bytes), next });
         }
         let at = self.groups.partition_point(|group| {
@@ -247,10 +248,12 @@ impl<R: Runtime> Tail<R> {
         let open = self.open.as_ref().filter(|open| Rc::ptr_eq(&open.segment, segment));
         waiting.map(|group| group.base_offset).or(open.map(|open| open.base_offset))
     }
+}
 
-    fn pad(&self, len: usize) -> usize {
-        len.next_multiple_of(self.block_bytes)
-    }
+/// `len` and its padding. To the block of the segment, which may have been made when the device's was taken for a
+/// larger one: whoever reads the segment goes by its header.
+fn padded<R: Runtime>(segment: &Segment<R>, len: usize) -> usize {
+    len.next_multiple_of(segment.header.block_bytes as usize)
 }
 
 /// Bytes found in memory.

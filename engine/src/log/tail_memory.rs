@@ -24,6 +24,11 @@ impl<R: Runtime> TailMemory<R> {
         TailMemory { kept: RefCell::default(), kept_bytes: Cell::new(0), bytes_max }
     }
 
+    /// Bytes kept now.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept_bytes.get()
+    }
+
     /// `log` has written groups that take `sizes`. They stay; what no longer has room beside them goes.
     pub(super) fn keep(&self, log: &Rc<Log<R>>, sizes: impl Iterator<Item = usize>) {
         let mut kept = self.kept.borrow_mut();

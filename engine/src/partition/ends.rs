@@ -1,7 +1,10 @@
 //! The five offsets that say where a partition stands. This is their only owner: one setter, which asserts order and
 //! monotony.
 
-use crate::types::Offset;
+use crate::{
+    testing::bug::{PlantedBug, planted},
+    types::Offset,
+};
 
 /// Where a partition begins and how far it is visible, synced, written and assigned.
 ///
@@ -45,6 +48,9 @@ impl Ends {
 
     /// The offset after the last visible record.
     pub fn high_watermark(&self) -> Offset {
+        if planted(PlantedBug::ShowBeforeAck) {
+            return self.high_watermark.max(self.written_end);
+        }
         self.high_watermark
     }
 

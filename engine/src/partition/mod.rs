@@ -148,6 +148,11 @@ impl<A, F> Partition<A, F> {
         }
     }
 
+    /// How many appends and fetches wait.
+    pub fn waiting(&self) -> usize {
+        self.acks.len() + self.fetches.len()
+    }
+
     /// Admits a batch of `count` records, to be acknowledged at `level`. Its owner must now hand it to the log.
     ///
     /// Panics if the partition is fenced: the owner asks [`Partition::fence`] first, to answer with the reason.
@@ -156,7 +161,12 @@ impl<A, F> Partition<A, F> {
         assert!(count > 0, "an append of no records has no offset");
         let base_offset = self.ends.log_end();
         let end_offset = base_offset.advance(u64::from(count));
-        let placement = Placement { base_offset, leader_epoch: self.epoch, durable_hint: self.ends.durable_end() };
+        let durable_hint = match () {
+            () if planted(PlantedBug::HintTooHigh) => base_offset,
+            () if planted(PlantedBug::HintTooLow) => Offset(0),
+            () => self.ends.durable_end(),
+        };
+        let placement = Placement { base_offset, leader_epoch: self.epoch, durable_hint };
         self.ends.advance(End::Log, end_offset);
         self.acks.push(PendingAck { base_offset, end_offset, level, token });
         self.release();
@@ -242,7 +252,7 @@ impl<A, F> Partition<A, F> {
         }
         self.release_duplicates();
         let now = self.ends.high_watermark();
-        if now > before {
+        if now > before || planted(PlantedBug::ShowBeforeAck) {
             while let Some(token) = self.fetches.pop_served(now) {
                 self.effects.push_back(Effect::Wake { token });
             }
@@ -256,8 +266,14 @@ impl<A, F> Partition<A, F> {
     }
 
     fn acknowledge(&mut self, ack: PendingAck<A>) {
-        let PendingAck { base_offset, end_offset, level, token } = ack;
+        let PendingAck { base_offset, end_offset, level, mut token } = ack;
         let count = (end_offset.0 - base_offset.0) as u32;
+        if planted(PlantedBug::AckOfAnother)
+            && let Some(Effect::Ack { token: other, count: same, .. }) = self.effects.back_mut()
+            && *same == count
+        {
+            std::mem::swap(other, &mut token);
+        }
         self.effects.push_back(Effect::Ack { token, base_offset, count, level });
     }
 }

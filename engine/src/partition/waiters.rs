@@ -56,6 +56,11 @@ impl<A> AckQueue<A> {
         self.by_level[usize::from(level.code())..].iter().any(|count| *count > 0)
     }
 
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.pending.len()
+    }
+
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
         self.pending.is_empty()
@@ -147,6 +152,16 @@ impl<F> FetchQueue<F> {
         self.next_serial += 1;
         self.waiting.insert(id, token);
         id
+    }
+
+    /// How many wait.
+    pub fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether none waits.
+    pub fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
     }
 
     /// Takes a fetch back; `None` if it was served.

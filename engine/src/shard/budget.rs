@@ -10,7 +10,10 @@ use std::{
     task::{Poll, Waker},
 };
 
-use crate::metrics::CoreMetrics;
+use crate::{
+    metrics::CoreMetrics,
+    testing::bug::{PlantedBug, planted},
+};
 
 /// A counted amount of memory.
 pub struct Budget {
@@ -121,6 +124,9 @@ impl Reservation {
 
 impl Drop for Reservation {
     fn drop(&mut self) {
+        if planted(PlantedBug::LeakBudget) && self.bytes.is_multiple_of(7) {
+            return;
+        }
         let used = self.budget.used_bytes.get();
         assert!(used >= self.bytes, "{} bytes given back of {used} taken", self.bytes);
         self.budget.set_used(used - self.bytes);

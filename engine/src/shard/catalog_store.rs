@@ -14,6 +14,7 @@ use crate::{
     catalog::{Catalog, LogEntry},
     limits::{DEVICE_BLOCK_BYTES_MAX, PARTITIONS_PER_LOG_MAX},
     runtime::{Buffer, File, OpenMode, Runtime},
+    testing::bug::{PlantedBug, planted},
 };
 
 /// Its name in the data directory.
@@ -144,14 +145,22 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
         let file = runtime.open(&aside, OpenMode::CreateTruncate).await?;
         file.write_at(0, Rc::new(buffer)).await?;
         file.truncate(bytes.len() as u64).await?;
-        file.fdatasync().await
+        if planted(PlantedBug::CatalogRenamedBeforeSync) {
+            runtime.rename(&aside, &path).await?;
+        }
+        if !planted(PlantedBug::CatalogNotSynced) {
+            file.fdatasync().await?;
+        }
+        Ok(())
     };
     let failed = |error: std::io::Error| CatalogError::Io { path: path.clone(), reason: error.to_string() };
     write_aside.await.map_err(|error: std::io::Error| match error.kind() {
         std::io::ErrorKind::StorageFull => CatalogError::Full { path: path.clone() },
         _ => failed(error),
     })?;
-    runtime.rename(&aside, &path).await.map_err(failed)?;
+    if !planted(PlantedBug::CatalogRenamedBeforeSync) {
+        runtime.rename(&aside, &path).await.map_err(failed)?;
+    }
     runtime.sync_dir(data_dir).await.map_err(failed)
 }
 

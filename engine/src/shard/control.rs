@@ -59,6 +59,25 @@ impl From<Loss> for DamageStatus {
     }
 }
 
+/// What a shard has in use now. All of it is nothing, the tails aside, when nothing is under way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct InUse {
+    /// Bytes of the budget of requests in flight.
+    pub reserved_bytes: u64,
+    /// Bytes of appends that are not synced.
+    pub undurable_bytes: u64,
+    /// Bytes of appends that the device has not taken.
+    pub unwritten_bytes: u64,
+    /// Bytes of written batches kept for readers, and how many there may be.
+    pub tail_bytes: u64,
+    /// See above.
+    pub tail_bytes_max: u64,
+    /// Appends and fetches that wait.
+    pub waiting: u64,
+    /// Messages to other cores that are not sent, and requests that they have not answered.
+    pub messages: u64,
+}
+
 /// Asks one shard; may be used from any thread.
 #[derive(Clone)]
 pub struct ControlHandle {

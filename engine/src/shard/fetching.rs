@@ -15,6 +15,7 @@ use crate::{
     log::read::ReadRange,
     runtime::Runtime,
     signal::Signal,
+    testing::bug::{PlantedBug, planted},
     types::Offset,
 };
 
@@ -46,6 +47,7 @@ impl<R: Runtime> Owned<R> {
         let (start, end) = (ends.log_start(), ends.high_watermark());
         // Between the watermark and the log end are records that are on their way to be visible.
         if offset < start || offset > ends.log_end() {
+            let end = if planted(PlantedBug::WrongRange) { ends.durable_end() } else { end };
             return Err(RequestError::OffsetOutOfRange { offset, start, end });
         }
         match (&self.damage, self.lost_end) {
@@ -84,9 +86,11 @@ impl<R: Runtime> Owned<R> {
     }
 
     fn read(self: &Rc<Self>, request: Fetch, reply: ReplyTo, arrived: Duration) {
+        let ends = *self.state.borrow().ends();
+        let beyond = planted(PlantedBug::ReadBeyondWatermark);
         let range = ReadRange {
             offset: request.offset,
-            end: self.state.borrow().ends().high_watermark(),
+            end: if beyond { ends.log_end() } else { ends.high_watermark() },
             max_bytes: request.max_bytes.min(FETCH_BYTES_MAX) as usize,
         };
         if let Some(batches) = self.log.read_memory(range) {
@@ -158,11 +162,14 @@ impl<R: Runtime> Owned<R> {
 
     fn found(&self, offset: Result<Offset, RequestError>) -> Outcome {
         let ends = *self.state.borrow().ends();
+        let lagging = planted(PlantedBug::LaggingWatermark);
+        let high_watermark =
+            if lagging { ends.durable_end().min(ends.high_watermark()) } else { ends.high_watermark() };
         offset.map(|offset| {
             Reply::Found(Found {
                 offset,
                 start_offset: ends.log_start(),
-                high_watermark: ends.high_watermark(),
+                high_watermark,
                 log_end_offset: ends.log_end(),
             })
         })

@@ -22,6 +22,7 @@ use crate::{
     error::RequestError,
     runtime::{RingSender, Runtime},
     signal::Signal,
+    testing::bug::{PlantedBug, planted},
     types::CoreId,
 };
 
@@ -143,8 +144,17 @@ impl Mailbox {
         self.outbox(core).push(Message::Request { id, request });
     }
 
+    /// Messages that are not sent, and requests without an answer.
+    pub fn pending(&self) -> usize {
+        let waiting: usize = self.outboxes.iter().map(|outbox| outbox.waiting.borrow().len()).sum();
+        waiting + self.unanswered.borrow().len()
+    }
+
     /// An answer came.
     pub fn answer(&self, id: u64, outcome: Outcome) {
+        if planted(PlantedBug::LoseAnswer) && id % 64 == 63 {
+            return;
+        }
         let reply = self.unanswered.borrow_mut().remove(&id);
         if let Some(reply) = reply {
             reply.send(outcome);

@@ -36,6 +36,7 @@ pub use opening::{Wiring, log_dir, log_name_of, open};
 
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};
+use control::InUse;
 use mailbox::{Mailbox, Message};
 use owned::Owned;
 use request::{Outcome, Request};
@@ -189,6 +190,22 @@ impl<R: Runtime> Shard<R> {
         match queue.pop() {
             Some((_, outcome)) => outcome,
             None => Err(RequestError::ShuttingDown),
+        }
+    }
+
+    /// What this core has in use now.
+    pub fn in_use(&self) -> InUse {
+        let Core { common, budget, mailbox, .. } = &*self.0;
+        let waiting =
+            self.0.open_partitions().iter().map(|partition| partition.state.borrow().waiting()).sum::<usize>();
+        InUse {
+            reserved_bytes: budget.used_bytes() as u64,
+            undurable_bytes: common.context.metrics.undurable_bytes.get(),
+            unwritten_bytes: common.unwritten_bytes.get() as u64,
+            tail_bytes: common.context.tails.kept_bytes() as u64,
+            tail_bytes_max: common.config.tail_bytes as u64,
+            waiting: waiting as u64,
+            messages: mailbox.pending() as u64,
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 
 use super::{
     Common,
-    completion::ReplyTo,
+    completion::{CompletionQueue, ReplyTo},
     control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus},
     request::{Append, Appended, Reply},
     trust::Sufferer,
@@ -23,6 +23,7 @@ use crate::{
     record::{BatchHeader, check_produced},
     runtime::Runtime,
     signal::{Signal, Turns},
+    testing::bug::{PlantedBug, planted},
     types::{AckLevel, Offset, PartitionId},
 };
 
@@ -114,7 +115,12 @@ impl<R: Runtime> Owned<R> {
         let refusal = match check_produced(&request.batch) {
             Err(error) => RequestError::BatchRefused { reason: error.to_string() },
             Ok(header) => match self.judge(request, &header) {
-                Err(error) => error,
+                Err(error) => {
+                    if planted(PlantedBug::StoreRefused) && matches!(error, RequestError::DiskFull { .. }) {
+                        self.admit((request, &header), Standing::Fresh, CompletionQueue::new().reply_to(0));
+                    }
+                    error
+                }
                 Ok(standing) => return self.admit((request, &header), standing, reply),
             },
         };
@@ -214,7 +220,12 @@ impl<R: Runtime> Owned<R> {
                     }
                     let took = self.core.context.runtime.monotonic().saturating_sub(token.arrived);
                     metrics.write_duration.record_many(took, 1);
-                    let level = level.max(token.level);
+                    let claimed = if planted(PlantedBug::ClaimMore) { AckLevel::Durable } else { level };
+                    let level = claimed.max(token.level);
+                    if planted(PlantedBug::ForgetAck) && base_offset.0 % 64 == 63 {
+                        std::mem::forget(token);
+                        continue;
+                    }
                     let appended = Appended { base_offset, count, level, duplicate: token.duplicate };
                     token.reply.send(Ok(Reply::Appended(appended)));
                 }
@@ -223,6 +234,7 @@ impl<R: Runtime> Owned<R> {
                     let reason = self.state.borrow().fence().unwrap_or("the partition stopped").to_owned();
                     token.reply.send(Err(RequestError::OutcomeUnknown { reason }));
                 }
+                Some(Effect::Wake { .. }) if planted(PlantedBug::WaiterNeverWoken) => {}
                 Some(Effect::Wake { token }) => token.notify(),
             }
         }

@@ -50,6 +50,50 @@ pub enum PlantedBug {
     ForgetStart,
     /// Retention deletes one segment more than it may.
     DeleteOneTooMany,
+    /// The last group before a roll is never written.
+    ForgetTailAtRoll,
+    /// Two appends that become safe together get each other's answer.
+    AckOfAnother,
+    /// What the device has is shown, whatever its ack waits for.
+    ShowBeforeAck,
+    /// A batch says that all before it is durable when that is only in memory.
+    HintTooHigh,
+    /// No batch says what was durable: damage looks like a write that was cut off.
+    HintTooLow,
+    /// Recovery does not wait for writes that a killed process left under way.
+    NoWaitForWrites,
+    /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.
+    ZerosForPadding,
+    /// A sealed segment is not synced before its successor is used.
+    SealWithoutSync,
+    /// A new segment's header is not synced.
+    SegmentNotSynced,
+    /// The catalogue is not synced before it replaces the old one.
+    CatalogNotSynced,
+    /// The catalogue replaces the old one, and is synced after that.
+    CatalogRenamedBeforeSync,
+    /// Memory of some requests is never given back to the budget.
+    LeakBudget,
+    /// What a sync made durable is still counted as not durable.
+    LeakUndurable,
+    /// A fetch that waits for a record is not told that it came.
+    WaiterNeverWoken,
+    /// Some appends never get their answer.
+    ForgetAck,
+    /// Some answers of other cores are dropped.
+    LoseAnswer,
+    /// A read goes on to the end of the log.
+    ReadBeyondWatermark,
+    /// The answer to where the log ends is what is durable.
+    LaggingWatermark,
+    /// An error about a range tells an end that is not the watermark.
+    WrongRange,
+    /// An answer says that the append is durable, whatever was waited for.
+    ClaimMore,
+    /// A write that is refused because the drive is full is stored all the same.
+    StoreRefused,
+    /// Damage of durable records is cut off like a write that did not end.
+    CutOffAtRot,
 }
 
 impl PlantedBug {
@@ -78,6 +122,28 @@ impl PlantedBug {
         PlantedBug::StartNameNotSynced,
         PlantedBug::ForgetStart,
         PlantedBug::DeleteOneTooMany,
+        PlantedBug::ForgetTailAtRoll,
+        PlantedBug::AckOfAnother,
+        PlantedBug::ShowBeforeAck,
+        PlantedBug::HintTooHigh,
+        PlantedBug::HintTooLow,
+        PlantedBug::NoWaitForWrites,
+        PlantedBug::ZerosForPadding,
+        PlantedBug::SealWithoutSync,
+        PlantedBug::SegmentNotSynced,
+        PlantedBug::CatalogNotSynced,
+        PlantedBug::CatalogRenamedBeforeSync,
+        PlantedBug::LeakBudget,
+        PlantedBug::LeakUndurable,
+        PlantedBug::WaiterNeverWoken,
+        PlantedBug::ForgetAck,
+        PlantedBug::LoseAnswer,
+        PlantedBug::ReadBeyondWatermark,
+        PlantedBug::LaggingWatermark,
+        PlantedBug::WrongRange,
+        PlantedBug::ClaimMore,
+        PlantedBug::StoreRefused,
+        PlantedBug::CutOffAtRot,
     ];
 }
 

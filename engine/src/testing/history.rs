@@ -1,6 +1,11 @@
 //! What clients did and what they saw, in the order in which they learned it.
 
-use crate::types::{AckLevel, Offset, PartitionId};
+use std::time::Duration;
+
+use crate::{
+    error::RequestError,
+    types::{AckLevel, Offset, PartitionId},
+};
 
 /// Who a record is: its producer's own number and its position in what that producer sent, with a checksum of its
 /// content.
@@ -80,6 +85,66 @@ pub struct StartSeen {
     pub due: Offset,
 }
 
+/// A question, by its place in the history: what was acknowledged before it must show in the answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct AskId(pub usize);
+
+/// An answer that says how far a partition reaches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// Who asked.
+    pub observer: u32,
+    /// What he asked.
+    pub asked: AskId,
+    /// Where.
+    pub partition: PartitionId,
+    /// The high watermark it told.
+    pub high_watermark: Offset,
+    /// What it gave, if it was asked for records: from which offset on, and how many.
+    pub gave: Option<(Offset, u64)>,
+}
+
+/// Something went wrong for a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failed {
+    /// The partition it was about, if it was about one.
+    pub partition: Option<PartitionId>,
+    /// The question it is the answer to, if one was noted.
+    pub asked: Option<AskId>,
+    /// What.
+    pub error: RequestError,
+}
+
+/// Why clients may be told of errors until the next fault.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Cause {
+    /// A drive was full.
+    DriveFull,
+    /// A drive failed a write or a sync.
+    DriveFailed,
+    /// A drive failed a read.
+    ReadFailed,
+    /// A drive gave something else than it was asked for.
+    Misread,
+    /// The server was told to stop.
+    Stopping,
+    /// A log was being created: its partitions open one after the other.
+    Creating,
+}
+
+/// Stored bytes that a drive spoiled.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Spoiled {
+    /// Of which partition.
+    pub partition: PartitionId,
+    /// The first record that cannot be read any more.
+    pub from: Offset,
+    /// The one after the last; may be `from`, when only padding was hit.
+    pub to: Offset,
+    /// Nothing behind them tells that they were there: for one copy they look like a write that was cut off.
+    pub newest: bool,
+}
+
 /// Something that takes weakly stored records away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
@@ -131,6 +196,31 @@ pub enum Event {
     Expects(AppendId, Offset),
     /// An idempotent producer sent an append again: a new life of the server may store it.
     Resent(AppendId),
+    /// Something is about to be asked of this partition.
+    Asked(PartitionId),
+    /// An answer that says how far a partition reaches.
+    Answered(Answered),
+    /// Something went wrong for a client.
+    Failed(Failed),
+    /// A server did not start, and says why.
+    NotStarted(String),
+    /// Something happened that explains errors.
+    Cause(Cause),
+    /// A drive spoiled what was stored.
+    Spoiled(Spoiled),
+    /// From here on nothing fails.
+    Healed,
+    /// An operation took so long.
+    Took(Duration),
+    /// Memory or waiters in use when nothing is under way any more, and how much of it may be.
+    InUse {
+        /// What.
+        what: &'static str,
+        /// How much.
+        amount: u64,
+        /// How much may be.
+        allowed: u64,
+    },
 }
 
 /// A history. Made while a test runs, judged by [`super::checker::judge`].
@@ -190,6 +280,17 @@ impl History {
     /// A partition was read whole, at the end.
     pub fn finish(&mut self, read: FinalRead) {
         self.events.push(Event::Final(read));
+    }
+
+    /// Something is about to be asked of `partition`.
+    pub fn ask(&mut self, partition: PartitionId) -> AskId {
+        self.events.push(Event::Asked(partition));
+        AskId(self.events.len() - 1)
+    }
+
+    /// Anything else that became known.
+    pub fn note(&mut self, event: Event) {
+        self.events.push(event);
     }
 
     /// Everything, in order.

@@ -1,24 +1,40 @@
 //! Bugs planted on purpose: a judge that misses one of them is not worth much.
 
+use std::collections::BTreeSet;
+
 use pyralog_engine::testing::bug::{PlantedBug, plant};
 
 use crate::lives::try_seed;
 
+const SEEDS_MAX: u64 = 500;
+
 #[test]
 fn every_planted_bug_is_caught() {
-    const SEEDS_MAX: u64 = 500;
     std::panic::set_hook(Box::new(|_| {}));
-    let mut needed: Vec<(u64, PlantedBug)> = Vec::new();
-    for &bug in PlantedBug::ALL {
-        plant(Some(bug));
-        let caught = (1..=SEEDS_MAX).find(|seed| try_seed(*seed).is_err());
-        plant(None);
-        println!("{bug:?}: {caught:?}");
-        needed.push((caught.unwrap_or(u64::MAX), bug));
-    }
+    let caught: Vec<_> = PlantedBug::ALL.iter().map(|bug| catch(*bug)).collect();
     let _ = std::panic::take_hook();
-    needed.sort_by_key(|(seeds, _)| *seeds);
-    println!("median seeds to catch a planted bug: {}", needed[needed.len() / 2].0);
-    let missed: Vec<_> = needed.iter().filter(|(seeds, _)| *seeds == u64::MAX).collect();
+    let mut needed: Vec<u64> = caught.iter().map(|seeds| seeds.unwrap_or(u64::MAX)).collect();
+    needed.sort_unstable();
+    println!("{} bugs planted, median seeds to catch one: {}", needed.len(), needed[needed.len() / 2]);
+    let missed: Vec<_> = PlantedBug::ALL.iter().zip(&caught).filter(|(_, seeds)| seeds.is_none()).collect();
     assert!(missed.is_empty(), "not caught within {SEEDS_MAX} seeds: {missed:?}");
+}
+
+/// How many seeds it takes to catch a bug.
+fn catch(bug: PlantedBug) -> Option<u64> {
+    plant(Some(bug));
+    let caught = (1..=SEEDS_MAX).find_map(|seed| try_seed(seed).err().map(|why| (seed, why)));
+    plant(None);
+    match &caught {
+        Some((seeds, why)) => println!("{bug:?}: {seeds} seeds; {}", rules_in(why)),
+        None => println!("{bug:?}: not caught"),
+    }
+    caught.map(|(seeds, _)| seeds)
+}
+
+/// Which rules a text names as broken, or its first line.
+fn rules_in(why: &str) -> String {
+    let named = why.lines().filter_map(|line| line.trim().split_once(" broken").map(|(rule, _)| rule));
+    let rules: BTreeSet<&str> = named.collect();
+    if rules.is_empty() { why.lines().next().unwrap_or_default().to_owned() } else { format!("{rules:?}") }
 }

@@ -20,7 +20,10 @@ use pyralog_engine::{
         Shard,
         request::{Append, CreateLog, Fetch, FindOffset, Found, OffsetAt, Reply, Request, Trim},
     },
-    testing::history::{AppendOutcome, AppendSent, FinalRead, History, ReadSeen, RecordTag, StartSeen, TrimSent},
+    testing::history::{
+        Answered, AppendOutcome, AppendSent, AskId, Cause, Event, Failed, FinalRead, History, ReadSeen, RecordTag,
+        Spoiled, StartSeen, TrimSent,
+    },
     types::{AckLevel, Offset, PartitionId},
 };
 
@@ -29,7 +32,7 @@ use crate::{
     producers::{self, Producers},
 };
 
-pub const PARTITIONS: u32 = 3;
+pub const PARTITIONS: u32 = 2;
 pub const CLIENTS: u32 = 4;
 
 /// What a fetch asks for, mostly.
@@ -45,7 +48,10 @@ pub struct Clients {
     pub records_read: Cell<u64>,
     /// How many cores the server had last.
     pub cores: Cell<usize>,
-    /// Of the log that they make.
+    /// By partition: the end of what is known to be durable, and of what a later durable record's hint covers.
+    durable: RefCell<BTreeMap<PartitionId, (Offset, Offset)>>,
+    /// How many logs they make, and with which settings.
+    pub logs: usize,
     pub settings: LogSettings,
     /// Nobody can tell then what is old.
     pub clock_jumps: bool,
@@ -54,11 +60,12 @@ pub struct Clients {
     /// The timestamp of what is durable at an offset.
     pub stored_ms: RefCell<BTreeMap<PartitionId, BTreeMap<u64, i64>>>,
     pub trims_acked: Cell<u64>,
+    /// What the judge was told of spoiled records.
+    pub spoiled: RefCell<Vec<Spoiled>>,
 }
 
 impl Clients {
     pub fn new(seed: u64, plan: &Plan) -> Rc<Clients> {
-        let (settings, clock_jumps) = (plan.settings, plan.rates.get(FaultKind::ClockJump) > 0);
         Rc::new(Clients {
             history: RefCell::new(History::new()),
             random: RefCell::new(SimRandom::new(seed, 101)),
@@ -67,76 +74,149 @@ impl Clients {
             appends_acked: Cell::new(0),
             records_read: Cell::new(0),
             cores: Cell::new(0),
-            settings,
-            clock_jumps,
+            durable: RefCell::default(),
+            spoiled: RefCell::default(),
+            logs: plan.logs,
+            settings: plan.settings,
+            clock_jumps: plan.rates.get(FaultKind::ClockJump) > 0,
             now_ms: Cell::new(1),
             stored_ms: RefCell::default(),
             trims_acked: Cell::new(0),
         })
     }
+
+    /// The end of the records of a partition of which a later one, which is durable too, says that they are durable.
+    pub fn covered(&self, partition: PartitionId) -> Offset {
+        self.durable.borrow().get(&partition).map_or(Offset(0), |(_, covered)| *covered)
+    }
+
+    /// The end of what is known to be durable.
+    fn durable_end(&self, partition: PartitionId) -> Offset {
+        self.durable.borrow().get(&partition).map_or(Offset(0), |(end, _)| *end)
+    }
+
+    /// A record that was sent when all before `hint` was durable is durable too.
+    fn is_durable(&self, partition: PartitionId, end: Offset, hint: Offset) {
+        let mut all = self.durable.borrow_mut();
+        let (durable, covered) = all.entry(partition).or_insert((Offset(0), Offset(0)));
+        *durable = end.max(*durable);
+        *covered = hint.max(*covered);
+    }
+
+    pub fn note(&self, event: Event) {
+        self.history.borrow_mut().note(event);
+    }
+
+    /// A client was told of an error; the judge asks why.
+    pub fn failed(&self, partition: Option<PartitionId>, asked: Option<AskId>, error: &RequestError) {
+        self.note(Event::Failed(Failed { partition, asked, error: error.clone() }));
+    }
+
+    fn draw(&self, below: u64) -> u64 {
+        self.random.borrow_mut().below(below)
+    }
+}
+
+/// Every partition there is, of all logs.
+pub fn partitions_of(shard: &Shard<SimRuntime>) -> Vec<PartitionId> {
+    shard.catalog().logs().flat_map(|log| log.partition_ids()).collect()
 }
 
 pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Clients>) {
-    let partitions = loop {
-        let log = shard.catalog().logs().next().cloned();
-        match log {
-            Some(log) => break log.partition_ids().collect::<Vec<_>>(),
-            None => {
-                let (name, settings) = ("sim".parse().unwrap(), clients.settings);
-                let create = CreateLog { name, partitions: PARTITIONS, settings };
-                let _ = shard.call(Request::CreateLog(create)).await;
-                shard.runtime().sleep(Duration::from_millis(1)).await;
-            }
-        }
-    };
-    let draw = |below| clients.random.borrow_mut().below(below);
+    while partitions_of(&shard).is_empty() {
+        create_log(&shard, &clients).await;
+        shard.runtime().sleep(Duration::from_millis(1)).await;
+    }
     // As a consumer does that goes on where it was.
-    read_some(client, &shard, partitions[draw(partitions.len() as u64) as usize], &clients).await;
+    read_some(client, &shard, &clients).await;
     loop {
-        let partition = partitions[draw(partitions.len() as u64) as usize];
-        clients.now_ms.set(shard.runtime().unix_millis());
-        if draw(60) == 0 {
-            trim(client, &shard, partition, &clients).await;
-        }
-        match draw(10) {
-            0..=3 if client % 2 == 1 => producers::act(client, &shard, partition, &clients).await,
-            0..=6 => append(client, &shard, partition, &clients).await,
-            7..=8 => read_some(client, &shard, partition, &clients).await,
-            _ => shard.runtime().sleep(Duration::from_micros(draw(3_000))).await,
+        act(client, &shard, &clients).await;
+    }
+}
+
+/// One thing that a client does.
+pub async fn act(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
+    clients.now_ms.set(shard.runtime().unix_millis());
+    if clients.draw(60) == 0 {
+        trim(client, shard, clients).await;
+    }
+    match clients.draw(200) {
+        0..80 if client % 2 == 1 => producers::act(client, shard, any_partition(shard, clients), clients).await,
+        0..140 => append(client, shard, clients).await,
+        140..180 => read_some(client, shard, clients).await,
+        180..190 if shard.catalog().logs().count() < clients.logs => create_log(shard, clients).await,
+        _ => {
+            let pause = Duration::from_micros(clients.draw(3_000));
+            shard.runtime().sleep(pause).await;
         }
     }
 }
 
+async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
+    let name = format!("sim-{}", clients.draw(clients.logs as u64)).parse().unwrap();
+    clients.note(Event::Cause(Cause::Creating));
+    let create = CreateLog { name, partitions: PARTITIONS, settings: clients.settings };
+    if let Err(error) = shard.call(Request::CreateLog(create)).await {
+        clients.failed(None, None, &error);
+    }
+}
+
+fn any_partition(shard: &Shard<SimRuntime>, clients: &Clients) -> PartitionId {
+    let partitions = partitions_of(shard);
+    partitions[clients.draw(partitions.len() as u64) as usize]
+}
+
 /// One to three batches at once.
-pub async fn append(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
-    let draw = |below| clients.random.borrow_mut().below(below);
-    let calls: Vec<_> = (0..draw(3) + 1)
+async fn append(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
+    let partition = any_partition(shard, clients);
+    let calls: Vec<_> = (0..clients.draw(3) + 1)
         .map(|_| {
-            let ack = [AckLevel::Received, AckLevel::Written, AckLevel::Durable][draw(3) as usize];
-            let count = if draw(4) == 0 { draw(20) + 1 } else { 1 };
-            let (batch, records) = make_batch(client, count, clients);
-            let sent_ms = clients.now_ms.get();
-            let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
-            let call = shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None }));
-            let clients = Rc::clone(clients);
-            async move {
-                let outcome = match call.await {
-                    Ok(Reply::Appended(appended)) => {
-                        clients.appends_acked.set(clients.appends_acked.get() + 1);
-                        if appended.level >= AckLevel::Durable {
-                            clients.note_stored(partition, appended.base_offset, sent_ms);
-                        }
-                        AppendOutcome::Acked { level: appended.level, base: appended.base_offset }
-                    }
-                    Err(error) if error.class() == ErrorClass::Unknown => AppendOutcome::Unknown,
-                    Err(_) => AppendOutcome::Refused,
-                    Ok(other) => panic!("an append was answered by {other:?}"),
-                };
-                clients.history.borrow_mut().end(id, outcome);
-            }
+            let ack = [AckLevel::Received, AckLevel::Written, AckLevel::Durable][clients.draw(3) as usize];
+            let count = if clients.draw(4) == 0 { clients.draw(20) + 1 } else { 1 };
+            append_one(client, shard.clone(), Rc::clone(clients), (partition, ack, count))
         })
         .collect();
     futures_util::future::join_all(calls).await;
+}
+
+/// Sends one batch, as the front end does: with memory reserved for it. Gives whether it was acknowledged.
+pub fn append_one(
+    client: u32,
+    shard: Shard<SimRuntime>,
+    clients: Rc<Clients>,
+    (partition, ack, count): (PartitionId, AckLevel, u64),
+) -> impl Future<Output = bool> {
+    let (batch, records) = make_batch(client, count, &clients);
+    let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
+    let (hint, sent_ms) = (clients.durable_end(partition), clients.now_ms.get());
+    async move {
+        let _reserved = shard.budget().reserve(batch.len()).await;
+        let outcome = match shard
+            .call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None }))
+            .await
+        {
+            Ok(Reply::Appended(appended)) => {
+                clients.appends_acked.set(clients.appends_acked.get() + 1);
+                if appended.level >= AckLevel::Durable {
+                    clients.is_durable(partition, appended.base_offset.advance(count), hint);
+                    clients.note_stored(partition, appended.base_offset, sent_ms);
+                }
+                AppendOutcome::Acked { level: appended.level, base: appended.base_offset }
+            }
+            Ok(other) => panic!("an append was answered by {other:?}"),
+            Err(error) => {
+                clients.failed(Some(partition), None, &error);
+                let outcome =
+                    if error.class() == ErrorClass::Unknown { AppendOutcome::Unknown } else { AppendOutcome::Refused };
+                // Who is refused comes again later.
+                let pause = Duration::from_micros(500 + clients.draw(2_000));
+                shard.runtime().sleep(pause).await;
+                outcome
+            }
+        };
+        clients.history.borrow_mut().end(id, outcome);
+        matches!(outcome, AppendOutcome::Acked { .. })
+    }
 }
 
 pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<RecordTag>) {
@@ -159,41 +239,35 @@ pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<Rec
     (builder.finish().unwrap(), tags)
 }
 
-pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
-    let Ok(found) = ends(shard, partition).await else { return };
+/// Asks how far a partition reaches, and reads from somewhere in it; sometimes from where nothing is.
+pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
+    let partition = any_partition(shard, clients);
+    let Ok(found) = ends(client, shard, partition, clients).await else { return };
     clients.told_start(client, shard, partition, found.start_offset);
     let range = found.high_watermark.0 - found.start_offset.0;
-    let back = clients.random.borrow_mut().below(range.min(200) + 1);
-    let from = match clients.random.borrow_mut().below(8) {
-        0 => found.start_offset.0,
+    let back = clients.draw(range.min(200) + 1);
+    let from = match clients.draw(20) {
+        0..3 => found.start_offset.0,
         // What is gone stays gone.
-        1 => found.start_offset.0.saturating_sub(1),
+        3..5 => found.start_offset.0.saturating_sub(1),
+        5 => found.log_end_offset.0 + 1 + clients.draw(50),
         _ => found.high_watermark.0 - back,
     };
     // Little at a time is read by single blocks, which go into the cache.
-    let max_bytes = if clients.random.borrow_mut().below(3) == 0 { 1 } else { FETCH_BYTES };
-    let fetched = fetch(shard, partition, (Offset(from), max_bytes), Duration::from_millis(2)).await;
-    if let Err(RequestError::OffsetOutOfRange { start, .. }) = &fetched {
-        clients.told_start(client, shard, partition, *start);
-    }
-    if let Ok(records) = fetched {
-        let visible = from < found.high_watermark.0;
-        assert!(
-            !visible || !records.is_empty(),
-            "nothing at {from}, and records to {} are visible",
-            found.high_watermark
-        );
+    let max_bytes = if clients.draw(3) == 0 { 1 } else { FETCH_BYTES };
+    let wanted = (Offset(from), max_bytes, Duration::from_millis(2));
+    if let Ok(records) = fetch(client, shard, partition, wanted, clients).await {
         clients.records_read.set(clients.records_read.get() + records.len() as u64);
-        clients.history.borrow_mut().read(ReadSeen { observer: client, partition, from: Offset(from), records });
     }
 }
 
 /// Deletes some of the oldest records, or asks for more than there is.
-async fn trim(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
-    let Ok(found) = ends(shard, partition).await else { return };
-    let draw = |below| clients.random.borrow_mut().below(below);
+async fn trim(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
+    let partition = any_partition(shard, clients);
+    let Ok(found) = ends(client, shard, partition, clients).await else { return };
     let range = found.high_watermark.0 - found.start_offset.0;
-    let before = Offset(found.start_offset.0 + if draw(4) == 0 { range + draw(3) } else { draw(range + 1) });
+    let further = if clients.draw(4) == 0 { range + clients.draw(3) } else { clients.draw(range + 1) };
+    let before = found.start_offset.advance(further);
     clients.history.borrow_mut().trim(TrimSent { partition, before });
     match shard.call(Request::Trim(Trim { partition, before })).await {
         Ok(Reply::Trimmed(now)) => {
@@ -201,12 +275,12 @@ async fn trim(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, cl
             clients.trims_acked.set(clients.trims_acked.get() + 1);
             clients.told_start(client, shard, partition, now.start_offset);
         }
+        Ok(other) => panic!("a trim was answered by {other:?}"),
         Err(RequestError::OffsetOutOfRange { start, end, .. }) => {
             assert!(end < before, "{before} is within the range that ends at {end}");
             clients.told_start(client, shard, partition, start);
         }
-        Err(_) => {}
-        Ok(other) => panic!("a trim was answered by {other:?}"),
+        Err(error) => clients.failed(Some(partition), None, &error),
     }
 }
 
@@ -238,24 +312,49 @@ impl Clients {
     }
 }
 
-pub async fn ends(shard: &Shard<SimRuntime>, partition: PartitionId) -> Result<Found, RequestError> {
-    match shard.call(Request::FindOffset(FindOffset { partition, at: OffsetAt::Latest })).await? {
-        Reply::Found(found) => Ok(found),
-        other => panic!("a search was answered by {other:?}"),
+/// How far a partition reaches.
+pub async fn ends(
+    client: u32,
+    shard: &Shard<SimRuntime>,
+    partition: PartitionId,
+    clients: &Clients,
+) -> Result<Found, RequestError> {
+    let asked = clients.history.borrow_mut().ask(partition);
+    match shard.call(Request::FindOffset(FindOffset { partition, at: OffsetAt::Latest })).await {
+        Ok(Reply::Found(found)) => {
+            let high_watermark = found.high_watermark;
+            let answer = Answered { observer: client, asked, partition, high_watermark, gave: None };
+            clients.note(Event::Answered(answer));
+            Ok(found)
+        }
+        Ok(other) => panic!("a search was answered by {other:?}"),
+        Err(error) => {
+            clients.failed(Some(partition), Some(asked), &error);
+            Err(error)
+        }
     }
 }
 
-/// The records from `from` on.
+/// The records from an offset on.
 pub async fn fetch(
+    client: u32,
     shard: &Shard<SimRuntime>,
     partition: PartitionId,
-    (from, max_bytes): (Offset, u32),
-    max_wait: Duration,
+    (from, max_bytes, max_wait): (Offset, u32, Duration),
+    clients: &Clients,
 ) -> Result<Vec<(Offset, RecordTag)>, RequestError> {
+    let asked = clients.history.borrow_mut().ask(partition);
     let fetch = Fetch { partition, offset: from, max_bytes, max_wait };
-    let fetched = match shard.call(Request::Fetch(fetch)).await? {
-        Reply::Fetched(fetched) => fetched,
-        other => panic!("a fetch was answered by {other:?}"),
+    let fetched = match shard.call(Request::Fetch(fetch)).await {
+        Ok(Reply::Fetched(fetched)) => fetched,
+        Ok(other) => panic!("a fetch was answered by {other:?}"),
+        Err(error) => {
+            clients.failed(Some(partition), Some(asked), &error);
+            if let RequestError::OffsetOutOfRange { start, .. } = &error {
+                clients.told_start(client, shard, partition, *start);
+            }
+            return Err(error);
+        }
     };
     let mut stored = BytesMut::new();
     fetched.batches.iter().for_each(|piece| stored.extend_from_slice(piece));
@@ -268,6 +367,10 @@ pub async fn fetch(
             }
         }
     }
+    let (high_watermark, gave) = (fetched.high_watermark, Some((from, records.len() as u64)));
+    clients.note(Event::Answered(Answered { observer: client, asked, partition, high_watermark, gave }));
+    let read = ReadSeen { observer: client, partition, from, records: records.clone() };
+    clients.history.borrow_mut().read(read);
     Ok(records)
 }
 
@@ -278,53 +381,55 @@ pub fn tag_of(value: &[u8]) -> RecordTag {
     RecordTag { producer, sequence, crc: crc32c::crc32c(value) }
 }
 
-pub async fn read_all(
-    shard: &Shard<SimRuntime>,
-    partition: PartitionId,
-    clients: &Rc<Clients>,
-) -> Result<(), RequestError> {
+/// Follows a partition as a consumer at its end does: thrice it waits for a record that is written meanwhile.
+pub async fn follow(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
+    let partition = any_partition(shard, clients);
+    for _ in 0..3 {
+        let Ok(found) = ends(client, shard, partition, clients).await else { return };
+        let writing = async {
+            shard.runtime().sleep(Duration::from_millis(1)).await;
+            append_one(client, shard.clone(), Rc::clone(clients), (partition, AckLevel::Durable, 1)).await
+        };
+        let wanted = (found.high_watermark, FETCH_BYTES, Duration::from_secs(30));
+        let reading = fetch(client, shard, partition, wanted, clients);
+        let (written, _) = futures_util::future::join(writing, reading).await;
+        if !written {
+            return;
+        }
+    }
+}
+
+/// Writes to a partition and reads it whole. What fails goes to the judge.
+pub async fn read_all(shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Rc<Clients>) {
     clients.now_ms.set(shard.runtime().unix_millis());
     // A write first: a partition that takes none has lost its use.
-    let (batch, records) = make_batch(CLIENTS, 1, clients);
-    let ack = AckLevel::Durable;
-    let id = clients.history.borrow_mut().send(AppendSent { partition, ack, records });
-    let Reply::Appended(appended) =
-        shard.call(Request::Append(Append { partition, batch, ack: Some(ack), expected_offset: None })).await?
-    else {
-        panic!("an append was answered by something else");
-    };
-    let outcome = AppendOutcome::Acked { level: appended.level, base: appended.base_offset };
-    clients.history.borrow_mut().end(id, outcome);
-    let found = ends(shard, partition).await?;
+    append_one(CLIENTS, shard.clone(), Rc::clone(clients), (partition, AckLevel::Durable, 1)).await;
+    let Ok(found) = ends(CLIENTS, shard, partition, clients).await else { return };
     clients.told_start(CLIENTS, shard, partition, found.start_offset);
     let max_bytes = if partition.index.0.is_multiple_of(2) { FETCH_BYTES } else { 1 };
     let (mut start, mut next, mut records) = (found.start_offset, found.start_offset, Vec::new());
     while next < found.high_watermark {
-        let more = match fetch(shard, partition, (next, max_bytes), Duration::ZERO).await {
+        match fetch(CLIENTS, shard, partition, (next, max_bytes, Duration::ZERO), clients).await {
+            Ok(more) => {
+                assert!(!more.is_empty(), "nothing at {next} of {}", found.high_watermark);
+                next = Offset(more.last().unwrap().0.0 + 1);
+                records.extend(more);
+            }
             // It became too old while it was read.
             Err(RequestError::OffsetOutOfRange { start: now, .. }) if now > next => {
-                clients.told_start(CLIENTS, shard, partition, now);
                 (start, next) = (now, now);
                 records.clear();
-                continue;
             }
-            more => more?,
-        };
-        assert!(!more.is_empty(), "nothing at {next} of {}", found.high_watermark);
-        next = Offset(more.last().unwrap().0.0 + 1);
-        records.extend(more);
-    }
-    // Backwards, as nobody reads who catches up: from single blocks, which are kept in the cache, once more as a whole.
-    for offset in
-        (start.0..found.high_watermark.0).rev().step_by(7).chain((start.0..found.high_watermark.0).step_by(11))
-    {
-        let again = match fetch(shard, partition, (Offset(offset), 1), Duration::ZERO).await {
-            Err(RequestError::OffsetOutOfRange { start: now, .. }) if now.0 > offset => continue,
-            again => again?,
-        };
-        let known = records.get((offset - start.0) as usize);
-        assert_eq!(again.first(), known, "the record at {offset} is another one the second time");
+            // A consumer goes on behind what is lost.
+            Err(RequestError::Corrupt { to, .. }) if to > next => next = to,
+            Err(_) => break,
+        }
     }
     clients.history.borrow_mut().finish(FinalRead { partition, start, records });
-    Ok(())
+    // Backwards, as nobody reads who catches up: from single blocks, which are kept in the cache, once more as a whole.
+    // The judge sees whether a record is another one the second time.
+    let range = start.0..found.high_watermark.0;
+    for offset in range.clone().rev().step_by(7).chain(range.step_by(11)) {
+        let _ = fetch(CLIENTS, shard, partition, (Offset(offset), 1, Duration::ZERO), clients).await;
+    }
 }

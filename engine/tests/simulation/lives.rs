@@ -1,7 +1,7 @@
 //! The lives of a server: each from its start to its sudden end, and a last one in which nothing fails.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
     path::PathBuf,
     rc::Rc,
@@ -18,12 +18,16 @@ use pyralog_engine::{
         },
     },
     shard::{self, Shard, Wiring, mailbox::Message},
-    testing::{checker::judge, history::Fault},
+    testing::{
+        checker::judge,
+        history::{Cause, Event, Fault},
+    },
     types::CoreId,
 };
 
 use crate::{
-    clients::{CLIENTS, Clients, be_client, read_all},
+    clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
+    damage,
     plan::Plan,
     producers::settle,
 };
@@ -87,6 +91,7 @@ pub fn start(
     plan: &Plan,
     cores: usize,
 ) -> (ProcessId, Vec<SimRuntime>, Shards, Rc<RefCell<Option<String>>>) {
+    sim.wait_for_calls();
     let (process, runtimes) = sim.process(cores);
     let shards: Shards = Rc::new(RefCell::new((0..cores).map(|_| None).collect()));
     let failed = Rc::new(RefCell::new(None));
@@ -113,36 +118,23 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     if plan.rates.get(FaultKind::NoSpace) > 0 && random.happens(1_000) {
         sim.fill_drive(Duration::from_micros(random.within(100..50_000)));
     }
+    let before = sim.counts();
+    if sim.drive_is_full() {
+        clients.note(Event::Cause(Cause::DriveFull));
+    }
+    // Recovery believes what it reads: nothing tells it that a drive hides the end of a log from it.
+    sim.set_rate(FaultKind::MisdirectedRead, 0);
     let (process, runtimes, shards, failed) = start(sim, plan, cores);
-    let ends = if random.happens(2_000) { random.within(100..5_000) } else { random.within(5_000..200_000) };
-    let end = sim.now() + Duration::from_micros(ends);
+    let end = sim.now() + Duration::from_micros(length_of_life(plan, random));
     let all_open = || shards.borrow().iter().all(Option::is_some);
     sim.run_until(|| sim.now() >= end || failed.borrow().is_some() || all_open(), STEPS_MAX).unwrap();
-    if all_open() {
-        // Some lives end just after they showed what the one before left.
-        let soon = sim.now() + Duration::from_micros(random.within(50..3_000));
-        let end = if random.happens(2_500) { end.min(soon) } else { end };
-        for client in 0..CLIENTS {
-            let core = random.below(cores as u64) as usize;
-            let shard = shards.borrow()[core].clone().unwrap();
-            runtimes[core].spawn(be_client(client, shard, Rc::clone(clients)));
-        }
-        // A task that only waits keeps the world from standing still.
-        let waiting = runtimes[0].clone();
-        runtimes[0].spawn(async move { waiting.sleep(Duration::from_secs(3600)).await });
-        sim.run_until(|| sim.now() >= end, STEPS_MAX).unwrap();
-        if random.happens(2_000) {
-            let stopping: Vec<_> = shards.borrow().iter().flatten().cloned().collect();
-            for (shard, runtime) in stopping.into_iter().zip(&runtimes) {
-                runtime.spawn(async move { shard.shut_down().await });
-            }
-            let grace = sim.now() + Duration::from_millis(random.below(20));
-            sim.run_until(|| sim.now() >= grace, STEPS_MAX).unwrap();
-        }
+    sim.set_rate(FaultKind::MisdirectedRead, plan.rates.get(FaultKind::MisdirectedRead));
+    let open: Vec<_> = shards.borrow_mut().drain(..).flatten().collect();
+    if open.len() == cores {
+        serve(sim, (&open, &runtimes), clients, end, random);
     }
-    let open = all_open();
-    let logs: Vec<_> = shards.borrow().iter().flatten().map(|shard| shard.catalog().logs().count()).collect();
-    shards.borrow_mut().clear();
+    let logs: Vec<_> = open.iter().map(|shard| shard.catalog().logs().count()).collect();
+    drop(open);
     let kill = random.happens(4_000);
     if kill {
         sim.kill(process);
@@ -150,43 +142,157 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
         sim.lose_power(process);
     }
     if std::env::var("PYRALOG_TRACE").is_ok() {
-        let end = if kill { "killed" } else { "power lost" };
-        let acked = clients.appends_acked.get();
-        println!(
-            "{cores} cores, open {open}, failed {:?}, logs {logs:?}, {acked} acked; {end} at {:?}",
-            failed.borrow(),
-            sim.now()
-        );
+        let (end, acked) = (if kill { "killed" } else { "power lost" }, clients.appends_acked.get());
+        let failed = failed.borrow();
+        println!("{cores} cores, failed {failed:?}, logs {logs:?}, {acked} acked; {end} at {:?}", sim.now());
         println!("  {:?}", sim.files());
     }
+    failed.borrow().iter().for_each(|why| clients.note(Event::NotStarted(why.clone())));
+    note_causes(&before, &sim.counts(), clients);
+    damage::tell(sim, clients);
     let fault = if kill && !plan.drive_fails { Fault::Kill } else { Fault::PowerLoss };
     clients.history.borrow_mut().fault(fault);
+    damage::rot(sim, plan, clients, random);
+    damage::tell(sim, clients);
 }
 
-/// Nothing fails any more: all must open, take a write, and be read. Returns what did not.
+/// In microseconds.
+fn length_of_life(plan: &Plan, random: &mut SimRandom) -> u64 {
+    match random.below(10) {
+        0..2 => random.within(100..5_000),
+        // Long enough to see room come back.
+        2..4 if plan.rates.get(FaultKind::NoSpace) > 0 => random.within(500_000..3_000_000),
+        _ => random.within(5_000..200_000),
+    }
+}
+
+/// Lets clients use the server until `end`, or shorter.
+fn serve(
+    sim: &Sim,
+    (shards, runtimes): (&[Shard<SimRuntime>], &[SimRuntime]),
+    clients: &Rc<Clients>,
+    end: Duration,
+    random: &mut SimRandom,
+) {
+    // Some lives end just after they showed what the one before left.
+    let soon = sim.now() + Duration::from_micros(random.within(50..3_000));
+    let end = if random.happens(2_500) { end.min(soon) } else { end };
+    for client in 0..CLIENTS {
+        let core = random.below(shards.len() as u64) as usize;
+        runtimes[core].spawn(be_client(client, shards[core].clone(), Rc::clone(clients)));
+    }
+    sim.keep_going_until(end + Duration::from_secs(1));
+    sim.run_until(|| sim.now() >= end, STEPS_MAX).unwrap();
+    if random.happens(2_000) {
+        clients.note(Event::Cause(Cause::Stopping));
+        for (shard, runtime) in shards.iter().cloned().zip(runtimes) {
+            runtime.spawn(async move { shard.shut_down().await });
+        }
+        let grace = sim.now() + Duration::from_millis(random.below(20));
+        sim.run_until(|| sim.now() >= grace, STEPS_MAX).unwrap();
+    }
+}
+
+/// Tells the judge what happened in a life that may explain errors.
+fn note_causes(before: &FaultCounts, after: &FaultCounts, clients: &Clients) {
+    for (kind, cause) in [
+        (FaultKind::NoSpace, Cause::DriveFull),
+        (FaultKind::WriteError, Cause::DriveFailed),
+        (FaultKind::SyncError, Cause::DriveFailed),
+        (FaultKind::ReadError, Cause::ReadFailed),
+        (FaultKind::MisdirectedRead, Cause::Misread),
+    ] {
+        if after.get(kind) > before.get(kind) {
+            clients.note(Event::Cause(cause));
+        }
+    }
+}
+
+/// How long the world goes on for things that should end within a minute.
+const PATIENCE: Duration = Duration::from_secs(100);
+/// What each client does in the last life.
+const LAST_ACTS: usize = 8;
+
+/// Nothing fails any more: all must open, take writes, be read, end in time, and leave nothing in use. What does not is
+/// the judge's to say; returned is what he cannot see.
 pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) -> Vec<String> {
+    clients.note(Event::Healed);
+    let since = sim.now();
     let (_, runtimes, shards, failed) = start(sim, plan, cores);
     let all_open = || shards.borrow().iter().all(Option::is_some);
     let opened = sim.run_until(|| failed.borrow().is_some() || all_open(), STEPS_MAX);
-    if let (Err(_), _) | (_, Some(_)) = (&opened, failed.borrow().as_ref()) {
+    failed.borrow().iter().for_each(|why| clients.note(Event::NotStarted(why.clone())));
+    clients.note(Event::Took(sim.now() - since));
+    if opened.is_err() || failed.borrow().is_some() {
         return vec![format!("the server does not start again: {opened:?} {:?}", failed.borrow())];
     }
-    let shard = shards.borrow()[0].clone().unwrap();
-    let clients = Rc::clone(clients);
-    let all = async move {
-        let mut complaints = settle(&shard, &clients).await;
-        let partitions: Vec<_> = shard.catalog().logs().flat_map(|log| log.partition_ids()).collect();
-        for partition in partitions {
-            if let Err(error) = read_all(&shard, partition, &clients).await {
-                complaints.push(format!("partition {partition} is not whole: {error}"));
-            }
+    let shards: Vec<_> = shards.borrow().iter().flatten().cloned().collect();
+    let (shard, busy) = (shards[0].clone(), Rc::new(Cell::new(0)));
+    if !partitions_of(&shard).is_empty() {
+        for client in 0..CLIENTS {
+            let at = client as usize % cores;
+            let (shard, clients, busy) = (shards[at].clone(), Rc::clone(clients), Rc::clone(&busy));
+            busy.set(busy.get() + 1);
+            runtimes[at].spawn(async move {
+                for _ in 0..LAST_ACTS {
+                    timed(&shard, &clients, act(client, &shard, &clients)).await;
+                }
+                timed(&shard, &clients, follow(client, &shard, &clients)).await;
+                busy.set(busy.get() - 1);
+            });
         }
-        complaints
-    };
-    match sim.block_on(&runtimes[0], all, STEPS_MAX) {
-        Ok(complaints) => complaints,
-        Err(stuck) => vec![format!("the last reading does not end: {stuck}")],
     }
+    if let Some(stuck) = wait_for(sim, clients, || busy.get() == 0) {
+        return vec![stuck];
+    }
+    if let Err(stuck) = sim.run_for(Duration::from_secs(1), STEPS_MAX) {
+        return vec![format!("a server at rest does not rest: {stuck}")];
+    }
+    shards.iter().for_each(|shard| note_in_use(shard, clients));
+    let done = Rc::new(Cell::new(false));
+    let (reader, flag) = (Rc::clone(clients), Rc::clone(&done));
+    let complaints = Rc::new(RefCell::new(Vec::new()));
+    let unsettled = Rc::clone(&complaints);
+    runtimes[0].spawn(async move {
+        let unended = settle(&shard, &reader).await;
+        unsettled.borrow_mut().extend(unended);
+        for partition in partitions_of(&shard) {
+            timed(&shard, &reader, read_all(&shard, partition, &reader)).await;
+        }
+        flag.set(true);
+    });
+    let stuck = wait_for(sim, clients, || done.get());
+    complaints.take().into_iter().chain(stuck).collect()
+}
+
+/// Lets the world go on until `done`. What does not end in time is noted; returned is what does not end at all.
+fn wait_for(sim: &Sim, clients: &Clients, done: impl Fn() -> bool) -> Option<String> {
+    let since = sim.now();
+    // Something that keeps the time going.
+    sim.keep_going_until(since + PATIENCE);
+    let result = sim.run_until(|| done() || sim.now() >= since + PATIENCE, STEPS_MAX);
+    if !done() {
+        clients.note(Event::Took(sim.now() - since));
+    }
+    result.err().map(|stuck| format!("the last life does not end: {stuck}"))
+}
+
+async fn timed(shard: &Shard<SimRuntime>, clients: &Clients, operation: impl Future<Output = ()>) {
+    let since = shard.runtime().monotonic();
+    operation.await;
+    clients.note(Event::Took(shard.runtime().monotonic() - since));
+}
+
+/// Tells the judge what a shard has in use.
+fn note_in_use(shard: &Shard<SimRuntime>, clients: &Clients) {
+    let now = shard.in_use();
+    let note = |what, amount: u64, allowed: u64| clients.note(Event::InUse { what, amount, allowed });
+    note("bytes of the budget", now.reserved_bytes, 0);
+    note("bytes not durable", now.undurable_bytes, 0);
+    note("bytes not written", now.unwritten_bytes, 0);
+    note("bytes of tails", now.tail_bytes, now.tail_bytes_max);
+    note("appends and fetches waiting", now.waiting, 0);
+    note("messages to other cores", now.messages, 0);
 }
 
 /// Runs a seed; a panic in it is a violation like others.
@@ -195,15 +301,16 @@ pub fn try_seed(seed: u64) -> Result<Report, String> {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "a panic".to_owned())
     })?;
-    if report.violations.is_empty() { Ok(report) } else { Err(shorten(&report.violations)) }
+    if report.violations.is_empty() { Ok(report) } else { Err(report.violations.join("\n  ")) }
 }
 
-pub fn shorten(violations: &[String]) -> String {
-    const SHOWN: usize = 5;
-    let more = violations.len().saturating_sub(SHOWN);
-    let mut lines = violations[..violations.len() - more].join("\n  ");
+/// The first lines of what is wrong with a seed.
+pub fn shorten(why: &str) -> String {
+    let shown = if std::env::var("PYRALOG_TRACE").is_ok() { 200 } else { 5 };
+    let mut text = why.lines().take(shown).collect::<Vec<_>>().join("\n");
+    let more = why.lines().count().saturating_sub(shown);
     if more > 0 {
-        lines += &format!("\n  and {more} more");
+        text += &format!("\n  and {more} more");
     }
-    lines
+    text
 }

@@ -10,12 +10,13 @@ use pyralog_engine::runtime::sim::faults::{FaultCounts, FaultKind};
 #[cfg(feature = "planted-bugs")]
 mod bugs;
 mod clients;
+mod damage;
 mod lives;
 mod plan;
 mod producers;
 mod scenes;
 
-use lives::{run_seed, try_seed};
+use lives::{run_seed, shorten, try_seed};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -37,7 +38,7 @@ fn no_seed_breaks_a_promise() {
                 counts.merge(&report.counts);
             }
             Err(why) => {
-                println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {why}");
+                println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {}", shorten(&why));
                 failures.push(seed);
             }
         }

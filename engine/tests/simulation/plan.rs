@@ -19,6 +19,8 @@ pub struct Plan {
     pub alignment: u64,
     pub segment_bytes: u64,
     pub lives: u64,
+    /// How many logs the clients make.
+    pub logs: usize,
     /// Drives fail reads, writes or syncs in this seed: then a dead process may have lost what was only written.
     pub drive_fails: bool,
     /// Of the log.
@@ -65,6 +67,7 @@ impl Plan {
             alignment: if random.happens(5_000) { 512 } else { 4096 },
             segment_bytes: random.within(24..256) << 12,
             lives: random.within(2..6),
+            logs: if random.happens(3_000) { 6 } else { 2 },
             drive_fails,
             settings: settings(random),
         }

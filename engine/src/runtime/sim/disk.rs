@@ -30,6 +30,8 @@ pub(super) struct Disk {
     next_write: Cell<u64>,
     /// The newest write that completed, to notice when writes overtake each other.
     newest_completed: Cell<u64>,
+    /// When the last of the changes of names and lengths under way will end.
+    calls_end: Cell<Duration>,
     /// The drive is full until then, whatever it says.
     full_until: Cell<Duration>,
     /// What it holds.
@@ -71,6 +73,7 @@ impl Disk {
             reign: Cell::new(0),
             next_write: Cell::new(1),
             newest_completed: Cell::new(0),
+            calls_end: Cell::new(Duration::ZERO),
             full_until: Cell::new(Duration::ZERO),
             size_bytes: Cell::new(u64::MAX),
         }
@@ -78,6 +81,23 @@ impl Disk {
 }
 
 impl World {
+    /// A change of names or of a length, which is a system call: a process that is killed in it is not gone before it
+    /// is over, and lets nobody take its place before that.
+    async fn call<T: 'static>(
+        self: &Rc<Self>,
+        earliest: Duration,
+        effect: impl FnOnce(&Rc<World>) -> T + 'static,
+    ) -> T {
+        let ends = (self.now() + self.draw_time(NAME_NANOS)).max(earliest);
+        self.disk.calls_end.set(self.disk.calls_end.get().max(ends));
+        self.operation_until(ends, effect).await
+    }
+
+    /// When the system calls of all processes will be over.
+    pub(super) fn calls_end(&self) -> Duration {
+        self.disk.calls_end.get()
+    }
+
     /// Lets an operation take its time, and then happen; `effect` gives its result.
     async fn operation<T: 'static>(
         self: &Rc<Self>,
@@ -127,7 +147,7 @@ impl World {
     }
 
     pub(super) async fn free_bytes_of(self: &Rc<Self>, path: PathBuf) -> io::Result<u64> {
-        self.operation(NAME_NANOS, move |world| {
+        self.call(Duration::ZERO, move |world| {
             names::directory(&world.disk.root, &path)?;
             Ok(world.free_bytes())
         })
@@ -145,6 +165,11 @@ impl World {
             let millis = self.random(Stream::Disk, |random| random.within(20..2_000));
             self.disk.full_until.set(self.now() + Duration::from_millis(millis));
         }
+        self.is_still_full()
+    }
+
+    /// Whether a shortage of room has not ended.
+    pub(super) fn is_still_full(&self) -> bool {
         self.now() < self.disk.full_until.get()
     }
 
@@ -160,14 +185,14 @@ impl World {
 
     pub(super) async fn open(self: &Rc<Self>, path: &Path, mode: OpenMode) -> io::Result<Rc<RefCell<Inode>>> {
         let path = path.to_owned();
-        let mut ends = self.now() + self.draw_time(NAME_NANOS);
+        let mut earliest = Duration::ZERO;
         if mode == OpenMode::CreateTruncate
             && let Ok((dir, name)) = names::parent(&self.disk.root, &path)
             && let Some(Node::File(inode)) = names::look_up(&dir, name)
         {
-            ends = ends.max(inode.borrow().busy_until());
+            earliest = inode.borrow().busy_until();
         }
-        self.operation_until(ends, move |world| world.open_now(&path, mode)).await
+        self.call(earliest, move |world| world.open_now(&path, mode)).await
     }
 
     fn open_now(&self, path: &Path, mode: OpenMode) -> io::Result<Rc<RefCell<Inode>>> {
@@ -361,11 +386,9 @@ impl World {
     /// (measured on ext4: neither a sync nor a change to the same length or a larger one), and growing takes no room.
     pub(super) async fn truncate(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, len: u64) -> io::Result<()> {
         let inode = Rc::clone(inode);
-        let mut ends = self.now() + self.draw_time(NAME_NANOS);
-        if len < inode.borrow().len() {
-            ends = ends.max(inode.borrow().busy_until());
-        }
-        self.operation_until(ends, move |world| {
+        let shorter = len < inode.borrow().len();
+        let earliest = if shorter { inode.borrow().busy_until() } else { Duration::ZERO };
+        self.call(earliest, move |world| {
             inode.borrow_mut().truncate(len, world.next_write());
             Ok(())
         })
@@ -373,15 +396,15 @@ impl World {
     }
 
     pub(super) async fn rename(self: &Rc<Self>, from: PathBuf, to: PathBuf) -> io::Result<()> {
-        self.operation(NAME_NANOS, move |world| names::rename(&world.disk.root, &from, &to)).await
+        self.call(Duration::ZERO, move |world| names::rename(&world.disk.root, &from, &to)).await
     }
 
     pub(super) async fn remove_file(self: &Rc<Self>, path: PathBuf) -> io::Result<()> {
-        self.operation(NAME_NANOS, move |world| names::remove_file(&world.disk.root, &path)).await
+        self.call(Duration::ZERO, move |world| names::remove_file(&world.disk.root, &path)).await
     }
 
     pub(super) async fn remove_dir(self: &Rc<Self>, path: PathBuf) -> io::Result<()> {
-        self.operation(NAME_NANOS, move |world| names::remove_dir(&world.disk.root, &path)).await
+        self.call(Duration::ZERO, move |world| names::remove_dir(&world.disk.root, &path)).await
     }
 
     pub(super) async fn create_dir_all(self: &Rc<Self>, path: &Path) -> io::Result<()> {
@@ -389,7 +412,7 @@ impl World {
         ancestors.reverse();
         for step in ancestors {
             let made = step.to_owned();
-            if self.operation(NAME_NANOS, move |world| world.create_dir_now(&made)).await? {
+            if self.call(Duration::ZERO, move |world| world.create_dir_now(&made)).await? {
                 self.sync_dir(step.parent().unwrap_or(Path::new("/"))).await?;
             }
         }
@@ -410,7 +433,7 @@ impl World {
     }
 
     pub(super) async fn list_dir(self: &Rc<Self>, path: PathBuf) -> io::Result<Vec<DirEntry>> {
-        self.operation(NAME_NANOS, move |world| {
+        self.call(Duration::ZERO, move |world| {
             let dir = names::directory(&world.disk.root, &path)?;
             let entry =
                 |(name, node): (&_, &Node)| DirEntry { path: path.join(name), is_dir: matches!(node, Node::Dir(_)) };
@@ -436,6 +459,7 @@ impl World {
     /// The power is lost: what was under way never happens, and of what was not synced the drive keeps what it likes.
     pub(super) fn lose_power(&self) {
         self.disk.reign.set(self.disk.reign.get() + 1);
+        self.disk.calls_end.set(Duration::ZERO);
         let root = Rc::clone(&self.disk.root);
         self.random(Stream::Disk, |random| self.lose_in(&root, random));
     }

@@ -152,6 +152,22 @@ impl Sim {
         self.run_until(|| passed.get(), steps_max)
     }
 
+    /// Sees to it that something happens until `until`, so that waiting for that is no deadlock.
+    pub fn keep_going_until(&self, until: Duration) {
+        self.world.at(until, || {});
+    }
+
+    /// Lets the time pass until the system calls of dead processes are over: until then they hold the lock of their
+    /// data directory, and nobody else starts. Writes and syncs that they handed over may go on after that.
+    pub fn wait_for_calls(&self) {
+        while self.now() < self.world.calls_end() && self.world.step() {}
+    }
+
+    /// Whether the drive is full now.
+    pub fn drive_is_full(&self) -> bool {
+        self.world.is_still_full()
+    }
+
     /// Kills a process where it stands, as SIGKILL does. What it handed to the drive goes on and stays.
     pub fn kill(&self, process: ProcessId) {
         self.world.count(FaultKind::Kill);
@@ -169,6 +185,12 @@ impl Sim {
     pub fn set_rates(&self, rates: FaultRates) {
         *self.world.rates.borrow_mut() = rates;
         self.world.free_space();
+    }
+
+    /// From now on faults of `kind` happen so often, in ten thousand chances.
+    pub fn set_rate(&self, kind: FaultKind, per_10k: u32) {
+        let rates = self.world.rates.borrow().clone();
+        *self.world.rates.borrow_mut() = rates.with(kind, per_10k);
     }
 
     /// A fault that whoever drives the world brought about.

@@ -5,7 +5,9 @@
 //! in `docs/RELIABILITY.md`; later ones get a variant of [`Rule`], another of [`Evidence`], and a check at the event
 //! that shows it.
 
+mod answers;
 mod beginning;
+mod errors;
 mod partition;
 #[cfg(test)]
 mod tests;
@@ -13,10 +15,12 @@ mod tests;
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
+    time::Duration,
 };
 
-use super::history::{AppendId, AppendOutcome, AppendSent, Event, FinalRead, History, ReadSeen, RecordTag};
+use super::history::{AppendId, AppendOutcome, AppendSent, Cause, Event, FinalRead, History, ReadSeen, RecordTag};
 use crate::types::{AckLevel, Offset, PartitionId};
+use errors::Complaint;
 use partition::{Append, Expected, PartitionState};
 
 /// A promise.
@@ -30,10 +34,19 @@ pub enum Rule {
     C3,
     /// One producer's records appear in the order of their sequence, none twice.
     C4,
-    /// Where a partition begins never goes back for one observer, across restarts.
+    /// What was acknowledged before something else was asked lies before it, and shows in the answer.
+    C5,
+    /// The high watermark and the beginning of a partition never go back for one observer, also across restarts, and
+    /// nothing above the watermark is shown.
     C6,
+    /// What was shown is never taken back by a fault that it survives, acknowledged or not.
+    C7,
     /// An append that expects an offset gets that one or none, and at most one of those who expect it wins.
     C8,
+    /// An error occurs only where a fault or a limit explains it; one about a range carries the true range.
+    C11,
+    /// When nothing fails any more, everything ends within a minute and nothing stays in use.
+    C12,
 }
 
 /// What shows that a promise was broken.
@@ -100,6 +113,41 @@ pub enum Evidence {
         /// The offset after the one before.
         expected: Offset,
     },
+    /// An append that was sent after everything up to this offset was acknowledged was placed before that.
+    BeforeEarlier {
+        /// What was acknowledged when it was sent.
+        acked_end: Offset,
+    },
+    /// The answer reaches to this offset, though more was acknowledged before the question.
+    NotSeen {
+        /// What was acknowledged when it was asked.
+        acked_end: Offset,
+    },
+    /// The same observer saw a high watermark beyond this one.
+    WentBack {
+        /// What it saw.
+        before: Offset,
+    },
+    /// Records up to this offset were shown, and the high watermark is lower.
+    ShownTooEarly {
+        /// The offset after the last one shown.
+        shown_end: Offset,
+    },
+    /// Nothing that happened explains this error.
+    Unexplained(String),
+    /// The range that an error tells is not true.
+    WrongRange(String),
+    /// An operation took so long although nothing failed.
+    TooLong(Duration),
+    /// So much is in use though nothing is under way.
+    LeftOver {
+        /// What.
+        what: &'static str,
+        /// How much.
+        amount: u64,
+        /// How much may be.
+        allowed: u64,
+    },
 }
 
 /// A broken promise.
@@ -107,8 +155,8 @@ pub enum Evidence {
 pub struct Violation {
     /// Which one.
     pub rule: Rule,
-    /// Where.
-    pub partition: PartitionId,
+    /// Where, if it is about a partition.
+    pub partition: Option<PartitionId>,
     /// At which record.
     pub offset: Offset,
     /// What shows it.
@@ -117,46 +165,54 @@ pub struct Violation {
 
 impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "{:?} broken in partition {} at offset {}: {:?}",
-            self.rule, self.partition, self.offset, self.evidence
-        )
+        let Violation { rule, partition, offset, evidence } = self;
+        match partition {
+            Some(partition) => write!(f, "{rule:?} broken in partition {partition} at offset {offset}: {evidence:?}"),
+            None => write!(f, "{rule:?} broken: {evidence:?}"),
+        }
     }
 }
 
-/// Every broken promise of `history`, in the order in which it shows; at most 100.
+/// Every broken promise of `history`, in the order in which it shows; a few of each rule.
 pub fn judge(history: &History) -> Vec<Violation> {
-    let (partitions, winners) = (BTreeMap::new(), BTreeMap::new());
-    let mut judge = Judge { history, partitions, winners, lives: 0, violations: Vec::new() };
+    let mut judge = Judge { history: history.events(), ..Judge::default() };
     for (at, event) in history.events().iter().enumerate() {
-        judge.take(AppendId(at), event);
+        judge.take(at, event);
     }
-    judge.violations.truncate(VIOLATIONS_MAX);
+    judge.explain_errors();
     judge.violations
 }
 
-/// A broken log breaks everywhere; nobody reads more than this.
-const VIOLATIONS_MAX: usize = 100;
+/// A broken log breaks everywhere; nobody reads more than this of each rule.
+const VIOLATIONS_MAX: usize = 20;
 
+#[derive(Default)]
 struct Judge<'a> {
-    history: &'a History,
+    history: &'a [Event],
     partitions: BTreeMap<PartitionId, PartitionState>,
     /// The last append that was acknowledged at the offset that it expected.
     winners: BTreeMap<(PartitionId, Offset), AppendId>,
     /// How often the server failed so far.
     lives: u32,
+    /// What was acknowledged when each question was asked, and each append sent, that has no answer yet.
+    asked: BTreeMap<usize, Offset>,
+    /// Errors of this life, and what explains errors in it.
+    errors: Vec<Complaint<'a>>,
+    causes: BTreeSet<Cause>,
+    healed: bool,
     violations: Vec<Violation>,
 }
 
-impl Judge<'_> {
-    fn take(&mut self, at: AppendId, event: &Event) {
+impl<'a> Judge<'a> {
+    fn take(&mut self, at: usize, event: &'a Event) {
         match event {
-            Event::Sent(append) => self.sent(at, append),
+            Event::Sent(append) => self.sent(AppendId(at), append),
             Event::Ended(id, outcome) => self.ended(*id, *outcome),
             Event::Read(read) => self.read(read),
             Event::Fault(fault) => {
+                self.explain_errors();
                 self.lives += 1;
+                self.asked.clear();
                 for partition in self.partitions.values_mut() {
                     partition.lose_below(fault.survived_by());
                 }
@@ -169,26 +225,46 @@ impl Judge<'_> {
                 let life = self.lives;
                 self.each_sent(*id, |append, _| append.life = life);
             }
+            Event::Asked(partition) => drop(self.asked.insert(at, self.acked_end(*partition))),
+            Event::Answered(answer) => self.answered(answer),
+            Event::Failed(failed) => self.failed(failed),
+            Event::NotStarted(why) => self.errors.push(Complaint::NotStarted(why)),
+            Event::Cause(cause) => drop(self.causes.insert(*cause)),
+            Event::Spoiled(spoiled) => self.partitions.entry(spoiled.partition).or_default().spoil(*spoiled),
+            Event::Healed => self.healed = true,
+            Event::Took(took) => self.took(*took),
+            Event::InUse { what, amount, allowed } => self.in_use(what, *amount, *allowed),
         }
     }
 
     fn sent(&mut self, id: AppendId, append: &AppendSent) {
         let life = self.lives;
+        self.asked.insert(id.0, self.acked_end(append.partition));
         let partition = self.partitions.entry(append.partition).or_default();
         for tag in &append.records {
-            let (condition, place) = (None, None);
-            let sent =
-                Append { id, tag: *tag, level: append.ack, refused: false, acked: false, life, condition, place };
+            let sent = Append {
+                id,
+                tag: *tag,
+                level: append.ack,
+                refused: false,
+                unknown: false,
+                acked: false,
+                life,
+                condition: None,
+                place: None,
+            };
             partition.sent.insert((tag.producer, tag.sequence), sent);
         }
     }
 
     fn ended(&mut self, id: AppendId, outcome: AppendOutcome) {
-        let Some(Event::Sent(append)) = self.history.events().get(id.0) else { return };
+        let Some(Event::Sent(append)) = self.history.get(id.0) else { return };
+        let acked_before = self.asked.remove(&id.0);
         match outcome {
-            AppendOutcome::Unknown => {}
+            AppendOutcome::Unknown => self.each_sent(id, |append, _| append.unknown = true),
             AppendOutcome::Refused => self.each_sent(id, |append, _| append.refused = true),
             AppendOutcome::Acked { level, base } => {
+                self.placed(append, base, acked_before);
                 self.won((id, append), base);
                 for (tag, offset) in append.records.iter().zip(base.0..) {
                     self.know(append.partition, Offset(offset), (*tag, level), true);
@@ -199,7 +275,7 @@ impl Judge<'_> {
 
     /// Changes what is known of each record of an append, by its place in it.
     fn each_sent(&mut self, id: AppendId, mut change: impl FnMut(&mut Append, u64)) {
-        let Some(Event::Sent(append)) = self.history.events().get(id.0) else { return };
+        let Some(Event::Sent(append)) = self.history.get(id.0) else { return };
         let partition = self.partitions.entry(append.partition).or_default();
         for (tag, at) in append.records.iter().zip(0..) {
             if let Some(sent) = partition.sent.get_mut(&(tag.producer, tag.sequence)) {
@@ -217,7 +293,7 @@ impl Judge<'_> {
         }
         let other = self.winners.insert((append.partition, base), id);
         let Some(first) = other.filter(|other| *other != id) else { return };
-        let Some(Event::Sent(before)) = self.history.events().get(first.0) else { return };
+        let Some(Event::Sent(before)) = self.history.get(first.0) else { return };
         if before.records.first().is_some_and(|tag| state.holds(*tag, base)) {
             self.broken(Rule::C8, append.partition, base, Evidence::TwoWinners { first, second: id });
         }
@@ -256,7 +332,7 @@ impl Judge<'_> {
         if state.expected.len() <= index {
             state.expected.resize(index + 1, None);
         }
-        let new = Expected { tag, level, may_be_gone: false, acked };
+        let new = Expected { tag, level, may_be_gone: false, acked, life: self.lives };
         match &mut state.expected[index] {
             Some(old) if old.tag == tag => {
                 old.level = if old.may_be_gone { level } else { old.level.max(level) };
@@ -264,7 +340,8 @@ impl Judge<'_> {
                 old.acked |= acked;
             }
             Some(old) if !old.may_be_gone => {
-                let (rule, expected) = (if old.acked { Rule::C1 } else { Rule::C3 }, old.tag);
+                let other_life = if old.life < self.lives { Rule::C7 } else { Rule::C3 };
+                let (rule, expected) = (if old.acked { Rule::C1 } else { other_life }, old.tag);
                 self.broken(rule, partition, offset, Evidence::Replaced { expected, found: tag });
             }
             place => *place = Some(new),
@@ -298,12 +375,18 @@ impl Judge<'_> {
         let Some(state) = self.partitions.get(&read.partition) else { return };
         let mut missing = Vec::new();
         for (offset, known) in (0..).zip(&state.expected).filter_map(|(o, known)| known.map(|known| (o, known))) {
-            if offset >= read.start.0 && !known.may_be_gone && !found.contains(&offset) {
+            let gone = offset >= read.start.0 && !known.may_be_gone && !found.contains(&offset);
+            if gone && !state.is_spoiled(Offset(offset), Offset(offset + 1)) {
                 missing.push((Offset(offset), known));
             }
         }
         for (offset, known) in missing {
-            let rule = if known.acked { Rule::C1 } else { Rule::C2 };
+            let unknown = || self.partitions[&read.partition].sent.get(&(known.tag.producer, known.tag.sequence));
+            let rule = match known.acked {
+                true => Rule::C1,
+                false if unknown().is_some_and(|append| append.unknown) => Rule::C2,
+                false => Rule::C7,
+            };
             self.broken(rule, read.partition, offset, Evidence::Missing(known.tag));
         }
     }
@@ -311,16 +394,17 @@ impl Judge<'_> {
     fn contiguous(&mut self, partition: PartitionId, from: Offset, records: &[(Offset, RecordTag)]) {
         let mut expected = from;
         for (offset, _) in records {
-            if *offset != expected {
+            let spoiled = || self.partitions.get(&partition).is_some_and(|state| state.is_spoiled(expected, *offset));
+            if *offset != expected && (*offset < expected || !spoiled()) {
                 self.broken(Rule::C3, partition, *offset, Evidence::Gap { expected });
             }
             expected = offset.advance(1);
         }
     }
 
-    fn broken(&mut self, rule: Rule, partition: PartitionId, offset: Offset, evidence: Evidence) {
-        if self.violations.len() < VIOLATIONS_MAX {
-            self.violations.push(Violation { rule, partition, offset, evidence });
+    fn broken(&mut self, rule: Rule, partition: impl Into<Option<PartitionId>>, offset: Offset, evidence: Evidence) {
+        if self.violations.iter().filter(|other| other.rule == rule).count() < VIOLATIONS_MAX {
+            self.violations.push(Violation { rule, partition: partition.into(), offset, evidence });
         }
     }
 }

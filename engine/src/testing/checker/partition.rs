@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Evidence, Rule, beginning::Beginning};
 use crate::{
-    testing::history::{AppendId, RecordTag},
+    testing::history::{AppendId, RecordTag, Spoiled},
     types::{AckLevel, Offset},
 };
 
@@ -18,6 +18,8 @@ pub(super) struct Expected {
     pub(super) may_be_gone: bool,
     /// Whether it was acknowledged; else it was only seen.
     pub(super) acked: bool,
+    /// The life of the server in which it was learned.
+    pub(super) life: u32,
 }
 
 /// An append as far as it is known.
@@ -27,6 +29,8 @@ pub(super) struct Append {
     pub(super) tag: RecordTag,
     pub(super) level: AckLevel,
     pub(super) refused: bool,
+    /// Its client was told that nobody knows.
+    pub(super) unknown: bool,
     pub(super) acked: bool,
     /// The life of the server in which it was sent last.
     pub(super) life: u32,
@@ -45,6 +49,12 @@ pub(super) struct PartitionState {
     pub(super) settled: usize,
     /// By producer and sequence.
     pub(super) sent: BTreeMap<(u32, u64), Append>,
+    /// The offset after the last acknowledged record that is still safe: whoever asks now must see so far.
+    pub(super) acked_end: Offset,
+    /// The high watermark that each observer saw last.
+    pub(super) seen_end: BTreeMap<u32, Offset>,
+    /// What a drive spoiled.
+    pub(super) spoiled: Vec<Spoiled>,
 }
 
 impl PartitionState {
@@ -71,6 +81,7 @@ impl PartitionState {
     pub(super) fn lose_below(&mut self, level: AckLevel) {
         let mut safest = AckLevel::Received;
         let mut durable_from_end = true;
+        let mut safe_end = None;
         for index in (self.settled..self.expected.len()).rev() {
             let Some(known) = &mut self.expected[index] else { continue };
             if !known.may_be_gone {
@@ -78,10 +89,42 @@ impl PartitionState {
             }
             known.level = known.level.max(safest);
             known.may_be_gone |= known.level < level;
+            if !known.may_be_gone {
+                safe_end.get_or_insert(index + 1);
+            }
             if durable_from_end && safest >= AckLevel::Durable {
                 self.settled = self.settled.max(index + 1);
                 durable_from_end = false;
             }
         }
+        self.reach_at_most(safe_end.unwrap_or(self.settled.min(self.expected.len())));
+    }
+
+    /// Nobody may rely on what is at `end` or behind it any more.
+    fn reach_at_most(&mut self, end: usize) {
+        let end = Offset(end as u64);
+        self.acked_end = self.acked_end.min(end);
+        self.seen_end.values_mut().for_each(|seen| *seen = (*seen).min(end));
+    }
+
+    /// A drive spoiled some of what is stored.
+    pub(super) fn spoil(&mut self, spoiled: Spoiled) {
+        self.spoiled.push(spoiled);
+        let from = (spoiled.from.0 as usize).min(self.expected.len());
+        // Nothing is left behind it, so nobody sees farther.
+        if spoiled.to.0 as usize >= self.expected.len() {
+            self.reach_at_most(from);
+        }
+        if spoiled.newest {
+            self.expected[from..].iter_mut().flatten().for_each(|known| known.may_be_gone = true);
+            self.settled = self.settled.min(from);
+            self.reach_at_most(from);
+        }
+    }
+
+    /// Whether all records from `from` to `to` were spoiled.
+    pub(super) fn is_spoiled(&self, from: Offset, to: Offset) -> bool {
+        let covers = |offset: u64| self.spoiled.iter().any(|s| s.from.0 <= offset && offset < s.to.0);
+        (from.0..to.0).all(covers)
     }
 }

@@ -1,10 +1,13 @@
 //! One broken history for each way in which a promise can be broken, and whole ones that pass.
 
 use super::{
-    super::history::{Fault, StartSeen, TrimSent},
+    super::history::{Answered, AskId, Failed, Fault, Spoiled, StartSeen, TrimSent},
     *,
 };
-use crate::types::{LogUid, PartitionIndex};
+use crate::{
+    error::RequestError,
+    types::{LogUid, PartitionIndex},
+};
 
 const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
 
@@ -65,7 +68,8 @@ fn c1_a_durable_record_that_is_gone_after_a_loss_of_power() {
     acked(&mut h, AckLevel::Durable, 0, &[1, 2]);
     h.fault(Fault::PowerLoss);
     finish(&mut h, &[1]);
-    let violation = Violation { rule: Rule::C1, partition: P, offset: Offset(1), evidence: Evidence::Missing(tag(2)) };
+    let violation =
+        Violation { rule: Rule::C1, partition: Some(P), offset: Offset(1), evidence: Evidence::Missing(tag(2)) };
     assert_eq!(judge(&h), [violation]);
 }
 
@@ -128,7 +132,8 @@ fn c2_an_unknown_record_is_stored_twice() {
 #[test]
 fn c2_an_unknown_record_that_a_new_life_showed_is_gone_in_the_next() {
     let mut h = History::new();
-    send(&mut h, AckLevel::Received, &[1]);
+    let id = send(&mut h, AckLevel::Received, &[1]);
+    h.end(id, AppendOutcome::Unknown);
     h.fault(Fault::Kill);
     read(&mut h, 0, &[1]);
     h.fault(Fault::PowerLoss);
@@ -294,4 +299,144 @@ fn c1_more_is_given_up_than_was_asked_for_and_than_was_due() {
         told(&mut h, 0, start, due);
         assert_eq!(rules(&h), if fine { vec![] } else { vec![Rule::C1] }, "{start}, {due}");
     }
+}
+
+fn answer(history: &mut History, asked: AskId, high_watermark: u64, gave: Option<(u64, u64)>) {
+    let gave = gave.map(|(from, count)| (Offset(from), count));
+    let high_watermark = Offset(high_watermark);
+    history.note(Event::Answered(Answered { observer: 0, asked, partition: P, high_watermark, gave }));
+}
+
+fn failed(history: &mut History, asked: Option<AskId>, error: RequestError) {
+    history.note(Event::Failed(Failed { partition: Some(P), asked, error }));
+}
+
+#[test]
+fn c5_an_append_is_placed_before_one_that_was_acknowledged_before_it_was_sent() {
+    for sent_first in [true, false] {
+        let mut h = History::new();
+        let early = sent_first.then(|| send(&mut h, AckLevel::Received, &[2]));
+        acked(&mut h, AckLevel::Durable, 5, &[1]);
+        let id = early.unwrap_or_else(|| send(&mut h, AckLevel::Received, &[2]));
+        h.end(id, AppendOutcome::Acked { level: AckLevel::Received, base: Offset(3) });
+        assert_eq!(rules(&h), if sent_first { vec![] } else { vec![Rule::C5] });
+    }
+}
+
+#[test]
+fn c5_an_answer_does_not_show_what_was_acknowledged_before_the_question() {
+    for (asked_first, high_watermark, gave, fine) in [
+        (true, 0, None, true),
+        (false, 0, None, false),
+        (false, 1, None, true),
+        (false, 1, Some((0, 0)), false),
+        (false, 1, Some((0, 1)), true),
+    ] {
+        let mut h = History::new();
+        let early = asked_first.then(|| h.ask(P));
+        acked(&mut h, AckLevel::Received, 0, &[1]);
+        let asked = early.unwrap_or_else(|| h.ask(P));
+        answer(&mut h, asked, high_watermark, gave);
+        assert_eq!(rules(&h), if fine { vec![] } else { vec![Rule::C5] }, "{asked_first} {high_watermark} {gave:?}");
+    }
+}
+
+#[test]
+fn c6_a_watermark_goes_back_for_an_observer_unless_a_fault_took_what_was_below_it() {
+    for (fault, fine) in [(None, false), (Some(Fault::Kill), false), (Some(Fault::PowerLoss), true)] {
+        let mut h = History::new();
+        acked(&mut h, AckLevel::Durable, 0, &[1]);
+        acked(&mut h, AckLevel::Written, 1, &[2]);
+        let asked = h.ask(P);
+        answer(&mut h, asked, 2, None);
+        fault.into_iter().for_each(|fault| h.fault(fault));
+        // Asked of nothing that was noted, so that only the observer's memory counts.
+        answer(&mut h, AskId(usize::MAX), 1, None);
+        assert_eq!(rules(&h), if fine { vec![] } else { vec![Rule::C6] }, "{fault:?}");
+    }
+}
+
+#[test]
+fn c6_a_record_is_shown_above_the_watermark() {
+    let mut h = History::new();
+    let asked = h.ask(P);
+    answer(&mut h, asked, 4, Some((2, 3)));
+    assert_eq!(rules(&h), [Rule::C6]);
+}
+
+#[test]
+fn c7_a_record_that_was_shown_before_its_ack_is_gone_or_replaced() {
+    for replaced in [true, false] {
+        let mut h = History::new();
+        send(&mut h, AckLevel::Durable, &[1]);
+        send(&mut h, AckLevel::Durable, &[2]);
+        read(&mut h, 0, &[1]);
+        h.fault(Fault::PowerLoss);
+        finish(&mut h, if replaced { &[2] } else { &[] });
+        assert_eq!(rules(&h), [Rule::C7], "replaced: {replaced}");
+    }
+}
+
+#[test]
+fn c11_an_error_needs_a_cause_in_the_same_life() {
+    let full = || RequestError::DiskFull { path: "/d".into(), free_bytes: 0, reserve_bytes: 0 };
+    let mut h = History::new();
+    failed(&mut h, None, full());
+    h.note(Event::Cause(Cause::DriveFull));
+    h.fault(Fault::Kill);
+    assert_eq!(rules(&h), []);
+    failed(&mut h, None, full());
+    assert_eq!(rules(&h), [Rule::C11]);
+    let mut h = History::new();
+    h.note(Event::NotStarted("the catalogue is damaged".to_owned()));
+    assert_eq!(rules(&h), [Rule::C11]);
+}
+
+#[test]
+fn c11_an_error_about_a_range_carries_the_true_range() {
+    for (offset, end, fine) in [(9, 3, true), (9, 2, false), (2, 3, false)] {
+        let mut h = History::new();
+        acked(&mut h, AckLevel::Received, 0, &[1, 2, 3]);
+        let asked = h.ask(P);
+        let error = RequestError::OffsetOutOfRange { offset: Offset(offset), start: Offset(0), end: Offset(end) };
+        failed(&mut h, Some(asked), error);
+        assert_eq!(rules(&h), if fine { vec![] } else { vec![Rule::C11] }, "{offset} beyond {end}");
+    }
+}
+
+#[test]
+fn what_a_drive_spoiled_may_be_missing_and_its_neighbours_may_not() {
+    let spoil = |h: &mut History, newest| {
+        let spoiled = Spoiled { partition: P, from: Offset(1), to: Offset(2), newest };
+        h.note(Event::Spoiled(spoiled));
+    };
+    let corrupt =
+        RequestError::Corrupt { file: "f".into(), position: 0, from: Offset(1), to: Offset(2), reason: String::new() };
+    for (found, newest, expected) in [
+        (&[0, 2][..], false, vec![]),
+        (&[0][..], false, vec![Rule::C1]),
+        (&[0][..], true, vec![]),
+        (&[2][..], true, vec![Rule::C3, Rule::C1]),
+    ] {
+        let mut h = History::new();
+        acked(&mut h, AckLevel::Durable, 0, &[0, 1, 2]);
+        spoil(&mut h, newest);
+        failed(&mut h, None, corrupt.clone());
+        let records = found.iter().map(|at| (Offset(*at), tag(*at))).collect();
+        h.finish(FinalRead { partition: P, start: Offset(0), records });
+        assert_eq!(rules(&h), expected, "{found:?} of 0, 1, 2 without 1; newest: {newest}");
+    }
+}
+
+#[test]
+fn c12_after_healing_nothing_takes_long_and_nothing_is_left_in_use() {
+    let mut h = History::new();
+    let long = Event::Took(Duration::from_secs(61));
+    h.note(long.clone());
+    h.note(Event::InUse { what: "bytes", amount: 5, allowed: 5 });
+    h.note(Event::Healed);
+    assert_eq!(rules(&h), []);
+    h.note(long);
+    h.note(Event::InUse { what: "bytes", amount: 6, allowed: 5 });
+    assert_eq!(rules(&h), [Rule::C12, Rule::C12]);
 }
