@@ -14,6 +14,8 @@ pub struct RecordAck {
     pub offset: Offset,
     /// This safe when it was acknowledged.
     pub level: AckLevel,
+    /// An idempotent producer's attempt before the last had stored it.
+    pub duplicate: bool,
 }
 
 /// A run of records was stored in one partition.
@@ -25,6 +27,8 @@ pub struct PartitionAck {
     pub base_offset: Offset,
     /// How many records.
     pub count: u32,
+    /// An idempotent producer's attempt before the last had stored them.
+    pub duplicate: bool,
 }
 
 /// The records of one `produce_batch` were stored.
@@ -51,8 +55,8 @@ impl BatchAck {
     }
 
     pub(super) fn add(&mut self, partition: PartitionIndex, appended: &Appended) {
-        let Appended { base_offset, count, level, .. } = *appended;
-        self.partitions.push(PartitionAck { partition, base_offset, count });
+        let Appended { base_offset, count, level, duplicate } = *appended;
+        self.partitions.push(PartitionAck { partition, base_offset, count, duplicate });
         self.level = Some(self.level.map_or(level, |lowest| lowest.min(level)));
     }
 }

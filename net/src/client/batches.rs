@@ -13,12 +13,12 @@ use pyralog_engine::{
 };
 
 use super::{
-    PyralogClient,
+    AppendOptions, PyralogClient,
     ack::BatchAck,
     builder::Settings,
     error::{Error, Result},
     ids::LogId,
-    record::Record,
+    record::{IntoRecord, Record},
 };
 
 /// Milliseconds since 1970.
@@ -30,6 +30,21 @@ pub(super) fn now_ms() -> i64 {
 pub(super) fn single(record: &Record, codec: Codec) -> Result<Bytes> {
     let mut builder = BatchBuilder::new(codec);
     push(&mut builder, record, now_ms())?;
+    Ok(builder.finish()?)
+}
+
+/// One batch of all these records.
+///
+/// Errors: `BatchFull` if they do not fit into one.
+pub(super) fn whole<I>(records: I, codec: Codec) -> Result<Bytes>
+where
+    I: IntoIterator,
+    I::Item: IntoRecord,
+{
+    let (mut builder, now_ms) = (BatchBuilder::new(codec), now_ms());
+    for record in records {
+        push(&mut builder, &record.into_record(), now_ms)?;
+    }
     Ok(builder.finish()?)
 }
 
@@ -135,7 +150,7 @@ impl Part {
     async fn send(&self, client: &PyralogClient, log: &LogId) -> (Vec<Appended>, Option<Error>) {
         let mut stored = Vec::with_capacity(self.full.len());
         for batch in &self.full {
-            match client.append(log, self.partition, batch).await {
+            match client.append_batch(log, self.partition, batch.clone(), AppendOptions::default()).await {
                 Ok(appended) => stored.push(appended),
                 Err(error) => return (stored, Some(error)),
             }

@@ -8,6 +8,7 @@ use tokio::net::ToSocketAddrs;
 use super::{
     PyralogClient,
     error::{Error, Result},
+    idempotence::ProducerIdentity,
     router::Router,
     tls::{Trust, authorities},
 };
@@ -27,6 +28,9 @@ pub(super) struct Settings {
     pub batch_bytes: usize,
     pub codec: Option<Codec>,
     pub ack: Option<AckLevel>,
+    pub idempotent: bool,
+    pub identity: Option<ProducerIdentity>,
+    pub delivery_timeout: Duration,
 }
 
 /// Sets up a [`PyralogClient`]; the defaults suit a server on this machine.
@@ -47,6 +51,9 @@ impl Default for ClientBuilder {
                 batch_bytes: 1 << 20,
                 codec: None,
                 ack: None,
+                idempotent: false,
+                identity: None,
+                delivery_timeout: Duration::from_secs(120),
             },
         }
     }
@@ -114,6 +121,25 @@ impl ClientBuilder {
     /// The level at which writes are acknowledged; otherwise the log's, else the server's.
     pub fn ack(mut self, level: AckLevel) -> Self {
         self.settings.ack = Some(level);
+        self
+    }
+
+    /// Whether writes whose fate is unknown are sent again until it is known, and stored at most once; not, since the
+    /// writes to one partition then take turns. A [`super::Producer`] does it in any case.
+    pub fn idempotent(mut self, idempotent: bool) -> Self {
+        self.settings.idempotent = idempotent;
+        self
+    }
+
+    /// Makes writes idempotent, under an identity that outlives this process.
+    pub fn producer_identity(mut self, identity: ProducerIdentity) -> Self {
+        (self.settings.idempotent, self.settings.identity) = (true, Some(identity));
+        self
+    }
+
+    /// How long an idempotent write is sent again while its fate is unknown; 120 s. Then it is reported as unknown.
+    pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
+        self.settings.delivery_timeout = timeout;
         self
     }
 

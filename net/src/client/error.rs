@@ -161,6 +161,12 @@ impl Error {
         (from < to).then_some((from, to))
     }
 
+    /// The offset that an append would have got, if this is the refusal of one that expected another.
+    pub fn log_end(&self) -> Option<Offset> {
+        let refused = self.code() == Some(ErrorCode::WRONG_OFFSET);
+        refused.then(|| self.detail("end")).flatten().map(Offset)
+    }
+
     pub(super) fn server(error: WireError) -> Self {
         match error.code {
             ErrorCode::OUTCOME_UNKNOWN => {

@@ -17,7 +17,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use pyralog_engine::{
+    limits::BATCH_BYTES_MAX,
     name::LogName,
+    record::{BatchError, BatchHeader},
     shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Trim},
 };
 use tokio::net::ToSocketAddrs;
@@ -28,6 +30,7 @@ mod builder;
 mod connection;
 mod consumer;
 mod error;
+mod idempotence;
 mod ids;
 mod lane;
 mod partition;
@@ -41,6 +44,7 @@ pub use ack::{BatchAck, PartitionAck, RecordAck};
 pub use builder::{ClientBuilder, FINGERPRINT_VARIABLE};
 pub use consumer::{FetchOptions, Fetched, FetchedRecords, StartAt, Subscription};
 pub use error::{Error, Result};
+pub use idempotence::ProducerIdentity;
 pub use ids::LogId;
 pub use partition::{PartitionHandle, PendingAppend, PendingFetch};
 pub use partitioner::partition_of_key;
@@ -60,6 +64,7 @@ pub use crate::wire::{
 };
 
 use batches::Batches;
+use idempotence::Idempotence;
 use lane::Outgoing;
 use router::Router;
 
@@ -74,6 +79,18 @@ pub struct PyralogClient {
     router: Arc<Router>,
     /// The next partition for records without a key.
     next_partition: Arc<AtomicU32>,
+    /// Under whose name it writes, if its writes are idempotent.
+    idempotence: Option<Arc<Idempotence>>,
+}
+
+/// How a batch is appended.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AppendOptions {
+    /// The level at which it is acknowledged; `None` for the client's, else the log's, else the server's.
+    pub ack: Option<AckLevel>,
+    /// The offset that its first record must get. If the log has gone on the batch is refused, and the error says how
+    /// far ([`Error::log_end`]).
+    pub expected_offset: Option<Offset>,
 }
 
 impl PyralogClient {
@@ -90,7 +107,19 @@ impl PyralogClient {
     }
 
     fn over(router: Router) -> Self {
-        PyralogClient { router: Arc::new(router), next_partition: Arc::default() }
+        let settings = router.settings();
+        let idempotence = settings.idempotent.then(|| Idempotence::new(settings.identity, settings.delivery_timeout));
+        PyralogClient { router: Arc::new(router), next_partition: Arc::default(), idempotence }
+    }
+
+    /// This client, over the same connections, with idempotent writes under this identity, or under one of its own.
+    ///
+    /// An idempotent write whose fate is unknown is sent again until it is known, for as long as
+    /// [`ClientBuilder::delivery_timeout`] says, and is stored at most once. Writes to one partition take turns: gather
+    /// records into batches, or use a [`Producer`], which is idempotent by itself.
+    pub fn idempotent(&self, identity: Option<ProducerIdentity>) -> PyralogClient {
+        let idempotence = Idempotence::new(identity, self.router.settings().delivery_timeout);
+        PyralogClient { idempotence: Some(idempotence), ..self.clone() }
     }
 
     /// What the server said of itself when the client connected.
@@ -213,8 +242,9 @@ impl PyralogClient {
             None => self.partition_for(&record, self.partitions(log).await?),
         };
         let batch = batches::single(&record, self.codec(log).await?)?;
-        let appended = self.append(log, partition, &batch).await?;
-        Ok(RecordAck { partition, offset: appended.base_offset, level: appended.level })
+        let Appended { base_offset: offset, level, duplicate, .. } =
+            self.append_batch(log, partition, batch, AppendOptions::default()).await?;
+        Ok(RecordAck { partition, offset, level, duplicate })
     }
 
     /// Writes records: anything that iterates over [`Record`]s or pairs of key and value. Those without a key all go to
@@ -258,6 +288,30 @@ impl PyralogClient {
             batches.push(partition, &record.into_record())?;
         }
         batches.send(self, log.borrow()).await
+    }
+
+    /// Writes records to one partition, all of them if the first one gets offset `expected`, else none: of all who expect
+    /// the same offset at most one wins. So a log can be the history of something: read to the end, decide by what was
+    /// read, append there; whoever loses reads on and decides anew.
+    ///
+    /// Errors: `WRONG_OFFSET` if the log has gone on, and [`Error::log_end`] says how far; `BatchFull` if the records do
+    /// not fit into one batch. After `Unknown`, read to see who won, or let an idempotent client find out.
+    pub async fn produce_batch_at<I>(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        expected: Offset,
+        records: I,
+    ) -> Result<RecordAck>
+    where
+        I: IntoIterator,
+        I::Item: IntoRecord,
+    {
+        let batch = batches::whole(records, self.codec(log.borrow()).await?)?;
+        let options = AppendOptions { expected_offset: Some(expected), ..AppendOptions::default() };
+        let appended = self.append_batch(log, partition, batch, options).await?;
+        let Appended { base_offset: offset, level, duplicate, .. } = appended;
+        Ok(RecordAck { partition, offset, level, duplicate })
     }
 
     /// A producer that gathers records into batches by itself.
@@ -349,10 +403,40 @@ impl PyralogClient {
         }
     }
 
-    async fn append(&self, log: &LogId, partition: PartitionId, batch: &Bytes) -> Result<Appended> {
-        let ack = self.router.settings().ack;
+    /// Appends the bytes of one batch, again after retriable errors. With an idempotent client the batch is given its
+    /// producer, epoch and sequence, and is sent again until its fate is known.
+    pub async fn append_batch(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        batch: Bytes,
+        options: AppendOptions,
+    ) -> Result<Appended> {
+        let log = log.borrow();
+        if batch.len() > BATCH_BYTES_MAX {
+            return Err(BatchError::BatchTooLarge { bytes: batch.len() as u64 }.into());
+        }
+        match &self.idempotence {
+            Some(idempotence) => {
+                BatchHeader::decode(&batch)?;
+                idempotence.append(self, (log, partition), batch, options).await
+            }
+            None => self.append_once(log, partition, &batch, options).await,
+        }
+    }
+
+    /// Appends a batch; whether that succeeded may be unknown afterwards.
+    async fn append_once(
+        &self,
+        log: &LogId,
+        partition: PartitionId,
+        batch: &Bytes,
+        options: AppendOptions,
+    ) -> Result<Appended> {
+        let AppendOptions { ack, expected_offset } = options;
+        let ack = ack.or(self.router.settings().ack);
         let append = |connection: Arc<connection::Connection>, partition| async move {
-            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack, expected_offset: None });
+            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack, expected_offset });
             let frame = connection.written(connection.write(request).await)?;
             Ok(reply::decode_appended(&frame.body)?)
         };

@@ -3,7 +3,7 @@
 //!
 //! Each partition in use has a queue and a task that sends its batches, one at a time: that keeps the order also when a
 //! batch has to be sent again, and what comes meanwhile makes the next batch larger. What is in flight is bounded in
-//! bytes.
+//! bytes. A producer is idempotent unless told otherwise: an attempt with an unknown fate is repeated, not reported.
 
 use std::{
     borrow::Borrow,
@@ -30,10 +30,11 @@ use tokio::{
 };
 
 use super::{
-    PyralogClient,
+    AppendOptions, PyralogClient,
     ack::RecordAck,
     batches::{now_ms, push},
     error::{Error, Result},
+    idempotence::ProducerIdentity,
     ids::LogId,
     partitioner::partition_of_key,
     record::{IntoRecord, Record},
@@ -54,6 +55,10 @@ pub struct ProducerOptions {
     pub batch_records: u32,
     /// Bytes of records that are not acknowledged yet; 64 MiB. [`Producer::send`] waits for room.
     pub in_flight_bytes: usize,
+    /// Whether a batch whose fate is unknown is sent again until it is known, and stored at most once; so it is.
+    pub idempotent: bool,
+    /// Under which identity, if it is to outlive the process; else the client's, if it has one, else one of its own.
+    pub identity: Option<ProducerIdentity>,
 }
 
 impl Default for ProducerOptions {
@@ -63,6 +68,8 @@ impl Default for ProducerOptions {
             batch_bytes: 1 << 20,
             batch_records: 10_000,
             in_flight_bytes: 64 << 20,
+            idempotent: true,
+            identity: None,
         }
     }
 }
@@ -134,6 +141,11 @@ impl Producer {
     pub(super) fn new(client: PyralogClient, options: ProducerOptions) -> Self {
         let room = Semaphore::new(options.in_flight_bytes.clamp(1, Semaphore::MAX_PERMITS.min(u32::MAX as usize)));
         let (queues, sticky, failure) = (Mutex::default(), AtomicU32::new(0), Mutex::default());
+        let client = match (options.idempotent, options.identity) {
+            (true, None) if client.idempotence.is_some() => client,
+            (true, identity) => client.idempotent(identity),
+            (false, _) => PyralogClient { idempotence: None, ..client },
+        };
         Producer { shared: Arc::new(Shared { client, options, room, queues, sticky, failure }) }
     }
 
@@ -302,10 +314,14 @@ async fn send_batches(shared: Arc<Shared>, queue: Arc<Queue>) {
             (state.next(&shared), state.closed)
         };
         match next {
-            Ok(sealed) => {
-                let result = match &sealed.batch {
-                    Ok(batch) => shared.client.append(&queue.log, queue.partition, batch).await,
-                    Err(error) => Err(error.clone().into()),
+            Ok(mut sealed) => {
+                // Taken out, so that it can be marked without a copy.
+                let result = match std::mem::replace(&mut sealed.batch, Err(BatchError::NoRecords)) {
+                    Ok(batch) => {
+                        let options = AppendOptions::default();
+                        shared.client.append_batch(&queue.log, queue.partition, batch, options).await
+                    }
+                    Err(error) => Err(error.into()),
                 };
                 shared.settle(sealed, result);
             }
@@ -336,7 +352,8 @@ impl Future for Delivery {
         match &state.0 {
             Some(Ok(appended)) => {
                 let offset = Offset(appended.base_offset.0 + u64::from(self.index));
-                Poll::Ready(Ok(RecordAck { partition: self.partition, offset, level: appended.level }))
+                let (level, duplicate) = (appended.level, appended.duplicate);
+                Poll::Ready(Ok(RecordAck { partition: self.partition, offset, level, duplicate }))
             }
             Some(Err(error)) => Poll::Ready(Err(error.clone())),
             None => {

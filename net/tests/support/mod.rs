@@ -6,7 +6,10 @@ use std::{
     collections::{HashMap, hash_map::Entry},
     net::SocketAddr,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering::SeqCst},
+    },
     time::Duration,
 };
 
@@ -137,6 +140,7 @@ impl TestServer {
 pub struct Relay {
     pub address: SocketAddr,
     server: Arc<Mutex<SocketAddr>>,
+    muted: Arc<AtomicBool>,
 }
 
 impl Relay {
@@ -144,9 +148,14 @@ impl Relay {
     pub async fn start(server: SocketAddr) -> Self {
         let front = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
         let address = front.local_addr().unwrap();
-        let server = Arc::new(Mutex::new(server));
-        tokio::spawn(relay(front, Arc::clone(&server)));
-        Relay { address, server }
+        let (server, muted) = (Arc::new(Mutex::new(server)), Arc::new(AtomicBool::new(false)));
+        tokio::spawn(relay(front, Arc::clone(&server), Arc::clone(&muted)));
+        Relay { address, server, muted }
+    }
+
+    /// From now on clients hear nothing of the server, which hears them; or hear it again.
+    pub fn mute(&self, muted: bool) {
+        self.muted.store(muted, SeqCst);
     }
 
     /// From now on to another server.
@@ -155,19 +164,21 @@ impl Relay {
     }
 }
 
-async fn relay(front: Arc<UdpSocket>, server: Arc<Mutex<SocketAddr>>) {
+async fn relay(front: Arc<UdpSocket>, server: Arc<Mutex<SocketAddr>>, muted: Arc<AtomicBool>) {
     let mut backs: HashMap<SocketAddr, Arc<UdpSocket>> = HashMap::new();
     let mut datagram = vec![0; 65536];
     while let Ok((bytes, client)) = front.recv_from(&mut datagram).await {
         if let Entry::Vacant(vacant) = backs.entry(client) {
             let back = Arc::new(UdpSocket::bind("127.0.0.1:0").await.unwrap());
             vacant.insert(Arc::clone(&back));
-            let front = Arc::clone(&front);
+            let (front, muted) = (Arc::clone(&front), Arc::clone(&muted));
             tokio::spawn(async move {
                 let mut datagram = vec![0; 65536];
                 // A dead server's port answers with an ICMP error, which is read here: it is nobody's datagram.
                 loop {
-                    if let Ok((bytes, _)) = back.recv_from(&mut datagram).await {
+                    if let Ok((bytes, _)) = back.recv_from(&mut datagram).await
+                        && !muted.load(SeqCst)
+                    {
                         let _ = front.send_to(&datagram[..bytes], client).await;
                     }
                 }
