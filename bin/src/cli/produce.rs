@@ -7,6 +7,7 @@
 use std::{
     collections::BTreeMap,
     io::{self, IsTerminal},
+    num::NonZeroU64,
     path::PathBuf,
     sync::Arc,
     sync::atomic::{AtomicU64, Ordering::Relaxed},
@@ -17,7 +18,9 @@ use clap::ValueEnum;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pyralog_engine::{record::Codec, shard::request::Appended};
-use pyralog_net::client::{self, AckLevel, LogId, PartitionHandle, PartitionId, PyralogClient};
+use pyralog_net::client::{
+    self, AckLevel, AppendOptions, LogId, Offset, PartitionHandle, PartitionId, ProducerIdentity, PyralogClient,
+};
 use serde_json::json;
 use tokio::sync::mpsc;
 
@@ -58,6 +61,34 @@ pub struct ProduceArgs {
     /// How batches are compressed. As the log's settings say, if not given.
     #[arg(long, value_enum)]
     compression: Option<Compression>,
+    /// Send again what may have been stored, until that is known; it is stored at most once. One batch is in flight at
+    /// a time.
+    #[arg(long)]
+    idempotent: bool,
+    /// Be this idempotent producer, not one with a random id. A higher epoch shuts out what an older process of the
+    /// same id may still send.
+    #[arg(long, value_name = "N", requires = "producer_epoch")]
+    producer_id: Option<NonZeroU64>,
+    /// Which life of the producer this is; higher than all before.
+    #[arg(long, value_name = "N", requires = "producer_id")]
+    producer_epoch: Option<u32>,
+    /// Write only if the first record gets this offset, and the others the ones after it: nothing, or nothing more, is
+    /// written once somebody else has written to the partition.
+    #[arg(long, value_name = "OFFSET", requires = "partition")]
+    expect_offset: Option<u64>,
+}
+
+impl ProduceArgs {
+    /// The client to write with if batches are to be sent in their turn, and the offset that the first one must get.
+    fn in_turn(&self, client: &PyralogClient) -> Option<(PyralogClient, Option<Offset>)> {
+        let identity = self.producer_id.zip(self.producer_epoch).map(|(id, epoch)| ProducerIdentity { id, epoch });
+        let expected = self.expect_offset.map(Offset);
+        match (self.idempotent || identity.is_some(), expected) {
+            (true, expected) => Some((client.idempotent(identity), expected)),
+            (false, Some(_)) => Some((client.clone(), expected)),
+            (false, None) => None,
+        }
+    }
 }
 
 #[derive(Clone, Debug)]
@@ -108,7 +139,10 @@ pub async fn run(client: &PyralogClient, args: &ProduceArgs, json: bool) -> Outc
     let (sender, receiver) = mpsc::channel(BUILT_AHEAD);
     let gathering = std::thread::spawn(move || gatherer.gather(&lines, &sender));
     let mut sending = Sending::new(client.clone(), args.log.clone(), args.ack);
-    let sent = sending.send_all(receiver, &progress).await;
+    let sent = match args.in_turn(client) {
+        Some(turn) => sending.send_in_turn(receiver, &progress, turn).await,
+        None => sending.send_all(receiver, &progress).await,
+    };
     progress.finish();
     // Nobody takes batches any more, so it has ended or does so at once; the thread that reads may wait for its input
     // for ever.
@@ -131,6 +165,8 @@ struct Sending {
     handles: BTreeMap<PartitionId, PartitionHandle>,
     stored: BTreeMap<PartitionId, Stored>,
     level: Option<AckLevel>,
+    /// Records that an attempt before the last had stored.
+    duplicates: u64,
     started: Instant,
 }
 
@@ -145,7 +181,7 @@ struct Stored {
 impl Sending {
     fn new(client: PyralogClient, log: LogId, ack: Option<AckLevel>) -> Self {
         let (handles, stored) = (BTreeMap::new(), BTreeMap::new());
-        Sending { client, log, ack, handles, stored, level: None, started: Instant::now() }
+        Sending { client, log, ack, handles, stored, level: None, duplicates: 0, started: Instant::now() }
     }
 
     /// Keeps batches in flight until there are no more or one fails; then nothing further is sent, since it would stand
@@ -184,6 +220,30 @@ impl Sending {
         failure.map_or(Ok(()), |error| Err(self.explain(error)))
     }
 
+    /// Sends one batch after the other, each when the one before is stored.
+    async fn send_in_turn(
+        &mut self,
+        mut batches: mpsc::Receiver<Built>,
+        progress: &Progress,
+        (client, mut expected): (PyralogClient, Option<Offset>),
+    ) -> Outcome {
+        while let Some(Built { partition, batch }) = batches.recv().await {
+            let options = AppendOptions { ack: self.ack, expected_offset: expected };
+            match client.append_batch(&self.log, partition, batch, options).await {
+                Ok(appended) => {
+                    self.note(partition, &appended);
+                    expected = expected.map(|at| at.advance(u64::from(appended.count)));
+                }
+                Err(error) => {
+                    batches.close();
+                    return Err(self.explain(error));
+                }
+            }
+            progress.tick();
+        }
+        Ok(())
+    }
+
     async fn handle(&mut self, partition: PartitionId) -> Outcome<&PartitionHandle> {
         if !self.handles.contains_key(&partition) {
             let handle = self.client.partition(&self.log, partition).await?;
@@ -198,6 +258,7 @@ impl Sending {
         let stored = self.stored.entry(partition).or_insert(Stored { first, last, records: 0 });
         *stored =
             Stored { first: stored.first.min(first), last: stored.last.max(last), records: stored.records + records };
+        self.duplicates += if appended.duplicate { records } else { 0 };
         self.level = Some(self.level.map_or(appended.level, |level| level.min(appended.level)));
     }
 
@@ -230,7 +291,7 @@ impl Sending {
                 "{}",
                 json!({
                     "log": self.log.to_string(), "records": records, "bytes": bytes, "seconds": seconds,
-                    "ack": self.level, "partitions": partitions,
+                    "ack": self.level, "duplicates": self.duplicates, "partitions": partitions,
                 })
             );
             return;
@@ -238,6 +299,9 @@ impl Sending {
         let level = self.level.map_or_else(String::new, |level| format!(", acknowledged as {level}"));
         let rate = records as f64 / seconds.max(1e-9);
         eprintln!("{}, {bytes} bytes in {seconds:.2} s ({rate:.0} records/s){level}", count(records, "record"));
+        if self.duplicates > 0 {
+            eprintln!("  {} stored already when they were sent again", count(self.duplicates, "record"));
+        }
         for (partition, Stored { first, last, records }) in &self.stored {
             eprintln!("  partition {partition}: offsets {first} to {last}, {}", count(*records, "record"));
         }

@@ -83,8 +83,8 @@ async fn produce(
 ) {
     let levels = [AckLevel::Received, AckLevel::Written, AckLevel::Durable, AckLevel::Quorum];
     let ack = levels[random.below(4) as usize];
-    // An append is sent once: without sequences at the server, a second attempt could store it twice.
-    let builder = PyralogClient::builder().ack(ack).retry_for(Duration::ZERO);
+    // Half of them ask again what became of an append; the others send each once, since it could be stored twice.
+    let builder = PyralogClient::builder().ack(ack).retry_for(Duration::ZERO).idempotent(producer.is_multiple_of(2));
     let Ok(client) = builder.connect(address).await else { return };
     let log = LogId::new(LOG).unwrap();
     while !*stop.borrow() {

@@ -6,6 +6,7 @@ mod crash;
 mod damage;
 mod failing_drive;
 mod full_drive;
+mod idempotence;
 mod power;
 mod server;
 mod support;

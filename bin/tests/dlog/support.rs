@@ -46,7 +46,12 @@ pub struct Server {
 impl Server {
     /// Starts one on `data` with free ports.
     pub fn start(data: &Path, flags: &[&str]) -> Server {
-        let mut child = serve(data, flags).stdout(Stdio::piped()).spawn().unwrap();
+        Server::start_at("127.0.0.1:0", data, flags)
+    }
+
+    /// Starts one that is reached at `address`.
+    pub fn start_at(address: &str, data: &Path, flags: &[&str]) -> Server {
+        let mut child = serve_at(address, data, flags).stdout(Stdio::piped()).spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
         let (sender, rest) = mpsc::channel();
         thread::spawn(move || {
@@ -171,8 +176,12 @@ impl Drop for Server {
 
 /// The command that starts a server on `data` with free ports.
 pub fn serve(data: &Path, flags: &[&str]) -> Command {
+    serve_at("127.0.0.1:0", data, flags)
+}
+
+fn serve_at(address: &str, data: &Path, flags: &[&str]) -> Command {
     let mut command = dlog();
-    command.args(["serve", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0", "--data-dir"]).arg(data);
+    command.args(["serve", "--listen", address, "--http", "127.0.0.1:0", "--data-dir"]).arg(data);
     // Small segments: they are filled ahead of use, and tests write little.
     command.args(["--set", "storage.segment_config.max_size=16MiB"]).args(flags);
     command

@@ -137,7 +137,8 @@ impl ClientBuilder {
         self
     }
 
-    /// How long an idempotent write is sent again while its fate is unknown; 120 s. Then it is reported as unknown.
+    /// How long an idempotent write is sent again while its fate is unknown, or while it is refused for reasons that
+    /// may pass; 120 s, at least [`ClientBuilder::retry_for`]. Then it is reported as what it came to.
     pub fn delivery_timeout(mut self, timeout: Duration) -> Self {
         self.settings.delivery_timeout = timeout;
         self

@@ -98,11 +98,10 @@ impl Idempotence {
                 Err(error) => error,
             };
             match sequencer.failed(failure(&error)) {
-                Next::Again if sequencer.is_in_doubt() && Instant::now() + pause < until => {
+                Next::Again if (sequencer.is_in_doubt() || error.is_retriable()) && Instant::now() + pause < until => {
                     tokio::time::sleep(pause).await;
                     pause = (pause * 2).min(PAUSE_MAX);
                 }
-                // What certainly was not stored was tried often enough already.
                 Next::Again => return Err(end(sequencer.give_up(), error)),
                 Next::Renumbered => batch = marked(batch, sequencer.stamp()),
                 next => return Err(end(next, error)),

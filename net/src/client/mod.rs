@@ -290,12 +290,12 @@ impl PyralogClient {
         batches.send(self, log.borrow()).await
     }
 
-    /// Writes records to one partition, all of them if the first one gets offset `expected`, else none: of all who expect
-    /// the same offset at most one wins. So a log can be the history of something: read to the end, decide by what was
-    /// read, append there; whoever loses reads on and decides anew.
+    /// Writes records to one partition, all of them if the first one gets offset `expected`, else none: of all who
+    /// expect the same offset at most one wins. So a log can be the history of something: read to the end, decide by
+    /// what was read, append there; whoever loses reads on and decides anew.
     ///
-    /// Errors: `WRONG_OFFSET` if the log has gone on, and [`Error::log_end`] says how far; `BatchFull` if the records do
-    /// not fit into one batch. After `Unknown`, read to see who won, or let an idempotent client find out.
+    /// Errors: `WRONG_OFFSET` if the log has gone on, and [`Error::log_end`] says how far; `BatchFull` if the records
+    /// do not fit into one batch. After `Unknown`, read to see who won, or let an idempotent client find out.
     pub async fn produce_batch_at<I>(
         &self,
         log: impl Borrow<LogId>,
