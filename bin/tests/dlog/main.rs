@@ -1,5 +1,6 @@
 //! The `dlog` binary as its users meet it: real processes on the real disk.
 
+mod bombs;
 mod command_line;
 mod config_reference;
 mod crash;
@@ -8,6 +9,7 @@ mod failing_drive;
 mod full_drive;
 mod idempotence;
 mod power;
+mod retention;
 mod server;
 mod support;
 mod verify;

@@ -489,6 +489,37 @@ fn more_headers_than_allowed_are_refused_on_reading_too() {
 }
 
 #[test]
+fn a_record_over_the_limit_is_refused_on_reading_too() {
+    // A batch of one record with this value, as a client would build it that keeps no limit.
+    let body = |value: usize| {
+        let mut rest = vec![0, 1];
+        rest.extend(varint(value as u64));
+        rest.resize(rest.len() + value, 7);
+        rest.push(0);
+        [varint(rest.len() as u64), rest].concat()
+    };
+    assert_eq!(read(&sealed(|_| (), &body(RECORD_BYTES_MAX))).unwrap()[0].value.len(), RECORD_BYTES_MAX);
+    let problem = "its key, value and headers have more than 1048576 bytes, the most that is allowed";
+    let refused = read(&sealed(|_| (), &body(RECORD_BYTES_MAX + 1)));
+    assert_eq!(refused, Err(BatchError::MalformedRecord { index: 0, problem }));
+    // The same within a compressed batch.
+    let plain = body(RECORD_BYTES_MAX + 1);
+    let packed = [&(plain.len() as u32).to_le_bytes()[..], &zstd::bulk::compress(&plain, 1).unwrap()].concat();
+    assert_eq!(read(&sealed(|raw| raw.codec = 2, &packed)), Err(BatchError::MalformedRecord { index: 0, problem }));
+}
+
+/// LEB128, as `docs/FORMAT.md` says.
+fn varint(mut number: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    while number >= 0x80 {
+        bytes.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    bytes.push(number as u8);
+    bytes
+}
+
+#[test]
 fn a_batch_is_filled_to_the_last_byte_and_a_record_that_did_not_fit_opens_the_next() {
     let mut builder = BatchBuilder::new(Codec::None);
     let large = vec![1; RECORD_BYTES_MAX];
