@@ -9,7 +9,7 @@ use std::{
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     thread,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use dlog::client::{FetchOptions, Fetched, LogId, PyralogClient, Record};
@@ -25,7 +25,7 @@ use tokio::sync::watch;
 
 use super::{
     power::Drive,
-    support::{Server, scratch, serve},
+    support::{PATIENCE, Server, scratch, serve},
 };
 
 const LOG: &str = "crash";
@@ -210,6 +210,10 @@ struct Outcomes {
 }
 
 impl Outcomes {
+    fn acknowledged(&self) -> usize {
+        self.received + self.written + self.durable
+    }
+
     fn of(history: &History, from: usize) -> Outcomes {
         let mut outcomes = Outcomes::default();
         for event in &history.events()[from..] {
@@ -272,7 +276,13 @@ fn rounds(data: &Path, fault: Fault, mut die: impl FnMut(&mut dyn FnMut())) {
             server.run(&["log", "create", LOG, "--partitions", &PARTITIONS.to_string()]);
         }
         let end_load = load(&server.address, &story, random.next_u64());
-        thread::sleep(Duration::from_millis(50 + random.below(1450)));
+        // A round without a promise could break none.
+        let until = Instant::now() + PATIENCE;
+        while Outcomes::of(&story.history(), from).acknowledged() == 0 {
+            assert!(Instant::now() < until, "a server acknowledges nothing");
+            thread::sleep(Duration::from_millis(1));
+        }
+        thread::sleep(Duration::from_millis(random.below(1500)));
         let mut server = Some(server);
         die(&mut || server.take().into_iter().for_each(Server::kill));
         end_load();

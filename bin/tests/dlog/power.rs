@@ -7,7 +7,11 @@ use std::{
     io::Write,
     path::{Path, PathBuf},
     process::Command,
+    thread,
+    time::{Duration, Instant},
 };
+
+use crate::support::PATIENCE;
 
 /// `EXT4_IOC_SHUTDOWN` with `EXT4_GOING_FLAGS_NOLOGFLUSH`: stop at once and do not write the journal. In Perl, which
 /// every Debian has, as an ioctl takes unsafe code here.
@@ -70,7 +74,12 @@ impl Drive {
 
     /// Mounts it anew, once nobody has a file of it open.
     pub fn power_up(&self) {
-        run("umount", &[text(&self.mounted_at)]).unwrap();
+        // The kernel lets go of a dead process's files a moment after its end.
+        let until = Instant::now() + PATIENCE;
+        while let Err(reason) = run("umount", &[text(&self.mounted_at)]) {
+            assert!(Instant::now() < until, "{reason}");
+            thread::sleep(Duration::from_millis(20));
+        }
         self.try_power_up().unwrap();
     }
 
