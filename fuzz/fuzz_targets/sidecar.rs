@@ -15,9 +15,9 @@ use pyralog_engine::{
 use pyralog_fuzz::sealed;
 
 fuzz_target!(|input: &[u8]| {
-    let Some((key, rest)) = input.split_first_chunk::<9>() else { return };
-    let incarnation = Incarnation(u32::from(key[0]));
-    let number = u64::from_le_bytes(key[1..].try_into().unwrap_or_default());
+    let Some((incarnation, rest)) = input.split_first_chunk() else { return };
+    let Some((number, rest)) = rest.split_first_chunk() else { return };
+    let (incarnation, number) = (Incarnation(u32::from_le_bytes(*incarnation)), u64::from_le_bytes(*number));
     let key = SidecarKey { incarnation, end_position: number };
     for bytes in [rest.to_vec(), sealed(*b"PYI1", rest)] {
         let Some(index) = Index::from_sidecar(&bytes, key) else { continue };
