@@ -68,6 +68,8 @@ pub const KEYS: &[Key] = &[
     flagged("server.cores", Kind::Cores, "--cores"),
     // Above an hour nobody is waiting any more.
     key("server.drain_time_ms", Kind::Millis(0, 3_600_000)),
+    // Beyond a millisecond a core may as well never sleep, and that is what 1,000,000 comes to.
+    key("server.spin_before_park_us", Kind::Count(0, 1_000_000)),
     // A core's connection table; 65,536 is where the memory arithmetic has long said no.
     key("network.connections_per_core", Kind::Count(1, 65_536)),
     key("network.connections_per_ip", Kind::Count(1, 65_536)),

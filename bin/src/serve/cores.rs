@@ -63,6 +63,8 @@ pub struct Common {
     pub identity: ServerIdentity,
     /// What the server says of itself.
     pub info: Arc<ServerInfo>,
+    /// How long a core looks for work before it sleeps.
+    pub spin_before_park: Duration,
 }
 
 /// What one core takes with it.
@@ -158,7 +160,11 @@ pub fn start(cpus: &[usize], common: Common, mut sockets: ServerSockets) -> Resu
     }
     // Every core takes its own luggage out of this by its number; the closure is the same for all.
     let luggage = Arc::new(luggage);
-    let options = LaunchOptions { data_dirs: vec![common.shard.data_dir.clone()], ..LaunchOptions::default() };
+    let options = LaunchOptions {
+        data_dirs: vec![common.shard.data_dir.clone()],
+        spin_before_park: common.spin_before_park,
+        ..LaunchOptions::default()
+    };
     let threads = launch(cpus, &options, move |core, runtime| {
         let (common, report, stopped, luggage) =
             (common.clone(), report.clone(), stopped.clone(), Arc::clone(&luggage));

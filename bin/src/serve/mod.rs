@@ -200,6 +200,7 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
         limits: cores::server_limits(&config, &plan),
         identity: identity.clone(),
         info: Arc::clone(&info),
+        spin_before_park: Duration::from_micros(config.spin_before_park_us()),
     };
     let listen = sockets.local_addr();
     let (cores, running) = cores::start(&cpus, common, sockets)?;

@@ -28,7 +28,7 @@ use send_wrapper::SendWrapper;
 
 use super::{
     Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime, directory,
-    start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock},
+    start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock, raise_open_files},
     vigil,
 };
 use crate::types::CoreId;
@@ -141,6 +141,7 @@ where
             wants_bytes.div_ceil(1024)
         );
     }
+    raise_open_files();
     if options.abort_on_panic {
         abort_on_panic();
     }

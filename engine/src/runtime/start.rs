@@ -148,6 +148,16 @@ pub fn check_memlock(cores: usize, io_memory_bytes: usize) -> Result<Registratio
     judge_memlock(has_bytes, may_lock_any_memory(), cores, io_memory_bytes)
 }
 
+/// Raises the soft limit on open files to the hard one, which needs no privilege: every partition keeps its newest
+/// segment open, and the usual soft limit of 1,024 is for programs that use `select`. Gives the limit.
+pub fn raise_open_files() -> u64 {
+    let Rlimit { current, maximum } = getrlimit(Resource::Nofile);
+    if current != maximum {
+        let _ = setrlimit(Resource::Nofile, Rlimit { current: maximum, maximum });
+    }
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
+}
+
 fn judge_memlock(
     has_bytes: u64,
     privileged: bool,
