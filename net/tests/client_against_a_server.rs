@@ -5,11 +5,15 @@ mod support;
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
-use pyralog_engine::{error::ErrorClass, limits::RECORD_BYTES_MAX, record::BatchBuilder};
+use pyralog_engine::{
+    error::ErrorClass,
+    limits::RECORD_BYTES_MAX,
+    record::{BatchBuilder, split_batches},
+};
 use pyralog_net::{
     client::{
-        AckLevel, Codec, Error, ErrorCode, FetchOptions, LogId, Offset, OffsetAt, PartitionId, ProducerOptions,
-        PyralogClient, Record, StartAt, partition_of_key,
+        AckLevel, Codec, Error, ErrorCode, FetchOptions, LogChanges, LogId, LogSettings, Offset, OffsetAt, PartitionId,
+        ProducerOptions, PyralogClient, Record, StartAt, partition_of_key,
     },
     fingerprint::Fingerprint,
 };
@@ -477,5 +481,74 @@ fn a_server_that_drains_finishes_what_it_accepted_and_refuses_the_rest_retriably
         };
         assert!(error.is_retriable() && !error.is_unknown(), "{error}");
         stopping.await.unwrap();
+    });
+}
+
+/// The codecs of all batches of the first partition, in order.
+async fn codecs(client: &PyralogClient, log: &LogId) -> Vec<Codec> {
+    let (mut at, end) = (client.earliest(log, FIRST).await.unwrap(), client.latest(log, FIRST).await.unwrap());
+    let mut codecs = Vec::new();
+    while at < end {
+        let fetched = client.fetch(log, FIRST, at, FetchOptions::default()).await.unwrap();
+        at = fetched.next_offset;
+        let views = split_batches(fetched.batches().clone());
+        codecs.extend(views.map(|view| view.unwrap().header().codec));
+    }
+    codecs
+}
+
+#[test]
+fn a_client_compresses_as_it_was_told_else_as_the_log_says() {
+    let data = data_dir();
+    let server = TestServer::start(data.path(), 1);
+    run(async {
+        let (client, log) = (server.client().await, LogId::new("tests/log").unwrap());
+        let settings = LogSettings { compression: Some(Codec::Zstd), ..LogSettings::default() };
+        client.create_log(&log, 1, settings).await.unwrap();
+        let value = Bytes::from(vec![b'x'; 10_000]);
+        client.produce(&log, None, value.clone()).await.unwrap();
+        client.produce_batch(&log, [(None, value.clone())]).await.unwrap();
+        client.produce_batch_to(&log, FIRST, [(None, value.clone())]).await.unwrap();
+        let producer = client.producer(ProducerOptions::default());
+        drop(producer.send(&log, Record { value: value.clone(), ..Record::default() }).await.unwrap());
+        producer.flush().await.unwrap();
+        assert_eq!(codecs(&client, &log).await, [Codec::Zstd; 4]);
+        let told = server.builder().codec(Codec::Lz4).connect(server.address).await.unwrap();
+        told.produce(&log, None, value.clone()).await.unwrap();
+        // What the log says now holds for those who learn of it.
+        let changes = LogChanges { compression: Some(None), ..LogChanges::default() };
+        let altered = client.alter_log(&log, changes).await.unwrap();
+        assert_eq!(altered.settings, LogSettings::default());
+        client.produce(&log, None, value).await.unwrap();
+        assert_eq!(codecs(&client, &log).await[4..], [Codec::Lz4, Codec::None]);
+        told.close().await;
+        client.close().await;
+    });
+    server.stop(End::Drained);
+}
+
+#[test]
+fn a_trim_moves_the_beginning_and_the_range_comes_with_every_refusal() {
+    with_server(2, |client, log| async move {
+        client.create_log(&log, 1, None).await.unwrap();
+        client.produce_batch_to(&log, FIRST, numbered(10)).await.unwrap();
+        let now = client.trim(&log, FIRST, Offset(4)).await.unwrap();
+        assert_eq!((now.start_offset, now.high_watermark), (Offset(4), Offset(10)));
+        assert_eq!(values(&client, &log, FIRST).await, (4..10).map(|i| format!("value-{i}")).collect::<Vec<_>>());
+        let gone = client.fetch(&log, FIRST, Offset(3), FetchOptions::default()).await.unwrap_err();
+        assert_eq!(gone.offset_range(), Some((Offset(4), Offset(10))));
+        let beyond = client.trim(&log, FIRST, Offset(11)).await.unwrap_err();
+        assert_eq!(beyond.offset_range(), Some((Offset(4), Offset(10))));
+        assert!(!beyond.is_retriable() && !beyond.is_unknown());
+        // Again, and further back, changes nothing.
+        for before in [4, 0] {
+            assert_eq!(client.trim(&log, FIRST, Offset(before)).await.unwrap().start_offset, Offset(4));
+        }
+        let mut behind = client.subscribe(&log, FIRST, Offset(0), FetchOptions::default()).await.unwrap();
+        let refused = behind.next().await.unwrap().unwrap_err();
+        assert_eq!(refused.offset_range(), Some((Offset(4), Offset(10))));
+        // Within a batch: what comes before in it is not shown.
+        let mut from = client.subscribe(&log, FIRST, StartAt::Earliest, FetchOptions::default()).await.unwrap();
+        assert_eq!(from.next().await.unwrap().unwrap().value, "value-4");
     });
 }

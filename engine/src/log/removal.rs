@@ -343,3 +343,186 @@ async fn remove_file<R: Runtime>(runtime: &R, path: &Path) -> io::Result<()> {
     drop(file);
     runtime.remove_file(path).await
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        limits::DEVICE_BLOCK_BYTES_MAX,
+        log::{
+            fixture::{P, context},
+            flush::Commit,
+            read::ReadRange,
+            recovery::{self, Recovered},
+            segment::segment_path,
+        },
+        record::check_produced,
+        runtime::sim::{Sim, SimConfig, SimRuntime},
+    };
+
+    const STEPS: u64 = 1_000_000;
+    const DIR: &str = "/p";
+
+    async fn open(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime> {
+        context.runtime.create_dir_all(Path::new(DIR)).await.unwrap();
+        recovery::open(context, P, PathBuf::from(DIR)).await.unwrap()
+    }
+
+    /// Appends records of half a MiB from `offset` to before `end`: two of them fill a segment.
+    async fn append(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) {
+        let batch = batch_of_half_a_mib();
+        for offset in offset..end {
+            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(offset)));
+            log.write_waiting(Commit::Written).await.unwrap();
+        }
+        log.sync().await.unwrap();
+    }
+
+    fn batch_of_half_a_mib() -> bytes::Bytes {
+        let mut builder = crate::record::BatchBuilder::new(crate::record::Codec::None);
+        builder.push(None, &vec![7; 500_000], &[], 1).unwrap();
+        builder.finish().unwrap()
+    }
+
+    fn bases(log: &Log<SimRuntime>) -> Vec<u64> {
+        log.segments.borrow().iter().map(|segment| segment.base_offset().0).collect()
+    }
+
+    fn names(sim: &Sim) -> Vec<String> {
+        let name = |(path, _): (PathBuf, u64)| path.file_name().unwrap().to_str().unwrap().to_owned();
+        let files = sim.files().into_iter().map(name);
+        files.filter(|name| name.ends_with(".seg") || name.ends_with(".del")).collect()
+    }
+
+    #[test]
+    fn whole_segments_before_the_start_go_the_rest_stays_and_so_does_the_start() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append(&log, 0, 9).await;
+            assert_eq!(bases(&log), [0, 2, 4, 6, 8]);
+            log.bury().await.unwrap();
+            // As the shard does when a segment is begun. Without it nothing is buried: see `needed_for_producers`.
+            log.keep_producers(&ProducerHistory::default());
+            log.keep_start(Offset(5)).await.unwrap();
+            log.release_before(Offset(5));
+            assert_eq!(bases(&log), [4, 6, 8]);
+            log.bury().await.unwrap();
+            assert!(log.has_released(), "what is known of producers was not durable yet");
+            while log.has_released() {
+                log.bury().await.unwrap();
+                context.runtime.sleep(PAUSE).await;
+            }
+            let Recovered { log, start, end, damage, .. } = open(&context).await;
+            assert_eq!((start, end, damage), (Offset(5), Offset(9), None));
+            assert_eq!(bases(&log), [4, 6, 8]);
+            let range = ReadRange { offset: Offset(5), end, max_bytes: 1 };
+            assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
+            context.runtime.sleep(100 * PAUSE).await;
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+        assert_eq!(names(&sim), [4, 6, 8].map(|base| format!("{base:020}.seg")), "what was deleted is still there");
+    }
+
+    #[test]
+    fn segments_before_the_start_may_be_missing_in_any_order() {
+        for missing in 0..16 {
+            let sim = Sim::new(missing, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let story = async move {
+                let log = open(&context).await.log;
+                append(&log, 0, 9).await;
+                log.keep_start(Offset(8)).await.unwrap();
+                for (bit, base) in (0..).zip([0, 2, 4, 6]).filter(|(bit, _)| missing >> bit & 1 == 1) {
+                    let path = segment_path(Path::new(DIR), Offset(base));
+                    let gone = path.with_extension(DELETED_SUFFIX);
+                    if bit % 2 == 0 {
+                        context.runtime.rename(&path, &gone).await.unwrap();
+                    } else {
+                        context.runtime.remove_file(&path).await.unwrap();
+                    }
+                }
+                let Recovered { log, start, end, damage, .. } = open(&context).await;
+                assert_eq!((start, end, damage, bases(&log)), (Offset(8), Offset(9), None, vec![8]));
+                while log.has_released() {
+                    log.bury().await.unwrap();
+                }
+                context.runtime.sleep(100 * PAUSE).await;
+            };
+            sim.block_on(&cores[0], story, STEPS).unwrap();
+            assert_eq!(names(&sim), [format!("{:020}.seg", 8)], "without {missing:04b}");
+        }
+    }
+
+    #[test]
+    fn offsets_that_were_trimmed_and_then_lost_are_not_used_again() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append(&log, 0, 1).await;
+            // As if records up to 6 had been received only.
+            log.keep_start(Offset(6)).await.unwrap();
+            for life in 0..2 {
+                let Recovered { log, start, end, damage, .. } = open(&context).await;
+                assert_eq!((start, end, damage), (Offset(6), Offset(6 + life), None), "case J");
+                append(&log, 6 + life, 7 + life).await;
+                let range = ReadRange { offset: Offset(6), end: Offset(7), max_bytes: 1 };
+                assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
+            }
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_damaged_start_file_makes_the_log_read_only() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append(&log, 0, 3).await;
+            log.keep_start(Offset(1)).await.unwrap();
+            let path = Path::new(DIR).join(start::FILE_NAME);
+            let file = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
+            let garbage = Rc::new(context.runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize));
+            file.write_at(0, garbage).await.unwrap();
+            let Recovered { start, end, damage, .. } = open(&context).await;
+            assert_eq!((start, end, damage.map(|damage| damage.case)), (Offset(0), Offset(3), Some('I')));
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_log_is_judged_by_size_and_by_age_and_an_idle_one_is_sealed_to_go() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append(&log, 0, 9).await;
+            let judge = async |age_ms, bytes| log.judge(Limits { age_ms, bytes }, 1_000).await.unwrap();
+            let verdict = |start, roll| Verdict { start: Offset(start), roll };
+            assert_eq!(judge(None, None).await, verdict(0, false));
+            // Each segment but the last has a little over 1,000,000 bytes.
+            assert_eq!(judge(None, Some(2_400_000)).await, verdict(4, false));
+            assert_eq!(judge(None, Some(1)).await, verdict(8, false));
+            // Their records have the time 1.
+            assert_eq!(judge(Some(999), None).await, verdict(0, false));
+            assert_eq!(judge(Some(998), None).await, verdict(8, true));
+            log.roll(Offset(9), &ProducerHistory::default()).await.unwrap();
+            assert_eq!(judge(Some(998), None).await, verdict(9, false), "what is left is empty");
+            assert_eq!(bases(&log), [0, 2, 4, 6, 8, 9]);
+            // Nothing of it is known any more after a restart but what the sidecars say.
+            let log = open(&context).await.log;
+            assert_eq!(log.judge(Limits { age_ms: Some(998), bytes: None }, 1_000).await.unwrap(), verdict(9, false));
+            assert_eq!(log.judge(Limits { age_ms: Some(999), bytes: None }, 1_000).await.unwrap(), verdict(0, false));
+            append(&log, 9, 10).await;
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+}
