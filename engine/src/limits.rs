@@ -61,6 +61,10 @@ pub const PRODUCERS_PER_PARTITION_MAX: usize = 4096;
 /// Kafka's number, so that its clients' habits fit; ours has one in flight.
 pub const PRODUCER_BATCHES_KEPT: usize = 5;
 
+/// Sealed segments of a core whose file and index are kept open and loaded: enough for all that is read at once, few
+/// enough for any limit on open files.
+pub const OPEN_SEALED_SEGMENTS_MAX: usize = 256;
+
 /// Bytes of one fetch's answer, whatever the client asked for, unless a single batch is larger.
 pub const FETCH_BYTES_MAX: u32 = 4 << 20;
 

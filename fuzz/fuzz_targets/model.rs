@@ -11,7 +11,14 @@ use libfuzzer_sys::fuzz_target;
 use pyralog_engine::{
     limits::BATCH_HEADER_BYTES,
     log::{
-        Log, LogContext, cache::BlockCache, flush::Commit, read::ReadRange, recovery, room::Room,
+        Log, LogContext,
+        ahead::AheadMemory,
+        cache::BlockCache,
+        flush::Commit,
+        loaded::Loaded,
+        read::ReadRange,
+        recovery,
+        room::Room,
         tail_memory::TailMemory,
     },
     record::{BatchBuilder, Codec, check_produced, split_batches},
@@ -60,6 +67,8 @@ async fn open(runtime: SimRuntime) -> recovery::Recovered<SimRuntime> {
     let context = LogContext {
         metrics: Arc::default(),
         cache: BlockCache::new(1 << 16),
+        ahead: AheadMemory::new(256 << 10),
+        loaded: Loaded::new(8 << 10),
         zeros: Rc::new(runtime.allocate(1 << 17)),
         block_bytes: 512,
         segment_bytes: 32 << 10,

@@ -4,7 +4,7 @@ use std::{rc::Rc, sync::Arc};
 
 use bytes::Bytes;
 
-use super::{LogContext, ahead::AheadMemory, cache::BlockCache, room::Room, tail_memory::TailMemory};
+use super::{LogContext, ahead::AheadMemory, cache::BlockCache, loaded::Loaded, room::Room, tail_memory::TailMemory};
 use crate::{
     record::{BatchBuilder, Codec},
     runtime::{Runtime, sim::SimRuntime},
@@ -20,6 +20,7 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         metrics: Arc::default(),
         cache: BlockCache::new(1 << 16),
         ahead: AheadMemory::new(1 << 20),
+        loaded: Loaded::new(8 << 10),
         zeros: Rc::new(runtime.allocate(1 << 20)),
         block_bytes,
         segment_bytes: 1 << 20,

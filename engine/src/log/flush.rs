@@ -152,6 +152,7 @@ impl<R: Runtime> Log<R> {
             if let Err(error) = log.write_sidecar(&segment).await {
                 tracing::warn!(file = %segment.index_path().display(), %error, "the index was not kept");
             }
+            log.note_loaded(&segment);
         });
     }
 

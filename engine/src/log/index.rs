@@ -77,6 +77,11 @@ impl Index {
         self.max_timestamp = self.max_timestamp.max(max_timestamp);
     }
 
+    /// The memory it takes.
+    pub fn memory_bytes(&self) -> usize {
+        self.entries.capacity() * size_of::<IndexEntry>()
+    }
+
     /// The newest timestamp in the segment; `i64::MIN` if it is empty.
     pub fn max_timestamp(&self) -> i64 {
         self.max_timestamp

@@ -21,18 +21,25 @@ use crate::{
 };
 
 impl<R: Runtime> Log<R> {
-    /// The offset of the first batch between `start` and `end` whose newest record is not older than `timestamp_ms`, or
-    /// `start` if it is within that batch; `end` if there is none. What is lost is passed over.
+    /// The offset of the first record from `start` to `end` whose batch has a record that is not older than
+    /// `timestamp_ms`; `end` if there is none. What is lost is passed over. Of segments that are too old only the
+    /// newest timestamp is looked at, which is known once an index was loaded.
     pub async fn find_time(
         self: &Rc<Self>,
         timestamp_ms: i64,
         (start, end): (Offset, Offset),
     ) -> Result<Offset, RequestError> {
-        let bases: Vec<Offset> = self.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
-        for base in bases {
-            match self.find_time_from(timestamp_ms, base, end).await {
+        let segments: Vec<_> = self.segments.borrow().clone();
+        let nexts = segments.iter().skip(1).map(|next| next.base_offset()).chain([Offset(u64::MAX)]);
+        for (known, next) in segments.iter().zip(nexts) {
+            let (base, is_sealed) = (known.base_offset(), next < Offset(u64::MAX));
+            let too_old = is_sealed && known.max_timestamp.get().is_some_and(|newest| newest < timestamp_ms);
+            if next <= start || too_old {
+                continue;
+            }
+            match self.find_time_in(timestamp_ms, base, (start, end.min(next))).await {
                 Ok(None) => {}
-                Ok(Some(found)) => return Ok(found.max(start)),
+                Ok(Some(found)) => return Ok(found),
                 Err(RequestError::Corrupt { from, to, .. }) if to > from => {}
                 // Deleted meanwhile; what is wanted comes later.
                 Err(_) if !self.holds(base) => {}
@@ -42,17 +49,17 @@ impl<R: Runtime> Log<R> {
         Ok(end)
     }
 
-    /// The same from the segment at `base` on; `None` if nothing in that segment is new enough.
-    async fn find_time_from(
+    /// The same in the segment at `base` only; `None` if nothing in it is new enough.
+    async fn find_time_in(
         self: &Rc<Self>,
         timestamp_ms: i64,
         base: Offset,
-        end: Offset,
+        (start, end): (Offset, Offset),
     ) -> Result<Option<Offset>, RequestError> {
         let (segment, _) = self.load_and_locate(base).await?;
         let block = segment.index.borrow().as_ref().and_then(|index| index.block_of_time(timestamp_ms));
         let Some(block) = block else { return Ok(None) };
-        let first = self.first_offset_of(&segment, block);
+        let first = self.first_offset_of(&segment, block).max(start);
         let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
         while range.offset < end {
             let read = match self.read_memory(range) {
@@ -69,7 +76,7 @@ impl<R: Runtime> Log<R> {
             };
             for header in pieces.iter().flat_map(headers_of) {
                 if header.max_timestamp_ms >= timestamp_ms {
-                    return Ok(Some(header.base_offset));
+                    return Ok(Some(header.base_offset.max(first)));
                 }
                 range.offset = header.end_offset();
             }
@@ -105,21 +112,34 @@ impl<R: Runtime> Log<R> {
             }
             Err(error) => return Err(self.whole_segment_lost(&known, error.to_string())),
         };
+        if known.was_loaded.get() && known.header == header {
+            // Let go of before: it stays the same segment.
+            let index = self.index_of(&known, Rc::new(file)).await?;
+            *known.index.borrow_mut() = Some(index);
+            self.note_loaded(&known);
+            return Ok(());
+        }
         let segment = Segment::planned(&self.dir, header);
         segment.end_position.set(known.end_position.get());
-        *segment.file.borrow_mut() = Some(Rc::new(file));
         let segment = Rc::new(segment);
-        let index = match self.read_sidecar(&segment).await {
-            Some(index) => index,
-            None => self.rebuild_index(&segment).await?,
-        };
+        let index = self.index_of(&segment, Rc::new(file)).await?;
         *segment.index.borrow_mut() = Some(index);
         let mut segments = self.segments.borrow_mut();
         // Another reader may have been faster; then its segment stays.
-        if let Some(place) = segments.iter_mut().find(|other| Rc::ptr_eq(other, &known)) {
-            *place = segment;
-        }
+        let Some(place) = segments.iter_mut().find(|other| Rc::ptr_eq(other, &known)) else { return Ok(()) };
+        *place = Rc::clone(&segment);
+        drop(segments);
+        self.note_loaded(&segment);
         Ok(())
+    }
+
+    /// Gives `segment` its `file`, and gets its index from its sidecar or from itself.
+    async fn index_of(self: &Rc<Self>, segment: &Rc<Segment<R>>, file: Rc<R::File>) -> Result<Index, RequestError> {
+        *segment.file.borrow_mut() = Some(file);
+        match self.read_sidecar(segment).await {
+            Some(index) => Ok(index),
+            None => self.rebuild_index(segment).await,
+        }
     }
 
     /// Without its header nothing says whose batches a segment holds.

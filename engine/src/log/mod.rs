@@ -15,6 +15,7 @@ mod fixture;
 pub mod flush;
 pub mod index;
 pub mod last_segment;
+pub mod loaded;
 mod loading;
 pub mod missing;
 pub mod prepare;
@@ -44,6 +45,7 @@ use std::{
 use ahead::{AheadMemory, ReadAhead};
 use cache::BlockCache;
 use damage::Losses;
+use loaded::Loaded;
 use removal::Reaper;
 use room::Room;
 use segment::{Segment, SegmentHeader};
@@ -70,6 +72,8 @@ pub struct LogContext<R: Runtime> {
     pub cache: BlockCache,
     /// What is read before it is asked for.
     pub ahead: AheadMemory<R>,
+    /// What is loaded of sealed segments.
+    pub loaded: Loaded<R>,
     /// A buffer of zeros, to fill files with.
     pub zeros: Rc<R::Buffer>,
     /// The device's logical block.

@@ -169,6 +169,7 @@ impl<R: Runtime> Log<R> {
     fn locate(&self, offset: Offset) -> Option<(Rc<Segment<R>>, Option<IndexBlock>)> {
         let segment = self.segment_of(offset)?;
         let block = segment.index.borrow().as_ref()?.block_of(offset);
+        segment.read_lately.set(true);
         Some((segment, block))
     }
 

@@ -149,6 +149,12 @@ pub struct Segment<R: Runtime> {
     pub prepared_end: Cell<u64>,
     /// `None` until it is first needed, for a sealed segment.
     pub index: RefCell<Option<Index>>,
+    /// The newest timestamp in it, once its index was loaded; meaningful when it is sealed.
+    pub max_timestamp: Cell<Option<i64>>,
+    /// Somebody read from it since [`super::loaded`] looked last.
+    pub read_lately: Cell<bool>,
+    /// File and index were let go. Then the header is known, other than before the first reading.
+    pub was_loaded: Cell<bool>,
     /// The snapshot of producers to write beside it once it has a file.
     pub producers: RefCell<Option<Vec<u8>>>,
     /// What is known of the snapshot beside it.
@@ -169,6 +175,9 @@ impl<R: Runtime> Segment<R> {
             end_position: Cell::new(SEGMENT_HEADER_BYTES),
             prepared_end: Cell::new(0),
             index: RefCell::new(Some(Index::default())),
+            max_timestamp: Cell::new(None),
+            read_lately: Cell::new(false),
+            was_loaded: Cell::new(false),
             producers: RefCell::new(None),
             snapshot: Cell::new(Snapshot::Unknown),
             newest_ms: Cell::new(None),
@@ -179,6 +188,13 @@ impl<R: Runtime> Segment<R> {
     /// The offset of its first record.
     pub fn base_offset(&self) -> Offset {
         self.header.base_offset
+    }
+
+    /// Lets go of the file and the index of a sealed segment, which were loaded.
+    pub fn unload(&self) {
+        *self.file.borrow_mut() = None;
+        *self.index.borrow_mut() = None;
+        self.was_loaded.set(true);
     }
 
     /// Where its index is kept once it is sealed.

@@ -55,7 +55,8 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, read::ReadRange, recovery, room::Room,
+            LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
+            recovery, room::Room,
         },
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
@@ -87,6 +88,7 @@ mod tests {
                 metrics: Arc::default(),
                 cache: BlockCache::new(1 << 16),
                 ahead: AheadMemory::new(1 << 20),
+                loaded: Loaded::new(8 << 10),
                 zeros: Rc::new(runtime.allocate(1 << 20)),
                 block_bytes: 512,
                 segment_bytes: 1 << 20,

@@ -28,6 +28,7 @@ use crate::{
         LogContext, LogFault,
         ahead::AheadMemory,
         cache::BlockCache,
+        loaded::Loaded,
         recovery::{self, Recovered},
         removal::Reaper,
         room::Room,
@@ -71,7 +72,8 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     let catalog = catalog_store::load(&runtime, &config.data_dir).await?;
     let block_bytes = probe_block(&runtime, &config.data_dir, id).await?;
     let context = Rc::new(LogContext {
-        cache: BlockCache::new(config.cache_bytes - read_ahead_bytes(&config)),
+        cache: BlockCache::new(config.cache_bytes - read_ahead_bytes(&config) - index_bytes(&config)),
+        loaded: Loaded::new(index_bytes(&config) as usize),
         ahead: AheadMemory::new(read_ahead_bytes(&config) as usize),
         zeros: Rc::new(runtime.allocate(ZERO_BYTES)),
         block_bytes,
@@ -305,6 +307,12 @@ pub fn log_name_of(dir: &Path) -> Option<LogName> {
 fn read_ahead_bytes(config: &ShardConfig) -> u64 {
     const ENOUGH: u64 = 32 << 20;
     (config.cache_bytes / 4).min(ENOUGH)
+}
+
+/// The part of a core's cache that is for the indexes of sealed segments: those of 40 segments of 256 MiB at most.
+fn index_bytes(config: &ShardConfig) -> u64 {
+    const ENOUGH: u64 = 16 << 20;
+    (config.cache_bytes / 8).min(ENOUGH)
 }
 
 /// The device's logical block, asked of a file that is removed again: an empty directory has none to ask. Without room

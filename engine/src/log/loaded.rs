@@ -1,0 +1,171 @@
+//! How much is kept loaded of sealed segments: their open files and their indexes, of all logs of a core together, so
+//! that ten thousand segments take no more than a few. What nobody read since the last look goes first.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::VecDeque,
+    rc::{Rc, Weak},
+};
+
+use super::{Log, segment::Segment};
+use crate::{limits::OPEN_SEALED_SEGMENTS_MAX, runtime::Runtime, types::Offset};
+
+struct Entry<R: Runtime> {
+    log: Weak<Log<R>>,
+    base: Offset,
+    index_bytes: usize,
+}
+
+/// What is loaded on a core.
+pub struct Loaded<R: Runtime> {
+    /// Those loaded first first; whoever was read since goes to the end once more.
+    entries: RefCell<VecDeque<Entry<R>>>,
+    index_bytes: Cell<usize>,
+    index_bytes_max: usize,
+}
+
+impl<R: Runtime> Loaded<R> {
+    /// Room for `index_bytes_max` bytes of indexes, or for one.
+    pub fn new(index_bytes_max: usize) -> Self {
+        Loaded { entries: RefCell::default(), index_bytes: Cell::new(0), index_bytes_max }
+    }
+
+    /// The sealed `segment` of `log` was loaded. What no longer has room beside it goes.
+    fn add(&self, log: &Rc<Log<R>>, segment: &Segment<R>) {
+        let index_bytes = segment.index.borrow().as_ref().map_or(0, |index| index.memory_bytes());
+        let entry = Entry { log: Rc::downgrade(log), base: segment.base_offset(), index_bytes };
+        self.index_bytes.set(self.index_bytes.get() + index_bytes);
+        self.entries.borrow_mut().push_back(entry);
+        // Everybody gets a second chance once.
+        let mut chances = self.entries.borrow().len();
+        while self.is_crowded()
+            && let Some(oldest) = self.take_oldest()
+        {
+            let Some(log) = oldest.log.upgrade() else { continue };
+            let Some(known) = log.exactly(oldest.base).filter(|known| known.index.borrow().is_some()) else { continue };
+            if known.read_lately.take() && chances > 0 {
+                chances -= 1;
+                self.index_bytes.set(self.index_bytes.get() + oldest.index_bytes);
+                self.entries.borrow_mut().push_back(oldest);
+            } else {
+                known.unload();
+            }
+        }
+    }
+
+    fn is_crowded(&self) -> bool {
+        let count = self.entries.borrow().len();
+        count > OPEN_SEALED_SEGMENTS_MAX || (count > 1 && self.index_bytes.get() > self.index_bytes_max)
+    }
+
+    fn take_oldest(&self) -> Option<Entry<R>> {
+        let oldest = self.entries.borrow_mut().pop_front()?;
+        self.index_bytes.set(self.index_bytes.get() - oldest.index_bytes);
+        Some(oldest)
+    }
+}
+
+impl<R: Runtime> Log<R> {
+    /// Notes that a sealed segment has its file open and its index in memory.
+    pub(super) fn note_loaded(self: &Rc<Self>, segment: &Segment<R>) {
+        let newest = segment.index.borrow().as_ref().map(|index| index.max_timestamp());
+        segment.max_timestamp.set(newest.or(segment.max_timestamp.get()));
+        segment.read_lately.set(true);
+        self.context.loaded.add(self, segment);
+    }
+
+    fn exactly(&self, base: Offset) -> Option<Rc<Segment<R>>> {
+        self.segment_of(base).filter(|segment| segment.base_offset() == base)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::{
+        log::{
+            fixture::{P, batch_of, context},
+            flush::Commit,
+            read::ReadRange,
+            recovery,
+        },
+        record::{BatchBuilder, Codec, check_produced},
+        runtime::sim::{Sim, SimConfig},
+    };
+
+    #[test]
+    fn of_many_segments_a_few_are_open_and_what_is_read_often_stays() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            let batch = batch_of(8192);
+            let header = check_produced(&batch).unwrap();
+            for offset in 0..3000 {
+                log.append(&batch, &header, (Offset(offset), Offset(0)));
+                log.write_waiting(Commit::Written).await.unwrap();
+            }
+            let bases: Vec<Offset> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+            assert!(bases.len() > 20, "{} segments", bases.len());
+            let read = async |offset: Offset| {
+                let range = ReadRange { offset, end: Offset(3000), max_bytes: 1 };
+                assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
+            };
+            let open = || {
+                let segments = log.segments.borrow();
+                segments.iter().filter(|segment| segment.file.borrow().is_some()).count()
+            };
+            let often = bases[5];
+            for base in &bases[..bases.len() - 1] {
+                read(often).await;
+                read(*base).await;
+                assert!(context.loaded.index_bytes.get() <= context.loaded.index_bytes_max);
+            }
+            assert!(open() < 10, "{} files are open", open());
+            let (file, index) = {
+                let segment = log.exactly(often).unwrap();
+                (segment.file.borrow().is_some(), segment.index.borrow().is_some())
+            };
+            assert!(file && index, "what is read all the time was unloaded");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_time_is_found_across_segments_and_the_second_search_loads_only_where_it_leads() {
+        let sim = Sim::new(2, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            // Times rise, and every seventh batch is late.
+            let time = |offset: u64| if offset.is_multiple_of(7) { offset as i64 - 300 } else { offset as i64 };
+            for offset in 0..3000 {
+                let mut builder = BatchBuilder::new(Codec::None);
+                builder.push(None, &[7; 8000], &[], time(offset)).unwrap();
+                let batch = builder.finish().unwrap();
+                log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+                log.write_waiting(Commit::Written).await.unwrap();
+            }
+            drop(log);
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            let range = |start| (Offset(start), Offset(3000));
+            let first_from = |start: u64, wanted: i64| (start..3000).find(|at| time(*at) >= wanted).unwrap_or(3000);
+            for wanted in [-1000, 0, 1, 699, 700, 701, 1500, 2998, 2999, 3000] {
+                for start in [0, 1, 350, 1499, 2999] {
+                    let found = log.find_time(wanted, range(start)).await.unwrap();
+                    assert_eq!(found, Offset(first_from(start, wanted)), "{wanted} from {start}");
+                }
+            }
+            let reads = context.metrics.disk_reads.get();
+            assert_eq!(log.find_time(2990, range(0)).await.unwrap(), Offset(2990));
+            assert!(context.metrics.disk_reads.get() - reads < 3, "a second search reads all over again");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+}
