@@ -152,7 +152,7 @@ pub async fn act(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) 
     }
 }
 
-async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
+pub async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
     let name = format!("sim-{}", clients.draw(clients.logs as u64)).parse().unwrap();
     clients.note(Event::Cause(Cause::Creating));
     let create = CreateLog { name, partitions: PARTITIONS, settings: clients.settings };
@@ -262,7 +262,7 @@ pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, clients: &Clients
 }
 
 /// Deletes some of the oldest records, or asks for more than there is.
-async fn trim(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
+pub async fn trim(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
     let partition = any_partition(shard, clients);
     let Ok(found) = ends(client, shard, partition, clients).await else { return };
     let range = found.high_watermark.0 - found.start_offset.0;

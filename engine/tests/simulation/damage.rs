@@ -17,12 +17,15 @@ use pyralog_engine::{
         scan::{Check, Step, Walk},
         segment::SegmentHeader,
     },
+    record::check_stored_header,
     runtime::sim::{Sim, SimRandom, Wound, faults::FaultKind},
     testing::history::{Event, Spoiled},
     types::{Offset, PartitionId},
 };
 
 use crate::{clients::Clients, plan::Plan};
+
+const SECTOR_BYTES: usize = 512;
 
 /// Bytes of the header block that mean something.
 const HEADER_BYTES: usize = 48;
@@ -105,6 +108,12 @@ pub fn tell(sim: &Sim, clients: &Clients) {
     }
 }
 
+/// The offsets of batches whose headers are intact at some sector of `place`.
+fn intact_offsets(found: &[u8], place: &Range<usize>) -> impl Iterator<Item = u64> {
+    let sectors = (place.start / SECTOR_BYTES..=place.end / SECTOR_BYTES).map(|sector| sector * SECTOR_BYTES);
+    sectors.filter_map(|at| check_stored_header(found.get(at..)?).ok()).map(|header| header.base_offset.0)
+}
+
 fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
     let Some(content) = Content::of(&wound.right) else { return Vec::new() };
     let covered = clients.covered(content.partition);
@@ -118,6 +127,16 @@ fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
     if differs(&(0..HEADER_BYTES)) {
         return vec![spoil(&(content.base.0..content.end().0))];
     }
-    let hit: Vec<_> = content.batches.iter().filter(|batch| differs(&batch.bytes)).map(|b| spoil(&b.offsets)).collect();
+    let hit: Vec<_> = content
+        .batches
+        .iter()
+        .filter(|batch| differs(&batch.bytes))
+        .map(|batch| {
+            // A newer batch that was misdirected to here looks like the next one that is left: what stands between the
+            // two in the file is given up, with an error that says so.
+            let next = intact_offsets(&wound.found, &batch.bytes).max().unwrap_or(0);
+            spoil(&(batch.offsets.start..batch.offsets.end.max(next)))
+        })
+        .collect();
     if hit.is_empty() { vec![spoil(&(content.end().0..content.end().0))] } else { hit }
 }

@@ -201,6 +201,8 @@ fn note_causes(before: &FaultCounts, after: &FaultCounts, clients: &Clients) {
         (FaultKind::SyncError, Cause::DriveFailed),
         (FaultKind::ReadError, Cause::ReadFailed),
         (FaultKind::MisdirectedRead, Cause::Misread),
+        // What it spoiled may have been deleted since.
+        (FaultKind::MisdirectedWrite, Cause::Misread),
     ] {
         if after.get(kind) > before.get(kind) {
             clients.note(Event::Cause(cause));

@@ -5,6 +5,8 @@
 //! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on
 //! (`scripts/simulate` does), and `PYRALOG_TRACE=1` prints what each life of the server came to.
 
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
 use pyralog_engine::runtime::sim::faults::{FaultCounts, FaultKind};
 
 #[cfg(feature = "planted-bugs")]
@@ -12,42 +14,107 @@ mod bugs;
 mod clients;
 mod damage;
 mod lives;
+mod nth_failure;
 mod plan;
 mod producers;
 mod scenes;
 
-use lives::{run_seed, shorten, try_seed};
+use lives::{Report, run_seed, shorten, try_seed};
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
+
+/// Seeds that found something once, and what. They run in every run of more than one seed.
+const KEPT: &[(u64, &str)] = &[
+    (8, "a server that began on a full drive padded to another block than its segments said"),
+    (185, "a change of a file's length by a dead process came after its successor had written"),
+    (71, "a log gave up its beginning while it was read"),
+    (158, "a read met what a failed sync had taken, in the same life"),
+];
+
+/// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
+fn run_seeds(seeds: &[u64]) -> (Total, Vec<u64>) {
+    let threads = number("PYRALOG_THREADS").unwrap_or(2).max(1) as usize;
+    let next = AtomicUsize::new(0);
+    let work = || {
+        let (mut total, mut failed) = (Total::default(), Vec::new());
+        while let Some(seed) = seeds.get(next.fetch_add(1, Relaxed)) {
+            match try_seed(*seed) {
+                Ok(report) => total.add(&report),
+                Err(why) => {
+                    println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {}", shorten(&why));
+                    failed.push(*seed);
+                }
+            }
+        }
+        (total, failed)
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads).map(|_| scope.spawn(work)).collect();
+        let (mut total, mut failed) = (Total::default(), Vec::new());
+        for worker in workers {
+            let (part, more) = worker.join().unwrap();
+            total.merge(&part);
+            failed.extend(more);
+        }
+        (total, failed)
+    })
+}
+
+/// What many seeds came to.
+#[derive(Default)]
+struct Total {
+    steps: u64,
+    acked: u64,
+    read: u64,
+    counts: FaultCounts,
+}
+
+impl Total {
+    fn add(&mut self, report: &Report) {
+        self.merge(&Total {
+            steps: report.steps,
+            acked: report.acked,
+            read: report.read,
+            counts: report.counts.clone(),
+        });
+    }
+
+    fn merge(&mut self, other: &Total) {
+        self.steps += other.steps;
+        self.acked += other.acked;
+        self.read += other.read;
+        self.counts.merge(&other.counts);
+    }
+}
+
+/// From so many seeds on, each kind of fault must have had an effect.
+const SEEDS_FOR_ALL_KINDS: u64 = 400;
 
 #[test]
 fn no_seed_breaks_a_promise() {
     let one = number("PYRALOG_SEED");
     let from = one.or_else(|| number("PYRALOG_FROM")).unwrap_or(1);
     let count = one.map_or_else(|| number("PYRALOG_SEEDS").unwrap_or(SEEDS), |_| 1);
-    let (mut steps, mut acked, mut read, mut counts) = (0, 0, 0, FaultCounts::default());
-    let mut failures = Vec::new();
-    for seed in from..from + count {
-        match try_seed(seed) {
-            Ok(report) => {
-                steps += report.steps;
-                acked += report.acked;
-                read += report.read;
-                counts.merge(&report.counts);
-            }
-            Err(why) => {
-                println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {}", shorten(&why));
-                failures.push(seed);
-            }
-        }
+    let mut seeds: Vec<u64> = (from..from + count).collect();
+    if count > 1 {
+        seeds.extend(KEPT.iter().map(|(seed, _)| *seed).filter(|seed| !(from..from + count).contains(seed)));
     }
-    println!("{count} seeds, {steps} steps, {acked} appends acknowledged, {read} records read in between");
+    let since = std::time::Instant::now();
+    let (total, failures) = run_seeds(&seeds);
+    let took = since.elapsed().as_secs_f64();
+    let Total { steps, acked, read, counts } = &total;
+    println!("{} seeds from {from} on, {steps} steps, {:.0} steps/s", seeds.len(), *steps as f64 / took);
+    println!("{acked} appends acknowledged, {read} records read in between");
+    let crashes = counts.get(FaultKind::Kill) + counts.get(FaultKind::PowerLoss);
+    println!("{crashes} crashes; how often each kind of fault had an effect:");
     for kind in FaultKind::ALL {
         println!("{:>9} × {kind:?}", counts.get(kind));
     }
-    assert!(failures.is_empty(), "{} of {count} seeds failed: {failures:?}", failures.len());
+    assert!(failures.is_empty(), "{} of {} seeds failed: {failures:?}", failures.len(), seeds.len());
+    let never: Vec<_> = FaultKind::ALL.iter().filter(|kind| counts.get(**kind) == 0).collect();
+    assert!(count < SEEDS_FOR_ALL_KINDS || never.is_empty(), "these faults never had an effect: {never:?}");
 }
 
 /// How many seeds a run has unless it is told otherwise: about a minute without optimisation, a few seconds with it.
@@ -55,7 +122,7 @@ const SEEDS: u64 = if cfg!(debug_assertions) && cfg!(not(feature = "planted-bugs
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
-    for seed in 1..=10 {
+    for seed in 1..=20 {
         let (first, second) = (try_seed(seed), try_seed(seed));
         if let (Ok(first), Ok(second)) = (first, second) {
             assert_eq!(

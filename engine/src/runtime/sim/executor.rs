@@ -16,7 +16,7 @@ use std::{
 
 use super::{
     disk::Disk,
-    faults::{FaultCounts, FaultKind, FaultRates},
+    faults::{Failure, FaultCounts, FaultKind, FaultRates},
     random::{SimRandom, mix},
 };
 
@@ -97,6 +97,10 @@ pub(super) struct World {
     events: RefCell<BTreeMap<(Duration, u64), Event>>,
     next_id: Cell<u64>,
     pauses: RefCell<BTreeMap<u64, Pause>>,
+    /// Operations begun so far, and which of them is to fail; every later one too if it is sticky.
+    operations: Cell<u64>,
+    chosen: Cell<Option<(u64, Failure, bool)>>,
+    failed: Cell<bool>,
     /// What jumps of the wall clock came to, in milliseconds.
     clock_shift_ms: Cell<i64>,
     /// Processes that were crashed; what their dying tasks spawn is dropped.
@@ -122,6 +126,9 @@ impl World {
             events: RefCell::default(),
             next_id: Cell::new(1),
             pauses: RefCell::default(),
+            operations: Cell::new(0),
+            chosen: Cell::new(None),
+            failed: Cell::new(false),
             clock_shift_ms: Cell::new(0),
             dead: RefCell::default(),
             ended: Cell::new(false),
@@ -172,6 +179,29 @@ impl World {
     pub(super) fn would(&self, kind: FaultKind, stream: Stream) -> bool {
         let rate = self.rates.borrow().get(kind);
         rate > 0 && self.random(stream, |random| random.happens(rate))
+    }
+
+    /// From now on the `nth` operation fails, and all after it if `sticky`.
+    pub(super) fn choose(&self, chosen: Option<(u64, Failure, bool)>) {
+        self.operations.set(0);
+        self.failed.set(false);
+        self.chosen.set(chosen);
+    }
+
+    /// How many operations there were since the choice, and whether the chosen one was among them and failed.
+    pub(super) fn operations(&self) -> (u64, bool) {
+        (self.operations.get(), self.failed.get())
+    }
+
+    /// An operation begins: how it fails, if it is the chosen one.
+    pub(super) fn begins(&self, takes_room: bool) -> Option<Failure> {
+        let number = self.operations.get() + 1;
+        self.operations.set(number);
+        let (nth, failure, sticky) = self.chosen.get()?;
+        let hit = number == nth || (sticky && number > nth);
+        let fails = hit && (takes_room || failure != Failure::NoSpace);
+        self.failed.set(self.failed.get() || fails);
+        fails.then_some(failure)
     }
 
     /// What the wall clock has gained or lost by jumps; it may jump now.

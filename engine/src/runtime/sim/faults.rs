@@ -49,13 +49,11 @@ pub enum FaultKind {
     ClockJump,
     /// A server starts with another number of cores than the one before had.
     OtherCores,
-    /// A server starts on files that an earlier version of this software wrote.
-    OldFormat,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 22;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -81,7 +79,6 @@ impl FaultKind {
         FaultKind::Pause,
         FaultKind::ClockJump,
         FaultKind::OtherCores,
-        FaultKind::OldFormat,
     ];
 }
 
@@ -107,6 +104,17 @@ impl FaultRates {
         self.0[kind as usize] = per_10k;
         self
     }
+}
+
+/// How one chosen operation fails, see [`super::Sim::fail_nth`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failure {
+    /// EIO.
+    Error,
+    /// ENOSPC, where the operation takes room; else it succeeds.
+    NoSpace,
+    /// It never ends: the power is about to be lost.
+    Crash,
 }
 
 /// How often each kind of fault had an effect.

@@ -26,7 +26,7 @@ use bytes::Bytes;
 
 pub use disk::Wound;
 use executor::{Place, Stream, World};
-use faults::{FaultCounts, FaultKind, FaultRates};
+use faults::{Failure, FaultCounts, FaultKind, FaultRates};
 use inode::Inode;
 pub use random::SimRandom;
 pub use ring::{SimReceiver, SimSender};
@@ -193,6 +193,23 @@ impl Sim {
         *self.world.rates.borrow_mut() = rates.with(kind, per_10k);
     }
 
+    /// Lets the `nth` operation on the drive from now on fail, counted from 1, and every one after it if `sticky`.
+    pub fn fail_nth(&self, nth: u64, failure: Failure, sticky: bool) {
+        self.world.choose(Some((nth, failure, sticky)));
+    }
+
+    /// Lets no more operations fail by their number. Returns how many there were, and whether the chosen one failed.
+    pub fn fail_none(&self) -> (u64, bool) {
+        let operations = self.world.operations();
+        self.world.choose(None);
+        operations
+    }
+
+    /// Whether the chosen operation failed.
+    pub fn has_failed(&self) -> bool {
+        self.world.operations().1
+    }
+
     /// A fault that whoever drives the world brought about.
     pub fn count(&self, kind: FaultKind) {
         self.world.count(kind);
@@ -318,31 +335,38 @@ impl Runtime for SimRuntime {
     }
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
+        begin(&self.world, mode != OpenMode::Existing).await?;
         let inode = self.world.open(path, mode).await?;
         Ok(SimFile { world: Rc::clone(&self.world), inode })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        begin(&self.world, true).await?;
         self.world.rename(from.to_owned(), to.to_owned()).await
     }
 
     async fn remove_file(&self, path: &Path) -> io::Result<()> {
+        begin(&self.world, false).await?;
         self.world.remove_file(path.to_owned()).await
     }
 
     async fn remove_dir(&self, path: &Path) -> io::Result<()> {
+        begin(&self.world, false).await?;
         self.world.remove_dir(path.to_owned()).await
     }
 
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
+        begin(&self.world, true).await?;
         self.world.create_dir_all(path).await
     }
 
     async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
+        begin(&self.world, false).await?;
         self.world.list_dir(path.to_owned()).await
     }
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
+        begin(&self.world, false).await?;
         self.world.sync_dir(path).await
     }
 
@@ -365,18 +389,22 @@ impl File for SimFile {
     }
 
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
+        begin(&self.world, false).await?;
         self.world.read(&self.inode, position, len).await.map(Bytes::from)
     }
 
     async fn write_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
+        begin(&self.world, true).await?;
         self.world.write(&self.inode, position, buffer.bytes()).await.map(drop)
     }
 
     async fn write_durable_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
+        begin(&self.world, true).await?;
         self.world.write_durable(&self.inode, position, buffer.bytes()).await
     }
 
     async fn fdatasync(&self) -> io::Result<()> {
+        begin(&self.world, false).await?;
         self.world.sync(&self.inode).await
     }
 
@@ -385,7 +413,18 @@ impl File for SimFile {
     }
 
     async fn truncate(&self, len: u64) -> io::Result<()> {
+        begin(&self.world, true).await?;
         self.world.truncate(&self.inode, len).await
+    }
+}
+
+/// An operation on the drive begins, and may be the one that is chosen to fail.
+async fn begin(world: &World, takes_room: bool) -> io::Result<()> {
+    match world.begins(takes_room) {
+        None => Ok(()),
+        Some(Failure::Error) => Err(names::os_error(libc::EIO)),
+        Some(Failure::NoSpace) => Err(names::os_error(libc::ENOSPC)),
+        Some(Failure::Crash) => std::future::pending().await,
     }
 }
 
