@@ -11,15 +11,8 @@ use libfuzzer_sys::fuzz_target;
 use pyralog_engine::{
     limits::BATCH_HEADER_BYTES,
     log::{
-        Log, LogContext,
-        ahead::AheadMemory,
-        cache::BlockCache,
-        flush::Commit,
-        loaded::Loaded,
-        read::ReadRange,
-        recovery,
-        room::Room,
-        tail_memory::TailMemory,
+        Log, LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
+        recovery, room::Room, tail_memory::TailMemory,
     },
     record::{BatchBuilder, Codec, check_produced, split_batches},
     runtime::{
