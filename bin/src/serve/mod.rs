@@ -149,7 +149,7 @@ fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
     let data = DataDir::open(&config.server.data_dir)?;
     config.server.data_dir = data.path().to_owned();
     let identity = ServerIdentity::load_or_create(data.path())?;
-    let sockets = ServerSockets::bind(config.server.listen, cpus.len())?;
+    let sockets = bind_when_free(config.server.listen, cpus.len())?;
     let address = config.server.http;
     let http = TcpListener::bind(address).map_err(|source| ServeError::Http { address, source })?;
     http.set_nonblocking(true).map_err(|source| ServeError::Http { address, source })?;
@@ -330,4 +330,19 @@ fn print_start(prepared: &Prepared) {
         println!("warning    and {} more; `dlog config show` has those of the configuration", warnings.len() - shown);
     }
     let _ = io::stdout().flush();
+}
+
+/// How long a start waits for the port of a server that was killed just now: the kernel closes the sockets of its rings
+/// in the background, once the last of their operations has ended.
+const PORT_PATIENCE: Duration = Duration::from_secs(3);
+const PORT_PAUSE: Duration = Duration::from_millis(50);
+
+fn bind_when_free(listen: SocketAddr, cores: usize) -> Result<ServerSockets, BindError> {
+    let begun = Instant::now();
+    loop {
+        match ServerSockets::bind(listen, cores) {
+            Err(BindError::PortInUse { .. }) if begun.elapsed() < PORT_PATIENCE => std::thread::sleep(PORT_PAUSE),
+            outcome => return outcome,
+        }
+    }
 }
