@@ -37,12 +37,13 @@ impl<R: Runtime> Log<R> {
                 return Ok(());
             }
             if self.preparing.get() {
-                self.prepared.wait_until(|| !self.preparing.get()).await;
+                // Not for all of it: a step takes longer than a commit may.
+                self.prepared.wait_until(|| !self.preparing.get() || segment.prepared_end.get() >= end).await;
             } else {
-                // What was accepted may use the reserve, what may come may not.
-                let step = self.next_step(segment).max(end);
-                let ahead = step.saturating_sub(end);
-                let target = if self.context.room.has_less_than(ahead) { end } else { step };
+                // Only what is needed now: the rest of the step is made ahead, behind the commit. What was accepted may
+                // use the reserve, what may come may not.
+                let some = end.next_multiple_of(STEP_BYTES_MIN).min(self.next_step(segment)).max(end);
+                let target = if self.context.room.has_less_than(some - end) { end } else { some };
                 self.prepare_to(segment, target).await?;
             }
         }
@@ -57,7 +58,7 @@ impl<R: Runtime> Log<R> {
         let prepared = segment.prepared_end.get();
         let target = self.next_step(segment);
         // Begin while half of the last step is left.
-        let plenty = prepared - end > step_bytes(prepared) / 4;
+        let plenty = prepared - end > step_bytes(prepared) / 2;
         if plenty || target <= prepared || self.preparing.get() {
             return;
         }
@@ -92,16 +93,16 @@ fn step_bytes(prepared: u64) -> u64 {
 
 async fn fill_with_zeros<R: Runtime>(log: &Log<R>, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
     let file = segment.file.borrow().clone().expect("prepared segments have a file"); // why: callers create it first
-    let filled = write_zeros(&log.context, &*file, &segment.prepared_end, target).await;
+    let filled = write_zeros(&log.context, &*file, (&segment.prepared_end, target), || log.prepared.notify()).await;
     filled.map_err(|error| LogFault::from_io("filling with zeros", &segment.path, &error))
 }
 
-/// Writes zeros from `end`, which moves along, to `target`.
+/// Writes zeros from `end`, which moves along, to `target`; says each time that it has `moved`.
 pub(super) async fn write_zeros<R: Runtime>(
     context: &LogContext<R>,
     file: &R::File,
-    end: &Cell<u64>,
-    target: u64,
+    (end, target): (&Cell<u64>, u64),
+    moved: impl Fn(),
 ) -> std::io::Result<()> {
     while end.get() < target {
         let mut zeros = Rc::clone(&context.zeros);
@@ -115,6 +116,7 @@ pub(super) async fn write_zeros<R: Runtime>(
         file.write_at(end.get(), zeros).await?;
         end.set(end.get() + len);
         context.room.take(len);
+        moved();
     }
     Ok(())
 }

@@ -99,7 +99,7 @@ impl<R: Runtime> Log<R> {
         let opened = self.context.runtime.open(&path, OpenMode::CreateTruncate).await;
         let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
         let end = Cell::new(0);
-        let filled = write_zeros(&self.context, &*file, &end, bytes).await;
+        let filled = write_zeros(&self.context, &*file, (&end, bytes), || ()).await;
         filled.map_err(|error| fault("filling with zeros", error))?;
         file.fdatasync().await.map_err(|error| fault("fdatasync", error))?;
         Ok(file)
