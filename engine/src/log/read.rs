@@ -320,7 +320,7 @@ impl Checked {
         segment: &Segment<R>,
     ) -> Result<(Vec<Bytes>, Offset), RequestError> {
         let mut range = range;
-        let mut from = self.start;
+        let (mut from, mut until) = (self.start, self.start + self.bytes.len() as u64);
         for loss in &self.losses {
             let lost = &loss.lost;
             if planted(PlantedBug::SkipDamageSilently) && (lost.from..lost.to).contains(&range.offset) {
@@ -334,11 +334,14 @@ impl Checked {
                 }
                 return Err(loss.error());
             } else {
+                // By the place, and not by offsets alone: what a damaged header says of its own is not to be believed.
                 range.end = range.end.min(lost.from);
+                until = until.min(lost.position);
                 break;
             }
         }
-        let bytes = self.bytes.slice(((from - self.start) as usize).min(self.bytes.len())..);
+        let at = |position: u64| ((position - self.start) as usize).min(self.bytes.len());
+        let bytes = self.bytes.slice(at(from)..at(until.max(from)));
         let mut collector = Collector::new(range);
         collector.take(&bytes, from, &segment.header);
         let next = collector.next;

@@ -63,8 +63,13 @@ pub struct Survey {
     /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
     bound: Offset,
     gap: Option<Gap>,
+    /// Batches with an intact header and a damaged body that were met in gaps.
+    broken_bodies: u32,
     check: Check,
 }
+
+/// How many of them are searched for other batches: the check of one costs half a millisecond at the most.
+const BROKEN_BODIES_MAX: u32 = 64;
 
 impl Survey {
     /// A survey of the bytes from `start`, where a batch with the offset `first` should begin, to `end`, behind which
@@ -79,6 +84,7 @@ impl Survey {
             expected: first,
             bound,
             gap: None,
+            broken_bodies: 0,
             check: Check::Whole,
         }
     }
@@ -229,7 +235,9 @@ impl Survey {
                     self.close_gap(start + at as u64, header.base_offset, see);
                     return true;
                 }
-                // Its body is damaged as well. Not searched for others: that could be made to take for ever.
+                // Its body is damaged as well, perhaps by another batch within it, which is then the next. Not looked for
+                // again and again: records can be made to look so, each with a body to check.
+                Some(_) if self.broken_bodies < BROKEN_BODIES_MAX => self.broken_bodies += 1,
                 Some(_) => from = at + header.batch_len(),
                 None if last => {}
                 None => {
