@@ -14,7 +14,7 @@ use super::{
     segment::{SegmentHeader, SegmentHeaderError},
 };
 use crate::{
-    limits::SEGMENT_HEADER_BYTES,
+    limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
     record::{ProducerHistory, check_stored_header},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, LogUid, Offset, PartitionIndex},
@@ -49,8 +49,8 @@ pub enum Beginning {
 }
 
 impl Beginning {
-    /// Judges the first `block` of a file of `size` bytes, which should be that of the log (if its number is known),
-    /// the partition and the base offset of `place`.
+    /// Judges `block`, the first [`BEGINNING_BYTES`] of a file of `size` bytes, which should be that of the log (if its
+    /// number is known), the partition and the base offset of `place`.
     pub fn of(block: &[u8], size: u64, place: (Option<LogUid>, PartitionIndex, Offset)) -> Self {
         let (log, index, base_offset) = place;
         match SegmentHeader::decode(block) {
@@ -65,12 +65,22 @@ impl Beginning {
                 "its header says partition {} and base offset {}",
                 header.partition, header.base_offset
             )),
-            Err(SegmentHeaderError::Blank | SegmentHeaderError::Damaged(_)) if size <= SEGMENT_HEADER_BYTES => {
+            Err(SegmentHeaderError::Blank | SegmentHeaderError::Damaged(_)) if is_bare(block, size) => {
                 Beginning::Nothing
             }
             Err(error) => Beginning::Damaged(error.to_string()),
         }
     }
+}
+
+/// How much of a file [`Beginning::of`] wants to see.
+pub const BEGINNING_BYTES: usize = (SEGMENT_HEADER_BYTES + DEVICE_BLOCK_BYTES_MAX) as usize;
+
+/// Whether a file of `size` bytes has nothing but a header block: what a crash leaves that comes before the header is
+/// synced. A recovery that ended while it waited for writes under way leaves a block of zeros behind it.
+fn is_bare(beginning: &[u8], size: u64) -> bool {
+    let behind = beginning.get(SEGMENT_HEADER_BYTES as usize..).unwrap_or_default();
+    size <= BEGINNING_BYTES as u64 && behind.iter().all(|byte| *byte == 0)
 }
 
 /// What the last segment turned out to hold.
@@ -259,5 +269,25 @@ impl LastScan {
             self.found.prepared_end = self.found.end_position;
         }
         self.found
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_without_a_header_is_nothing_only_as_long_as_nothing_stands_behind_it() {
+        let place = (None, PartitionIndex(0), Offset(0));
+        let mut bytes = vec![0; BEGINNING_BYTES];
+        for size in [0, 512, SEGMENT_HEADER_BYTES, BEGINNING_BYTES as u64] {
+            let read = &bytes[..(size as usize).max(512)];
+            assert_eq!(Beginning::of(read, size, place), Beginning::Nothing, "{size} bytes");
+        }
+        let longer = Beginning::of(&bytes, BEGINNING_BYTES as u64 + 512, place);
+        assert!(matches!(longer, Beginning::Damaged(_)), "a segment that was in use");
+        bytes[SEGMENT_HEADER_BYTES as usize + 9] = 1;
+        let batch = Beginning::of(&bytes, BEGINNING_BYTES as u64, place);
+        assert!(matches!(batch, Beginning::Damaged(_)), "something stands behind the header");
     }
 }

@@ -43,7 +43,7 @@ use super::{
     behind_damage::read_behind_damage,
     flush::create_segment,
     index::Index,
-    last_segment::{Beginning, Damage, LastScan, LastSegment},
+    last_segment::{BEGINNING_BYTES, Beginning, Damage, LastScan, LastSegment},
     missing::{BEGUN, MissingEnd, Names},
     new_header, producer_snapshot,
     removal::Reaper,
@@ -52,7 +52,7 @@ use super::{
     tail::Tail,
 };
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    limits::DEVICE_BLOCK_BYTES_MAX,
     record::ProducerHistory,
     runtime::{File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
@@ -310,7 +310,7 @@ async fn examine<R: Runtime>(
     if !planted(PlantedBug::NoSyncBeforeTrust) {
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &last.path, &error))?;
     }
-    let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
+    let block = file.read_at(0, BEGINNING_BYTES).await.map_err(fault)?;
     let reason = match Beginning::of(&block, size, (Some(partition.log), partition.index, last.base_offset())) {
         Beginning::Intact(header) => {
             let dir = last.path.parent().unwrap_or(&last.path);
@@ -356,6 +356,7 @@ mod tests {
     use super::*;
     use crate::{
         error::RequestError,
+        limits::SEGMENT_HEADER_BYTES,
         log::{
             fixture::{P, batch_of, context},
             flush::Commit,

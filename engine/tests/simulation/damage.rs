@@ -17,7 +17,6 @@ use pyralog_engine::{
         scan::{Check, Step, Walk},
         segment::SegmentHeader,
     },
-    record::check_stored_header,
     runtime::sim::{Sim, SimRandom, Wound, faults::FaultKind},
     testing::history::{Event, Spoiled},
     types::{Offset, PartitionId},
@@ -108,10 +107,12 @@ pub fn tell(sim: &Sim, clients: &Clients) {
     }
 }
 
-/// The offsets of batches whose headers are intact at some sector of `place`.
-fn intact_offsets(found: &[u8], place: &Range<usize>) -> impl Iterator<Item = u64> {
-    let sectors = (place.start / SECTOR_BYTES..=place.end / SECTOR_BYTES).map(|sector| sector * SECTOR_BYTES);
-    sectors.filter_map(|at| check_stored_header(found.get(at..)?).ok()).map(|header| header.base_offset.0)
+/// Whether whole sectors are others than they should be: flipped bits are a few.
+fn is_misdirected(wound: &Wound) -> bool {
+    const FLIPPED_BITS_MAX: usize = 16;
+    let sectors = wound.found.chunks(SECTOR_BYTES).zip(wound.right.chunks(SECTOR_BYTES));
+    let differing = |(found, right): (&[u8], &[u8])| found.iter().zip(right).filter(|(a, b)| a != b).count();
+    sectors.into_iter().any(|pair| differing(pair) > FLIPPED_BITS_MAX)
 }
 
 fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
@@ -127,16 +128,15 @@ fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
     if differs(&(0..HEADER_BYTES)) {
         return vec![spoil(&(content.base.0..content.end().0))];
     }
-    let hit: Vec<_> = content
-        .batches
-        .iter()
-        .filter(|batch| differs(&batch.bytes))
-        .map(|batch| {
-            // A newer batch that was misdirected to here looks like the next one that is left: what stands between the
-            // two in the file is given up, with an error that says so.
-            let next = intact_offsets(&wound.found, &batch.bytes).max().unwrap_or(0);
-            spoil(&(batch.offsets.start..batch.offsets.end.max(next)))
-        })
-        .collect();
+    if is_misdirected(wound) {
+        // A batch that stands elsewhere than where it belongs, or what is left of it, looks like the next one behind the
+        // damage: what the two enclose is given up, with an error that says so, and it may be all that follows. What is
+        // served must be right all the same.
+        let first =
+            content.batches.iter().find(|batch| differs(&batch.bytes)).map_or(content.end().0, |b| b.offsets.start);
+        return vec![spoil(&(first..content.end().0))];
+    }
+    let hit: Vec<_> =
+        content.batches.iter().filter(|batch| differs(&batch.bytes)).map(|batch| spoil(&batch.offsets)).collect();
     if hit.is_empty() { vec![spoil(&(content.end().0..content.end().0))] } else { hit }
 }

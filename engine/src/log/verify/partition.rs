@@ -8,10 +8,10 @@ use std::{
 
 use super::{Disk, Finding, Kind, Piece, Remedy, Source, walk_segment};
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, PRODUCERS_PER_PARTITION_MAX, SEGMENT_HEADER_BYTES},
+    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, PRODUCERS_PER_PARTITION_MAX},
     log::{
         index::{Index, SidecarKey},
-        last_segment::{Beginning, LastScan, LastSegment},
+        last_segment::{BEGINNING_BYTES, Beginning, LastScan, LastSegment},
         missing::{BEGUN, MissingEnd, Names},
         producer_snapshot::{self, SnapshotKey},
         segment::{
@@ -264,7 +264,7 @@ impl<D: Disk> Check<'_, D> {
     fn beginning(&mut self, segment: &Listed) -> io::Result<(Beginning, u64)> {
         let file = self.disk.open(&segment.path)?;
         let size = file.size()?;
-        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize)?;
+        let block = file.read_at(0, BEGINNING_BYTES)?;
         let beginning = Beginning::of(&block, size, (self.files.log, self.files.index, segment.base_offset));
         if let Beginning::Intact(header) = &beginning {
             // Without a catalogue the first header says whose files these are.

@@ -394,7 +394,8 @@ impl<'a> Judge<'a> {
     fn contiguous(&mut self, partition: PartitionId, from: Offset, records: &[(Offset, RecordTag)]) {
         let mut expected = from;
         for (offset, _) in records {
-            let spoiled = || self.partitions.get(&partition).is_some_and(|state| state.is_spoiled(expected, *offset));
+            let spoiled =
+                || self.partitions.get(&partition).is_some_and(|state| state.may_be_unreadable(expected, *offset));
             if *offset != expected && (*offset < expected || !spoiled()) {
                 self.broken(Rule::C3, partition, *offset, Evidence::Gap { expected });
             }

@@ -127,4 +127,18 @@ impl PartitionState {
         let covers = |offset: u64| self.spoiled.iter().any(|s| s.from.0 <= offset && offset < s.to.0);
         (from.0..to.0).all(covers)
     }
+
+    /// Whether damage explains that nothing is readable from `from` to `to`: each record was spoiled, or nobody relies
+    /// on it since what was newest then was spoiled before it.
+    pub(super) fn may_be_unreadable(&self, from: Offset, to: Offset) -> bool {
+        let behind_newest = |offset: u64| self.spoiled.iter().any(|s| s.newest && s.from.0 <= offset);
+        let relied_on = |offset: u64| {
+            let known = self.expected.get(offset as usize).copied().flatten();
+            known.is_some_and(|known| !known.may_be_gone)
+        };
+        let lost = |offset: u64| {
+            self.is_spoiled(Offset(offset), Offset(offset + 1)) || behind_newest(offset) && !relied_on(offset)
+        };
+        (from.0..to.0).all(lost)
+    }
 }
