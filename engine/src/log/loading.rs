@@ -10,7 +10,7 @@ use super::{
     index::{Index, IndexBlock, SidecarKey},
     read::ReadRange,
     segment::{Segment, SegmentHeader},
-    survey::{Found, Lost, Survey},
+    survey::{Found, Lost, Survey, records_in},
 };
 use crate::{
     error::RequestError,
@@ -160,6 +160,25 @@ impl<R: Runtime> Log<R> {
 
     /// Makes the index from the segment. What is lost in it does not keep the rest from being found.
     async fn rebuild_index(&self, segment: &Rc<Segment<R>>) -> Result<Index, RequestError> {
+        let (mut index, mut losses) = self.survey_segment(segment).await?;
+        if !losses.is_empty() {
+            // Once more, as a reader does: an index that was made from a wrong answer of the drive would stay.
+            let (again, lost_again) = self.survey_segment(segment).await?;
+            if records_in(&lost_again) < records_in(&losses) {
+                (index, losses) = (again, lost_again);
+            }
+        }
+        for lost in losses {
+            self.report_loss(segment, lost);
+        }
+        if let Err(error) = self.write_index(segment, &index).await {
+            tracing::warn!(file = %segment.index_path().display(), %error, "the rebuilt index was not kept");
+        }
+        Ok(index)
+    }
+
+    /// Reads a segment whole: its index, and what is lost of it.
+    async fn survey_segment(&self, segment: &Rc<Segment<R>>) -> Result<(Index, Vec<Lost>), RequestError> {
         let mut index = Index::default();
         let mut losses = Vec::new();
         let base = segment.base_offset();
@@ -183,13 +202,7 @@ impl<R: Runtime> Log<R> {
             self.context.runtime.yield_now().await;
         }
         survey.finish(&mut see);
-        for lost in losses {
-            self.report_loss(segment, lost);
-        }
-        if let Err(error) = self.write_index(segment, &index).await {
-            tracing::warn!(file = %segment.index_path().display(), %error, "the rebuilt index was not kept");
-        }
-        Ok(index)
+        Ok((index, losses))
     }
 }
 

@@ -16,7 +16,7 @@ use super::{
     index::IndexBlock,
     scan::{Check, Step, Walk},
     segment::{Segment, SegmentHeader},
-    survey::{Found, Survey},
+    survey::{Found, Lost, Survey, records_in},
 };
 use crate::{
     error::RequestError,
@@ -153,8 +153,7 @@ impl<R: Runtime> Log<R> {
     pub(super) async fn read_stretch(self: &Rc<Self>, range: ReadRange) -> Result<Ready<R>, RequestError> {
         let _lane = self.context.ahead.lane().await;
         let (segment, stretch) = self.find_stretch(range).await?;
-        let bytes = self.read_file(&segment, stretch.start, stretch.end).await?;
-        let checked = self.check(&segment, &stretch, bytes);
+        let checked = self.read_checked(&segment, &stretch).await?;
         Ok(Ready { segment, checked, bound: stretch.bound })
     }
 
@@ -248,30 +247,27 @@ impl<R: Runtime> Log<R> {
             return Ok(Checked { start, bytes, losses: Vec::new() });
         }
         self.context.metrics.cache_misses.add(1);
-        let bytes = self.read_file(segment, stretch.start, stretch.end).await?;
-        let checked = self.check(segment, stretch, bytes);
+        let checked = self.read_checked(segment, stretch).await?;
         if let Some(key) = stretch.cached_as.filter(|_| checked.losses.is_empty()) {
             self.context.cache.insert(key, checked.bytes.clone());
         }
         Ok(checked)
     }
 
-    /// Checks every byte of what was read of a stretch, and that its records go on without a gap.
-    pub(super) fn check(&self, segment: &Segment<R>, stretch: &Stretch, bytes: Bytes) -> Checked {
-        let mut losses = Vec::new();
-        let mut see = |found| {
-            if let Found::Lost(lost) = found {
-                losses.push(self.report_loss(segment, lost));
+    /// Reads a stretch and checks it. Where records seem to be lost it is read again: a drive may once have answered with
+    /// the bytes of another place.
+    async fn read_checked(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
+        let mut bytes = self.read_file(segment, stretch.start, stretch.end).await?;
+        let mut losses = check(segment, stretch, &bytes);
+        if !losses.is_empty() {
+            let again = self.read_file(segment, stretch.start, stretch.end).await?;
+            let lost_again = check(segment, stretch, &again);
+            if records_in(&lost_again) < records_in(&losses) {
+                (bytes, losses) = (again, lost_again);
             }
-        };
-        let span = (stretch.start, stretch.end);
-        let mut survey = Survey::new(&segment.header, span, (stretch.first, stretch.bound)).in_one_piece();
-        if planted(PlantedBug::ServeUnchecked) {
-            survey = survey.believing();
         }
-        survey.take(&bytes, &mut see);
-        survey.finish(&mut see);
-        Checked { start: stretch.start, bytes, losses }
+        let losses = losses.into_iter().map(|lost| self.report_loss(segment, lost)).collect();
+        Ok(Checked { start: stretch.start, bytes, losses })
     }
 
     /// Reads a file from `start` to `end`, or to where it ends.
@@ -289,6 +285,24 @@ impl<R: Runtime> Log<R> {
         let wanted = (start - from) as usize..(end - from) as usize;
         Ok(bytes.slice(wanted.start.min(bytes.len())..wanted.end.min(bytes.len())))
     }
+}
+
+/// Checks every byte of what was read of a stretch, and that its records go on without a gap. Gives what is lost.
+fn check<R: Runtime>(segment: &Segment<R>, stretch: &Stretch, bytes: &[u8]) -> Vec<Lost> {
+    let mut losses = Vec::new();
+    let mut see = |found| {
+        if let Found::Lost(lost) = found {
+            losses.push(lost);
+        }
+    };
+    let span = (stretch.start, stretch.end);
+    let mut survey = Survey::new(&segment.header, span, (stretch.first, stretch.bound)).in_one_piece();
+    if planted(PlantedBug::ServeUnchecked) {
+        survey = survey.believing();
+    }
+    survey.take(bytes, &mut see);
+    survey.finish(&mut see);
+    losses
 }
 
 /// Bytes to read from a segment file.

@@ -35,6 +35,11 @@ pub struct Lost {
     pub reason: String,
 }
 
+/// How many records are lost, and in how many places: the order in which two readings of the same place are better.
+pub(super) fn records_in(losses: &[Lost]) -> (u64, usize) {
+    (losses.iter().map(|lost| lost.to.0 - lost.from.0).sum(), losses.len())
+}
+
 /// What a survey comes by, in the order of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Found {

@@ -134,7 +134,8 @@ fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
         // served must be right all the same.
         let first =
             content.batches.iter().find(|batch| differs(&batch.bytes)).map_or(content.end().0, |b| b.offsets.start);
-        return vec![spoil(&(first..content.end().0))];
+        // And where it belongs may have been the end of the log, which then looks as if it had come earlier.
+        return vec![Spoiled { newest: true, ..spoil(&(first..content.end().0)) }];
     }
     let hit: Vec<_> =
         content.batches.iter().filter(|batch| differs(&batch.bytes)).map(|batch| spoil(&batch.offsets)).collect();
