@@ -70,8 +70,6 @@ pub enum PlantedBug {
     SegmentNotSynced,
     /// The catalogue is not synced before it replaces the old one.
     CatalogNotSynced,
-    /// The catalogue replaces the old one, and is synced after that.
-    CatalogRenamedBeforeSync,
     /// Memory of some requests is never given back to the budget.
     LeakBudget,
     /// What a sync made durable is still counted as not durable.
@@ -132,7 +130,6 @@ impl PlantedBug {
         PlantedBug::SealWithoutSync,
         PlantedBug::SegmentNotSynced,
         PlantedBug::CatalogNotSynced,
-        PlantedBug::CatalogRenamedBeforeSync,
         PlantedBug::LeakBudget,
         PlantedBug::LeakUndurable,
         PlantedBug::WaiterNeverWoken,
