@@ -10,8 +10,8 @@ use pyralog_net::wire::{
     VERSION,
     frame::{FrameDecoder, FrameHeader},
     request::{
-        Request, encode_create_log, encode_delete_log, encode_describe_server, encode_fetch, encode_find_offset,
-        encode_metadata, encode_produce_head, encode_subscribe,
+        Request, encode_alter_log, encode_create_log, encode_delete_log, encode_describe_server, encode_fetch,
+        encode_find_offset, encode_metadata, encode_produce_head, encode_subscribe, encode_trim,
     },
 };
 
@@ -19,12 +19,14 @@ fuzz_target!(|input: &[u8]| {
     let Some((&[api, odd], body)) = input.split_first_chunk() else { return };
     // Now and then another version or a status, which no request has.
     let (version, status) = if odd == 255 { (VERSION + 1, 0) } else { (VERSION, u16::from(odd == 254)) };
-    let header = FrameHeader { body_bytes: body.len() as u32, version, api: api % 10, status, correlation: 7 };
+    let header = FrameHeader { body_bytes: body.len() as u32, version, api: api % 12, status, correlation: 7 };
     let Ok(request) = Request::decode(&header, Bytes::copy_from_slice(body)) else { return };
     let mut out = BytesMut::new();
     match &request {
         Request::Metadata(metadata) => encode_metadata(&mut out, 7, metadata),
         Request::CreateLog(create) => encode_create_log(&mut out, 7, create),
+        Request::AlterLog(alter) => encode_alter_log(&mut out, 7, alter),
+        Request::Trim(trim) => encode_trim(&mut out, 7, trim),
         Request::DeleteLog(name) => encode_delete_log(&mut out, 7, name),
         Request::Produce(append) => {
             encode_produce_head(&mut out, 7, append);

@@ -201,10 +201,10 @@ pub struct SegmentConfig {
     /// Trades: large segments mean fewer files and rolls; small ones are zero-filled ahead of use in less time, are
     /// recovered faster, and let retention free space in smaller steps.
     pub max_size: ByteSize,
-    /// Whether sealed segments are read through a memory mapping. The active segment never is.
+    /// Whether sealed segments are to be read through a memory mapping. The active segment never is. This version takes
+    /// the key and reads all segments with direct I/O and the core's own cache, whatever it says.
     ///
-    /// Trades: repeated and random reads of old records come from the page cache, which then takes memory beside our
-    /// own cache.
+    /// Trades: nothing yet.
     pub use_mmap: bool,
     /// Whether a write is acknowledged only after it is synced to stable storage.
     ///

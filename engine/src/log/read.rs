@@ -254,8 +254,8 @@ impl<R: Runtime> Log<R> {
         Ok(checked)
     }
 
-    /// Reads a stretch and checks it. Where records seem to be lost it is read again: a drive may once have answered with
-    /// the bytes of another place.
+    /// Reads a stretch and checks it. Where records seem to be lost it is read again: a drive may once have answered
+    /// with the bytes of another place.
     async fn read_checked(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
         let mut bytes = self.read_file(segment, stretch.start, stretch.end).await?;
         let mut losses = check(segment, stretch, &bytes);

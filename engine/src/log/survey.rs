@@ -240,8 +240,8 @@ impl Survey {
                     self.close_gap(start + at as u64, header.base_offset, see);
                     return true;
                 }
-                // Its body is damaged as well, perhaps by another batch within it, which is then the next. Not looked for
-                // again and again: records can be made to look so, each with a body to check.
+                // Its body is damaged as well, perhaps by another batch within it, which is then the next. Not looked
+                // for again and again: records can be made to look so, each with a body to check.
                 Some(_) if self.broken_bodies < BROKEN_BODIES_MAX => self.broken_bodies += 1,
                 Some(_) => from = at + header.batch_len(),
                 None if last => {}

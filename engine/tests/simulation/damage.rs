@@ -129,9 +129,9 @@ fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
         return vec![spoil(&(content.base.0..content.end().0))];
     }
     if is_misdirected(wound) {
-        // A batch that stands elsewhere than where it belongs, or what is left of it, looks like the next one behind the
-        // damage: what the two enclose is given up, with an error that says so, and it may be all that follows. What is
-        // served must be right all the same.
+        // A batch that stands elsewhere than where it belongs, or what is left of it, looks like the next one behind
+        // the damage: what the two enclose is given up, with an error that says so, and it may be all that follows.
+        // What is served must be right all the same.
         let first =
             content.batches.iter().find(|batch| differs(&batch.bytes)).map_or(content.end().0, |b| b.offsets.start);
         // And where it belongs may have been the end of the log, which then looks as if it had come earlier.
