@@ -58,8 +58,6 @@ pub enum PlantedBug {
     ShowBeforeAck,
     /// A batch says that all before it is durable when that is only in memory.
     HintTooHigh,
-    /// No batch says what was durable: damage looks like a write that was cut off.
-    HintTooLow,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
     /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.
@@ -124,7 +122,6 @@ impl PlantedBug {
         PlantedBug::AckOfAnother,
         PlantedBug::ShowBeforeAck,
         PlantedBug::HintTooHigh,
-        PlantedBug::HintTooLow,
         PlantedBug::NoWaitForWrites,
         PlantedBug::ZerosForPadding,
         PlantedBug::SealWithoutSync,

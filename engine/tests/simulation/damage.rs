@@ -33,12 +33,14 @@ const HEADER_BYTES: usize = 48;
 struct Placed {
     bytes: Range<usize>,
     offsets: Range<u64>,
+    durable_hint: Offset,
 }
 
 /// What the file of a segment should hold.
 struct Content {
     partition: PartitionId,
     base: Offset,
+    block_bytes: usize,
     batches: Vec<Placed>,
 }
 
@@ -52,9 +54,20 @@ impl Content {
         while let Step::Batch(batch) = walk.step() {
             let from = batch.position as usize;
             let offsets = batch.header.base_offset.0..batch.header.end_offset().0;
-            batches.push(Placed { bytes: from..from + batch.header.batch_len(), offsets });
+            let durable_hint = batch.header.durable_hint;
+            batches.push(Placed { bytes: from..from + batch.header.batch_len(), offsets, durable_hint });
         }
-        Some(Content { partition: header.partition, base: header.base_offset, batches })
+        let block_bytes = header.block_bytes as usize;
+        Some(Content { partition: header.partition, base: header.base_offset, block_bytes, batches })
+    }
+
+    /// Up to where recovery would know of damage in the segment at `path` that it is damage: in the last segment of its
+    /// log, what the hints say that it can find behind any damage; in others, everything.
+    fn known_durable(&self, segments: &[PathBuf], path: &Path) -> Offset {
+        let is_last = !segments.iter().any(|other| other.parent() == path.parent() && other.as_path() > path);
+        let found = self.batches.iter().filter(|batch| batch.bytes.start.is_multiple_of(self.block_bytes));
+        let hints = found.map(|batch| batch.durable_hint).max().unwrap_or(self.base);
+        if is_last { hints } else { Offset(u64::MAX) }
     }
 
     fn end(&self) -> Offset {
@@ -78,7 +91,7 @@ pub fn rot(sim: &Sim, plan: &Plan, clients: &Clients, random: &mut SimRandom) {
     }
     let path = &segments[random.below(segments.len() as u64) as usize];
     let Some(content) = sim.content(path).as_deref().and_then(Content::of) else { return };
-    let covered = clients.covered(content.partition).0;
+    let covered = clients.covered(content.partition).0.min(content.known_durable(&segments, path).0);
     let safe: Vec<&Placed> = content.batches.iter().take_while(|batch| batch.offsets.end <= covered).collect();
     if safe.is_empty() {
         return;
