@@ -17,7 +17,7 @@ use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use super::{
     Log, LogContext, LogFault, envelope,
-    segment::{Segment, SegmentHeader, Snapshot as State},
+    segment::{ASIDE_SUFFIX, Segment, SegmentHeader, Snapshot as State},
 };
 use crate::{
     limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
@@ -114,8 +114,8 @@ impl<R: Runtime> Log<R> {
     /// Keeps what the batches before the active segment say, which was just begun.
     pub fn keep_producers(self: &Rc<Self>, history: &ProducerHistory) {
         let active = self.active();
-        if active.base_offset() == Offset(0) {
-            // Nothing is before it.
+        if active.base_offset() == Offset(0) || active.snapshot.get() != State::Unknown {
+            // Nothing is before it, or what is before it is there or on its way.
             return;
         }
         *active.producers.borrow_mut() = Some(to_sidecar(history, SnapshotKey::from(&active.header)));
@@ -141,17 +141,22 @@ impl<R: Runtime> Log<R> {
                     }
                 }
                 Err(error) => {
+                    if error.kind() == io::ErrorKind::StorageFull {
+                        segment.snapshot.set(State::Unknown);
+                    }
                     tracing::warn!(file = %path.display(), %error, "what is known of producers was not kept");
                 }
             }
         });
     }
 
-    /// Durably, for the segments behind it may be deleted, and then nothing else knows.
+    /// Durably, for the segments behind it may be deleted, and then nothing else knows. Aside first: one may be there
+    /// already, and must be until this one is.
     async fn write_durably(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
-        let runtime = &self.context.runtime;
-        envelope::write(runtime, path, bytes).await?;
-        runtime.open(path, OpenMode::Existing).await?.fdatasync().await?;
+        let (runtime, aside) = (&self.context.runtime, path.with_extension(ASIDE_SUFFIX));
+        envelope::write(runtime, &aside, bytes).await?;
+        runtime.open(&aside, OpenMode::Existing).await?.fdatasync().await?;
+        runtime.rename(&aside, path).await?;
         runtime.sync_dir(&self.dir).await
     }
 
@@ -263,7 +268,10 @@ mod tests {
         record::{BatchBuilder, Codec, check_produced},
         runtime::{
             Buffer,
-            sim::{Sim, SimConfig, SimRuntime},
+            sim::{
+                Sim, SimConfig, SimRuntime,
+                faults::{FaultKind, FaultRates},
+            },
         },
     };
 
@@ -361,6 +369,50 @@ mod tests {
                 assert_eq!(newest, last.with_extension("prd"), "case {case}: it is made anew");
                 assert_eq!(open_here(&context).await.producers, history_of(90), "case {case}, once more");
             });
+        }
+    }
+
+    /// A drive that keeps no bytes and no names but those that were synced, but lengths: one that keeps no length
+    /// undoes what cuts a file off, too.
+    fn forgetful() -> SimConfig {
+        let lost = [FaultKind::LostUnsynced, FaultKind::LostName];
+        let rates = lost.into_iter().fold(FaultRates::none(), |rates, kind| rates.with(kind, 10_000));
+        SimConfig { rates, ..SimConfig::default() }
+    }
+
+    #[test]
+    fn a_snapshot_that_is_written_once_more_is_never_gone_when_the_power_is_lost() {
+        for steps in 1.. {
+            let sim = Sim::new(1, &forgetful());
+            let (process, cores) = sim.process(1);
+            let before = context(&cores[0], 512);
+            let story = async move {
+                fill(&before, 0..40).await;
+                let log = open_here(&before).await.log;
+                log.roll(Offset(40), &history_of(40)).await.unwrap();
+                before.runtime.sleep(std::time::Duration::from_millis(50)).await;
+                log.keep_start(Offset(40)).await.unwrap();
+                log.release_before(Offset(40));
+                log.bury().await.unwrap();
+                assert!(!log.has_released(), "only the snapshot knows the producers");
+            };
+            sim.block_on(&cores[0], story, STEPS).unwrap();
+            let again = context(&cores[0], 512);
+            let story = async move {
+                let log = open_here(&again).await.log;
+                // As for the first batch of a segment that was begun in another life.
+                log.keep_producers(&history_of(40));
+                again.runtime.sleep(std::time::Duration::from_millis(50)).await;
+            };
+            let outcome = sim.block_on(&cores[0], story, steps);
+            sim.lose_power(process);
+            let (_, cores) = sim.process(1);
+            let last = context(&cores[0], 512);
+            let story = async move { open_here(&last).await.producers };
+            assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), history_of(40), "lost after step {steps}");
+            if outcome.is_ok() {
+                break;
+            }
         }
     }
 

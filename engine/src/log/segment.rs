@@ -30,7 +30,9 @@ const INDEX_SUFFIX: &str = ".idx";
 const PRODUCERS_SUFFIX: &str = ".prd";
 
 /// The suffixes of the files that stand beside a segment and go with it.
-const SIDECAR_SUFFIXES: [&str; 2] = ["idx", "prd"];
+const SIDECAR_SUFFIXES: [&str; 3] = ["idx", "prd", ASIDE_SUFFIX];
+/// That of the snapshot of producers while it is written.
+pub(super) const ASIDE_SUFFIX: &str = "prn";
 
 /// The header block as it stands on disk; the rest of the 4 KiB is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -127,9 +129,9 @@ impl SegmentHeader {
 /// What is known of the snapshot of producers beside a segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Snapshot {
-    /// Nobody looked.
+    /// Nobody looked, or there was no room for it.
     Unknown,
-    /// It is being written, or could not be.
+    /// It is being written, or the drive failed.
     Pending,
     /// It is there and survives a loss of power.
     Durable,

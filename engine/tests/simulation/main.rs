@@ -31,6 +31,7 @@ const KEPT: &[(u64, &str)] = &[
     (185, "a change of a file's length by a dead process came after its successor had written"),
     (71, "a log gave up its beginning while it was read"),
     (158, "a read met what a failed sync had taken, in the same life"),
+    (5000910, "power was lost while the only record of a producer's batches was written anew in place"),
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
