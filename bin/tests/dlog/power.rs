@@ -84,7 +84,18 @@ impl Drive {
     }
 
     fn try_power_up(&self) -> Result<(), String> {
-        run("mount", &["-o", "loop", text(&self.image), text(&self.mounted_at)])
+        run("mount", &["-o", "loop", text(&self.image), text(&self.mounted_at)])?;
+        if self.memory_at.is_some() { self.be_honest() } else { Ok(()) }
+    }
+
+    /// A loop device says of a write that its file took a part of that it took it whole (seen on kernel 6.18). A page
+    /// is taken whole or not at all.
+    fn be_honest(&self) -> Result<(), String> {
+        let found = Command::new("losetup").args(["-n", "-O", "NAME", "-j", text(&self.image)]).output();
+        let name = String::from_utf8(found.map_err(|error| error.to_string())?.stdout).unwrap();
+        let device = name.trim().trim_start_matches("/dev/");
+        let path = format!("/sys/block/{device}/queue/max_sectors_kb");
+        fs::write(&path, "4").map_err(|error| format!("{path}: {error}"))
     }
 
     /// No write ends from now on, until the drive is thawed.
