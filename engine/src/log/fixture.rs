@@ -1,17 +1,34 @@
 //! What the tests of this folder share: a simulated world for a log, and batches of a given length.
 
-use std::{rc::Rc, sync::Arc};
+use std::{
+    ops::Range,
+    path::{Path, PathBuf},
+    rc::Rc,
+    sync::Arc,
+};
 
 use bytes::Bytes;
 
-use super::{LogContext, ahead::AheadMemory, cache::BlockCache, loaded::Loaded, room::Room, tail_memory::TailMemory};
+use super::{
+    Log, LogContext,
+    ahead::AheadMemory,
+    cache::BlockCache,
+    flush::Commit,
+    loaded::Loaded,
+    recovery::{self, Recovered},
+    room::Room,
+    tail_memory::TailMemory,
+};
 use crate::{
-    record::{BatchBuilder, Codec},
-    runtime::{Runtime, sim::SimRuntime},
-    types::{LogUid, PartitionId, PartitionIndex},
+    record::{BatchBuilder, Codec, check_produced},
+    runtime::{Buffer, File, OpenMode, Runtime, sim::SimRuntime},
+    types::{LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 pub const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
+
+/// Where the log lies.
+pub const DIR: &str = "/p";
 
 /// What a log of blocks of `block_bytes` needs; it keeps nothing in memory that the device has.
 pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRuntime>> {
@@ -38,4 +55,31 @@ pub fn batch_of(bytes: usize) -> Bytes {
         builder.finish().unwrap()
     };
     (0..bytes).map(batch).find(|batch| batch.len() == bytes).unwrap()
+}
+
+/// Opens the log in [`DIR`], which is made if need be.
+pub async fn open(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime> {
+    context.runtime.create_dir_all(Path::new(DIR)).await.unwrap();
+    recovery::open(context, P, PathBuf::from(DIR)).await.unwrap()
+}
+
+/// Writes `batch`, of one record, at each of the offsets, in a flush group of its own.
+pub async fn append_each(log: &Rc<Log<SimRuntime>>, batch: &Bytes, offsets: Range<u64>) {
+    let header = check_produced(batch).unwrap();
+    for offset in offsets {
+        log.append(batch, &header, (Offset(offset), Offset(0)));
+        log.write_waiting(Commit::Written).await.unwrap();
+    }
+}
+
+/// Changes bytes of the file at `path` behind the back of whoever has it open.
+pub async fn edit(runtime: &SimRuntime, path: &Path, span: Range<u64>, change: impl FnOnce(&mut [u8])) {
+    let file = runtime.open(path, OpenMode::Existing).await.unwrap();
+    let len = (span.end - span.start) as usize;
+    let bytes = file.read_at(span.start, len).await.unwrap();
+    let mut buffer = runtime.allocate(len);
+    buffer.trim(len);
+    buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+    change(buffer.bytes_mut());
+    file.write_at(span.start, Rc::new(buffer)).await.unwrap();
 }

@@ -370,31 +370,34 @@ fn nowhere<R: Runtime>(segment: &Segment<R>, offset: Offset, position: u64) -> R
 
 #[cfg(test)]
 mod tests {
-    use std::path::{Path, PathBuf};
+    use std::{ops::Range, path::Path};
 
     use super::*;
     use crate::{
         log::{
-            fixture::{P, batch_of, context},
+            fixture::{DIR, append_each, batch_of, context, edit, open},
             flush::Commit,
             loading::headers_of,
-            recovery,
             segment::segment_path,
         },
         record::check_produced,
-        runtime::{
-            Buffer, OpenMode,
-            sim::{Sim, SimConfig, SimRuntime},
+        runtime::sim::{
+            Sim, SimConfig, SimRuntime,
+            faults::{FaultKind, FaultRates},
         },
     };
 
     const BATCH: usize = 512;
 
-    /// A log with two groups of two batches, the one at offset `lost` overwritten with zeros.
-    async fn with_a_hole(runtime: SimRuntime, lost: u64) -> Rc<Log<SimRuntime>> {
-        let dir = PathBuf::from("/p");
-        runtime.create_dir_all(&dir).await.unwrap();
-        let log = recovery::open(&context(&runtime, 4096), P, dir.clone()).await.unwrap().log;
+    /// Where batch `number` stands behind the header block.
+    fn place(number: u64) -> Range<usize> {
+        let start = (number / 2 * 4096) as usize + (number % 2) as usize * BATCH;
+        start..start + BATCH
+    }
+
+    /// A log with two groups of two batches, whose bytes were then changed.
+    async fn with_damage(runtime: SimRuntime, damage: impl FnOnce(&mut [u8])) -> Rc<Log<SimRuntime>> {
+        let log = open(&context(&runtime, 4096)).await.log;
         let batch = batch_of(BATCH);
         for offset in 0..4 {
             log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
@@ -402,12 +405,21 @@ mod tests {
                 log.write_waiting(Commit::Written).await.unwrap();
             }
         }
-        let file = runtime.open(&segment_path(&dir, Offset(0)), OpenMode::Existing).await.unwrap();
-        let mut zeros = runtime.allocate(4096);
-        zeros.trim(BATCH);
-        let position = SEGMENT_HEADER_BYTES + lost / 2 * 4096 + lost % 2 * BATCH as u64;
-        file.write_at(position, Rc::new(zeros)).await.unwrap();
+        let groups = SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 2 * 4096;
+        edit(&runtime, &segment_path(Path::new(DIR), Offset(0)), groups, damage).await;
         log
+    }
+
+    /// The same with the batch at offset `lost` overwritten with zeros.
+    async fn with_a_hole(runtime: SimRuntime, lost: u64) -> Rc<Log<SimRuntime>> {
+        with_damage(runtime, |bytes| bytes[place(lost)].fill(0)).await
+    }
+
+    /// The offsets that a reader of all gets at once who begins at `offset`.
+    async fn offsets_from(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) -> Result<Vec<u64>, RequestError> {
+        let range = ReadRange { offset: Offset(offset), end: Offset(end), max_bytes: 1 << 16 };
+        let pieces = log.read_disk(range).await?;
+        Ok(pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0).collect())
     }
 
     #[test]
@@ -461,5 +473,88 @@ mod tests {
             let behind = sim.block_on(&cores[0], story, 100_000).unwrap();
             assert_eq!(behind, (lost + 1..4).collect::<Vec<_>>());
         }
+    }
+
+    #[test]
+    fn a_damaged_header_that_claims_a_smaller_offset_is_not_served_with_the_batches_before_it() {
+        for (lost, claimed) in [(1, 0), (2, 0), (2, 1), (3, 0), (3, 1), (3, 2)] {
+            let sim = Sim::new(lost, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let log = with_damage(cores[0].clone(), move |bytes| {
+                // The offset stands 8 bytes behind the beginning of the header.
+                bytes[place(lost)][8..16].copy_from_slice(&u64::to_le_bytes(claimed));
+            });
+            let story = async move { offsets_from(&log.await, 0, 4).await };
+            let served = sim.block_on(&cores[0], story, 100_000).unwrap().unwrap();
+            assert_eq!(served, (0..lost).collect::<Vec<_>>(), "batch {lost} claims to be {claimed}");
+        }
+    }
+
+    #[test]
+    fn what_is_left_of_a_batch_under_its_successor_does_not_hide_the_successor() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let log = with_damage(cores[0].clone(), |bytes| {
+            // Batch 1 was written elsewhere, into room that batch 2 then took from its middle on.
+            let elsewhere = place(2).start - BATCH / 2;
+            bytes.copy_within(place(1).start..place(1).start + BATCH / 2, elsewhere);
+            bytes[place(1)].fill(9);
+        });
+        let story = async move {
+            let log = log.await;
+            let lost = log.read_disk(ReadRange { offset: Offset(1), end: Offset(4), max_bytes: 1 << 16 }).await;
+            (lost.unwrap_err(), offsets_from(&log, 2, 4).await)
+        };
+        let (error, behind) = sim.block_on(&cores[0], story, 100_000).unwrap();
+        assert!(matches!(error, RequestError::Corrupt { from: Offset(1), to: Offset(2), .. }), "{error}");
+        assert_eq!(behind, Ok(vec![2, 3]));
+    }
+
+    #[test]
+    fn a_misdirected_read_while_an_index_is_made_leaves_no_index_that_hides_records() {
+        let sim = Sim::new(3, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let sealed = {
+            let context = Rc::clone(&context);
+            async move {
+                append_each(&open(&context).await.log, &batch_of(8192), 0..200).await;
+                context.runtime.sleep(std::time::Duration::from_secs(1)).await;
+                let log = open(&context).await.log;
+                let sealed = Rc::clone(&log.segments.borrow()[0]);
+                context.runtime.remove_file(&sealed.index_path()).await.unwrap();
+                log
+            }
+        };
+        let log = sim.block_on(&cores[0], sealed, 1_000_000).unwrap();
+        let end = log.segments.borrow()[1].base_offset().0;
+        let reads = context.metrics.disk_reads.get();
+        let outcome = Rc::new(std::cell::RefCell::new(None));
+        let (slot, reading) = (Rc::clone(&outcome), Rc::clone(&log));
+        cores[0].spawn(async move {
+            let read = offsets_from(&reading, 0, end).await;
+            *slot.borrow_mut() = Some(read);
+        });
+        // The first read is of the whole segment.
+        sim.run_until(|| context.metrics.disk_reads.get() > reads, 100_000).unwrap();
+        sim.set_rates(FaultRates::none().with(FaultKind::MisdirectedRead, 10_000));
+        sim.run_until(|| sim.counts().get(FaultKind::MisdirectedRead) == 1, 100_000).unwrap();
+        sim.set_rates(FaultRates::none());
+        sim.run_until(|| outcome.borrow().is_some(), 100_000).unwrap();
+        let again = async move {
+            let mut all = Vec::new();
+            // Both with the index that was made and with its sidecar.
+            for log in [log, open(&context).await.log] {
+                let mut next = 0;
+                while next < end {
+                    let read = offsets_from(&log, next, end).await;
+                    all.extend(read.unwrap());
+                    next = all.last().unwrap() + 1;
+                }
+            }
+            all
+        };
+        let all = sim.block_on(&cores[0], again, 1_000_000).unwrap();
+        assert_eq!(all, (0..end).chain(0..end).collect::<Vec<_>>());
     }
 }
