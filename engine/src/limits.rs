@@ -43,6 +43,8 @@ pub const SEGMENT_BYTES_MIN: u64 = 16 << 20;
 
 /// The largest alignment of O_DIRECT that we accept from a device.
 pub const DEVICE_BLOCK_BYTES_MAX: u64 = 4096;
+/// The smallest: what a drive writes whole or not at all.
+pub const DEVICE_BLOCK_BYTES_MIN: u64 = 512;
 
 /// Bytes that one flush group takes at most. Large enough for full device bandwidth (2.5 GB/s is reached from 1 MiB
 /// on), small enough that a group commit is not felt as a stall. At least one batch of the largest size must fit.

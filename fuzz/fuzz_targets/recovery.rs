@@ -13,7 +13,7 @@ use pyralog_engine::{
     log::{
         last_segment::{Beginning, LastScan, LastSegment},
         segment::SegmentHeader,
-        verify::{Disk, PartitionFiles, Piece, Source, check_partition, walk_segment},
+        verify::{Disk, PartitionFiles, Piece, Remedy, Source, check_partition, walk_segment},
     },
     runtime::DirEntry,
     types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
@@ -100,14 +100,22 @@ fn segment(block_bytes: u32, mut pieces: &[u8]) -> Vec<u8> {
 
 fn judge(file: &[u8]) {
     let block = &file[..file.len().min(4096)];
-    let beginning = Beginning::of(block, file.len() as u64, PLACE);
-    if let Beginning::Intact(header) = &beginning {
-        let found = scan(file, *header);
-        walk(file, header, &found);
+    let mut found = None;
+    if let Beginning::Intact(header) = Beginning::of(block, file.len() as u64, PLACE) {
+        let judged = scan(file, header);
+        walk(file, &header, &judged);
+        found = Some(judged);
     }
     let files = PartitionFiles { dir: "/p".into(), log: PLACE.0, index: PLACE.1, in_use: false };
     let (findings, totals) = check_partition(&Memory(file), files).expect("the directory can be listed");
     assert!(findings.iter().all(|finding| finding.case.is_none_or(|case| ('A'..='H').contains(&case))));
+    for finding in &findings {
+        // Nothing is cut off, or called a tail that may be, but what recovery cuts off.
+        if let Remedy::Truncate(at) | Remedy::Copy(at) = finding.remedy {
+            let found = found.as_ref().expect("a tail behind a right header");
+            assert!(found.damage.is_none() && found.torn && found.cut_position == at, "{finding:?}");
+        }
+    }
     assert!(totals.records <= file.len() as u64, "{} records in {} bytes", totals.records, file.len());
 }
 

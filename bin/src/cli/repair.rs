@@ -1,5 +1,6 @@
-//! `dlog verify --repair`: does what a finding allows, and says what it did. It never deletes: what must go is moved
-//! into a folder of its own, under the path that it had.
+//! `dlog verify --repair`: does what a finding allows, and says what it did. It cuts off only what was provably never
+//! acknowledged as durable, and never deletes: what must go is moved into a folder of its own, under the path that it
+//! had, and so is what is cut off.
 
 use std::{
     fs::{self, File, OpenOptions},
@@ -15,6 +16,16 @@ use pyralog_engine::{
 /// Where in the data directory things are set aside.
 pub const SET_ASIDE: &str = "set-aside";
 
+/// What was done about a finding, in words.
+pub enum Done {
+    /// It is no more.
+    Repaired(String),
+    /// It is still there, but what is in danger is kept elsewhere.
+    Kept(String),
+    /// Nothing could be.
+    Nothing,
+}
+
 /// One run of repairs on a data directory, which nobody else uses.
 pub struct Repair {
     root: PathBuf,
@@ -28,13 +39,14 @@ impl Repair {
         Repair { root: root.to_owned(), aside: None }
     }
 
-    /// Does what `finding` allows; what was done. `None` if it allows nothing.
-    pub fn apply(&mut self, finding: &Finding) -> io::Result<Option<String>> {
+    /// Does what `finding` allows.
+    pub fn apply(&mut self, finding: &Finding) -> io::Result<Done> {
         match &finding.remedy {
-            Remedy::Truncate(position) => self.cut(&finding.path, *position).map(Some),
-            Remedy::Rewrite(bytes) => rewrite(&finding.path, bytes).map(Some),
-            Remedy::SetAside => self.set_aside(&finding.path).map(Some),
-            Remedy::None(_) => Ok(None),
+            Remedy::Truncate(position) => self.cut(&finding.path, *position).map(Done::Repaired),
+            Remedy::Copy(position) => self.keep(&finding.path, *position).map(Done::Kept),
+            Remedy::Rewrite(bytes) => rewrite(&finding.path, bytes).map(Done::Repaired),
+            Remedy::SetAside => self.set_aside(&finding.path).map(Done::Repaired),
+            Remedy::None(_) => Ok(Done::Nothing),
         }
     }
 
@@ -47,10 +59,24 @@ impl Repair {
         Ok(format!("moved to {}", self.shown(&target)))
     }
 
-    /// Cuts off what stands in the file from `position` on, after keeping a copy: of the newest flush group nobody can
-    /// tell whether it was acknowledged.
+    /// Cuts off what stands in the file from `position` on, after keeping a copy of it.
     fn cut(&mut self, path: &Path, position: u64) -> io::Result<String> {
-        let mut file = OpenOptions::new().read(true).write(true).open(path)?;
+        let (copy, size) = self.copy(path, position)?;
+        let file = OpenOptions::new().write(true).open(path)?;
+        file.set_len(position)?;
+        file.sync_all()?;
+        Ok(format!("cut off at byte {position}; it had {size} bytes; the rest is in {copy}"))
+    }
+
+    /// Keeps a copy of what stands in the file from `position` on.
+    fn keep(&mut self, path: &Path, position: u64) -> io::Result<String> {
+        let (copy, _) = self.copy(path, position)?;
+        Ok(format!("nothing is cut off; a copy of what stands from byte {position} on is in {copy}"))
+    }
+
+    /// Where the copy is, and how many bytes the file has.
+    fn copy(&mut self, path: &Path, position: u64) -> io::Result<(String, u64)> {
+        let mut file = File::open(path)?;
         let size = file.metadata()?.len();
         if size <= position {
             return Err(io::Error::other(format!("it has only {size} bytes now")));
@@ -61,9 +87,7 @@ impl Repair {
         io::copy(&mut file, &mut copy)?;
         copy.sync_all()?;
         self.sync_names_of(&target)?;
-        file.set_len(position)?;
-        file.sync_all()?;
-        Ok(format!("cut off at byte {position}; it had {size} bytes; the rest is in {}", self.shown(&target)))
+        Ok((self.shown(&target).to_string(), size))
     }
 
     /// Where `path` is set aside: under the path that it has, in folders that exist.

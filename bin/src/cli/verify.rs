@@ -19,7 +19,7 @@ use super::{
     Fault, Outcome,
     files::RealDisk,
     log::count,
-    repair::{Repair, settle},
+    repair::{Done, Repair, settle},
 };
 use crate::serve::data_dir::{DataDir, DataDirError};
 
@@ -28,7 +28,8 @@ use crate::serve::data_dir::{DataDir, DataDirError};
 pub struct VerifyArgs {
     /// The data directory. While a server uses it, only the sealed segments are checked.
     dir: PathBuf,
-    /// Repair what can be repaired without losing a record that was durable; needs the directory for itself.
+    /// Repair what can be repaired, cutting off only what was provably never acknowledged as durable; needs the
+    /// directory for itself.
     #[arg(long)]
     repair: bool,
 }
@@ -186,9 +187,9 @@ impl Verify {
 
     fn checked(&self, files: &PartitionFiles) -> io::Result<(Vec<Finding>, Totals)> {
         let (findings, totals) = check_partition(&self.disk, files.clone())?;
-        let torn = findings.iter().find(|finding| matches!(finding.remedy, Remedy::Truncate(_)));
+        let torn = findings.iter().find(|finding| matches!(finding.remedy, Remedy::Truncate(_) | Remedy::Copy(_)));
         match torn.filter(|_| self.repair.is_some()) {
-            // What is cut off is judged again when nothing can arrive any more.
+            // A torn tail is judged again when nothing can arrive any more.
             Some(torn) => {
                 settle(&torn.path)?;
                 check_partition(&self.disk, files.clone())
@@ -201,21 +202,31 @@ impl Verify {
     fn found(&mut self, finding: &Finding) {
         let done = self.repair.as_mut().map(|repair| repair.apply(finding));
         let (action, repaired) = match done {
-            Some(Ok(Some(action))) => (Some(action), true),
+            Some(Ok(Done::Repaired(action))) => (Some(action), true),
+            Some(Ok(Done::Kept(action))) => (Some(action), false),
             Some(Err(error)) => (Some(format!("could not be repaired: {error}")), false),
-            Some(Ok(None)) | None => (None, false),
+            Some(Ok(Done::Nothing)) | None => (None, false),
         };
         if !repaired && !finding.kind.is_harmless() {
             self.damaged += 1;
         }
         let file = finding.path.strip_prefix(&self.root).unwrap_or(&finding.path).display().to_string();
-        let impossible = if let Remedy::None(why) = finding.remedy { Some(why) } else { None };
+        let impossible = match finding.remedy {
+            Remedy::None(why) => Some(why),
+            Remedy::Copy(_) => {
+                Some("the next start cuts it off; nothing proves that it was not acknowledged as durable")
+            }
+            Remedy::Truncate(_) | Remedy::Rewrite(_) | Remedy::SetAside => None,
+        };
         if !self.json {
             self.disk.print(&line(finding, &file));
             match (&action, impossible) {
                 (Some(action), _) => self.disk.print(&format!("    {action}")),
                 (None, Some(why)) => self.disk.print(&format!("    not repairable: {why}")),
-                (None, None) => self.disk.print(&format!("    --repair would {}", promise(&finding.remedy))),
+                (None, None) => {}
+            }
+            if let Some(promise) = promise(&finding.remedy).filter(|_| action.is_none()) {
+                self.disk.print(&format!("    --repair would {promise}"));
             }
         }
         self.findings.push(json!({
@@ -240,6 +251,7 @@ impl Verify {
             let report = json!({
                 "data_dir": self.root.display().to_string(),
                 "in_use_by": self.used_by,
+                "last_segments_checked": self.used_by.is_none(),
                 "partitions": self.partitions,
                 "segments": segments,
                 "batches": batches,
@@ -281,11 +293,14 @@ fn line(finding: &Finding, file: &str) -> String {
     format!("{text}: {harmless}{}{case}", finding.reason)
 }
 
-fn promise(remedy: &Remedy) -> String {
+fn promise(remedy: &Remedy) -> Option<String> {
     match remedy {
-        Remedy::Truncate(position) => format!("cut it off at byte {position}"),
-        Remedy::Rewrite(_) => "write it anew from its segment".to_owned(),
-        Remedy::SetAside => "move it out of the way".to_owned(),
-        Remedy::None(why) => format!("do nothing: {why}"),
+        Remedy::Truncate(position) => Some(format!("cut it off at byte {position}, and keep a copy of the rest")),
+        Remedy::Copy(position) => {
+            Some(format!("keep a copy of what stands from byte {position} on, and cut off nothing"))
+        }
+        Remedy::Rewrite(_) => Some("write it anew from its segment".to_owned()),
+        Remedy::SetAside => Some("move it out of the way".to_owned()),
+        Remedy::None(_) => None,
     }
 }

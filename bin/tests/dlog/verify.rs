@@ -5,6 +5,8 @@ use std::{
     os::unix::fs::FileExt,
     path::{Path, PathBuf},
     process::Output,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
 };
 
 use crate::support::{Server, dlog, scratch};
@@ -115,13 +117,21 @@ fn what_a_server_wrote_is_clean_and_what_is_damaged_in_sealed_segments_is_report
     assert_eq!((code, &found["kind"], &found["first_offset"]), (1, &"chain".into(), &0.into()));
 }
 
+/// Where the last batch of a segment file begins.
+fn last_batch(file: &Path) -> u64 {
+    batches(file).last().unwrap()["position"].as_u64().unwrap()
+}
+
 #[test]
 fn a_torn_tail_and_a_bad_index_are_repaired_strays_are_set_aside_and_then_it_is_served() {
     let root = scratch();
     let (data, folder) = written(root.path());
     let all = segments(&folder);
-    let last = batches(&all[1]).last().unwrap().clone();
-    flip(&all[1], last["position"].as_u64().unwrap() + 85);
+    // Of a group of two sectors the first never reached the drive.
+    let torn = last_batch(&all[1]);
+    let file = OpenOptions::new().write(true).open(&all[1]).unwrap();
+    file.write_all_at(&[0; 512], torn).unwrap();
+    file.write_all_at(b"PYR1 and so on", torn + 512).unwrap();
     let (code, found) = only(&data, &[]);
     assert_eq!((code, &found["kind"], &found["case"]), (1, &"torn-tail".into(), &"B".into()));
     assert_eq!((&found["repairable"], &found["repaired"]), (&true.into(), &false.into()));
@@ -152,6 +162,65 @@ fn a_torn_tail_and_a_bad_index_are_repaired_strays_are_set_aside_and_then_it_is_
     server.feed(&["produce", "a", "--partition", "0"], b"and it goes on\n");
     server.stop();
     assert_eq!(report(&data, &[]).0, 0);
+}
+
+#[test]
+fn the_newest_group_may_have_been_acknowledged_so_it_is_copied_and_not_cut_off() {
+    let root = scratch();
+    let (data, folder) = written(root.path());
+    let last = segments(&folder)[1].clone();
+    flip(&last, last_batch(&last) + 85);
+    let before = fs::read(&last).unwrap();
+    let (code, output) = verify(&data, &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(code == 1 && text.contains("nothing proves that it was not acknowledged as durable"), "{text}");
+    assert!(text.contains("--repair would keep a copy of what stands from byte "), "{text}");
+    let (code, found) = only(&data, &["--repair"]);
+    assert_eq!((code, &found["kind"], &found["case"]), (1, &"torn-tail".into(), &"B".into()));
+    assert_eq!((&found["repairable"], &found["repaired"]), (&false.into(), &false.into()));
+    assert!(before == fs::read(&last).unwrap(), "something was cut off");
+    let action = found["action"].as_str().unwrap();
+    assert!(action.starts_with("nothing is cut off; a copy of what stands from byte "), "{action}");
+    let (_, copy) = action.split_once(" is in ").unwrap();
+    let position = found["position"].as_u64().unwrap() as usize;
+    assert!(before[position..] == fs::read(data.join(copy)).unwrap(), "the copy is not what stands there");
+    // The next start cuts it off.
+    let server = Server::start(&data, &[]);
+    assert!(server.run(&["consume", "a"]) == lines(), "not all came back");
+    server.stop();
+    assert_eq!(report(&data, &[]).0, 0);
+}
+
+#[test]
+fn while_a_server_writes_rolls_and_deletes_verify_finds_nothing_wrong_and_says_what_it_leaves_out() {
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &["--set", "storage.retention.check_interval_ms=20"]);
+    server.run(&["log", "create", "a", "--retention-bytes", "20MiB"]);
+    let file = root.path().join("lines.txt");
+    fs::write(&file, lines()).unwrap();
+    let mut produce = server.command(&["produce", "a", "--compression", "none", file.to_str().unwrap()]);
+    let done = AtomicBool::new(false);
+    let checked = thread::scope(|scope| {
+        scope.spawn(|| {
+            let written = (0..4).all(|_| produce.output().unwrap().status.success());
+            done.store(true, Ordering::Relaxed);
+            assert!(written);
+        });
+        let mut checked = 0;
+        while !done.load(Ordering::Relaxed) {
+            let (code, found) = report(&data, &[]);
+            let findings = found["findings"].as_array().unwrap();
+            assert!(code == 0 && findings.iter().all(|finding| finding["harmless"] == true), "{found:#}");
+            assert_eq!(found["last_segments_checked"], false);
+            checked += found["segments"].as_u64().unwrap();
+        }
+        checked
+    });
+    assert!(checked > 0, "there was no sealed segment to check");
+    let (code, output) = verify(&data, &[]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(code == 0 && text.contains(": only sealed segments are checked, not the end of any partition"), "{text}");
 }
 
 #[test]

@@ -77,7 +77,7 @@ pub async fn edit(runtime: &SimRuntime, path: &Path, span: Range<u64>, change: i
     let file = runtime.open(path, OpenMode::Existing).await.unwrap();
     let len = (span.end - span.start) as usize;
     let bytes = file.read_at(span.start, len).await.unwrap();
-    let mut buffer = runtime.allocate(len);
+    let mut buffer = runtime.allocate(len.next_multiple_of(4096));
     buffer.trim(len);
     buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
     change(buffer.bytes_mut());

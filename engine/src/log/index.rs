@@ -6,7 +6,7 @@
 
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
-use super::envelope;
+use super::{envelope, survey::Found};
 use crate::{
     limits::INDEX_INTERVAL_BYTES,
     types::{Incarnation, Offset},
@@ -132,9 +132,82 @@ impl Index {
     }
 }
 
+/// Whether an index may be that of a damaged segment: made before the damage, or from what is left. Of entries that
+/// lead to lost records nobody can say more than that they lead there.
+pub(super) struct Agreement<'a> {
+    index: &'a Index,
+    /// The entries that nothing was found for yet.
+    left: &'a [IndexEntry],
+    /// Where the last entry leads of those before.
+    last: Option<u64>,
+    /// The newest timestamp of the intact batches so far, and whether there were no others.
+    newest: (i64, bool),
+    agrees: bool,
+}
+
+impl<'a> Agreement<'a> {
+    /// `index` is to be held against what a survey of a segment from `base_offset` on finds.
+    pub fn new(index: &'a Index, base_offset: Offset) -> Self {
+        let left = &index.entries[..];
+        // Else whoever asks for the first records is led nowhere.
+        let agrees = left.first().is_some_and(|first| first.offset == base_offset.0);
+        Agreement { index, left, last: None, newest: (i64::MIN, true), agrees }
+    }
+
+    /// Takes what the survey shows next.
+    pub fn see(&mut self, found: &Found) {
+        match found {
+            Found::Batch(batch) => {
+                let (offset, position) = (batch.header.base_offset.0, batch.position);
+                let entry = self.left.first().filter(|entry| entry.position == position);
+                self.agrees &= entry.is_some() == self.is_due(position);
+                self.agrees &= entry.is_none_or(|entry| entry.offset == offset);
+                self.take(entry.is_some());
+                self.newest.0 = self.newest.0.max(batch.header.max_timestamp_ms);
+            }
+            Found::Lost(lost) => {
+                self.newest.1 = false;
+                while let Some(entry) = self.left.first().filter(|entry| entry.position < lost.end_position) {
+                    let leads_there = lost.position <= entry.position
+                        && (lost.from.0..lost.to.0.max(lost.from.0 + 1)).contains(&entry.offset);
+                    self.agrees &= leads_there && self.is_due(entry.position);
+                    self.take(true);
+                }
+            }
+        }
+    }
+
+    /// What it came to, after the survey.
+    pub fn holds(&self) -> bool {
+        self.agrees && self.left.is_empty() && self.knows_time(self.index.max_timestamp)
+    }
+
+    fn is_due(&self, position: u64) -> bool {
+        self.last.is_none_or(|last| position >= last + INDEX_INTERVAL_BYTES)
+    }
+
+    fn knows_time(&self, newest: i64) -> bool {
+        let (known, all) = self.newest;
+        if all { newest == known } else { newest >= known }
+    }
+
+    /// Goes past the next entry, if that was what stood there.
+    fn take(&mut self, is_entry: bool) {
+        let Some((entry, left)) = self.left.split_first().filter(|_| is_entry) else { return };
+        self.agrees &= self.knows_time(entry.max_timestamp_before);
+        (self.last, self.left) = (Some(entry.position), left);
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
     use super::*;
+    use crate::{
+        log::{fixture::batch_of, scan::Located, survey::Lost},
+        record::{BatchHeader, check_produced},
+    };
 
     const KEY: SidecarKey = SidecarKey { incarnation: Incarnation(9), end_position: 1 << 20 };
 
@@ -184,6 +257,79 @@ mod tests {
             let mut damaged = bytes.clone();
             damaged[bit / 8] ^= 1 << (bit % 8);
             assert_eq!(Index::from_sidecar(&damaged, KEY), None, "bit {bit}");
+        }
+    }
+
+    /// What a survey finds of the sample's segment when the batches `lost` are damaged.
+    fn found(lost: &Range<u64>) -> Vec<Found> {
+        let header = check_produced(&batch_of(200)).unwrap();
+        let place = |i: u64| (Offset(1000 + i), 4096 + i * 1024);
+        let mut all = Vec::new();
+        for i in 0..100u64 {
+            let (base_offset, position) = place(i);
+            let max_timestamp_ms = if i % 3 == 0 { i as i64 * 10 - 500 } else { i as i64 * 10 };
+            if !lost.contains(&i) {
+                all.push(Found::Batch(Located {
+                    position,
+                    header: BatchHeader { base_offset, max_timestamp_ms, ..header },
+                }));
+            } else if i == lost.start {
+                let ((from, position), (to, end_position)) = (place(i), place(lost.end));
+                all.push(Found::Lost(Lost { position, end_position, from, to, reason: String::new() }));
+            }
+        }
+        all
+    }
+
+    fn agrees(index: &Index, found: &[Found]) -> bool {
+        let mut agreement = Agreement::new(index, Offset(1000));
+        found.iter().for_each(|found| agreement.see(found));
+        agreement.holds()
+    }
+
+    #[test]
+    fn the_index_of_a_damaged_segment_may_be_from_before_or_from_what_is_left_and_nothing_else() {
+        for lost in [0..0, 0..1, 0..30, 5..6, 15..17, 40..80, 99..100, 0..100] {
+            let found = found(&lost);
+            let before = sample();
+            let mut rebuilt = Index::default();
+            for one in &found {
+                match one {
+                    Found::Batch(batch) => {
+                        rebuilt.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
+                    }
+                    Found::Lost(lost) if lost.from == Offset(1000) => rebuilt.note(lost.from, 4096, i64::MIN),
+                    Found::Lost(_) => {}
+                }
+            }
+            assert!(agrees(&before, &found) && agrees(&rebuilt, &found), "{lost:?}");
+            assert!(!agrees(&Index::default(), &found), "{lost:?}");
+            for index in [&before, &rebuilt] {
+                for number in 0..index.entries.len() {
+                    let position = index.entries[number].position;
+                    let batch = (position - 4096) / 1024;
+                    let is_left = |batch: &u64| !lost.contains(batch);
+                    let with = |change: &dyn Fn(&mut Vec<IndexEntry>)| {
+                        let mut changed = index.clone();
+                        change(&mut changed.entries);
+                        agrees(&changed, &found)
+                    };
+                    let wrong = [
+                        with(&|entries| _ = entries.remove(number)),
+                        with(&|entries| entries[number].position += 512),
+                        with(&|entries| entries[number].offset += 1),
+                        with(&|entries| entries[number].max_timestamp_before = i64::MIN),
+                    ];
+                    // Of the time of what is lost nobody knows.
+                    let is_timeless = !(0..batch).any(|before| is_left(&before));
+                    if is_left(&batch) {
+                        let expected = [false, false, false, is_timeless];
+                        assert_eq!(wrong, expected, "{lost:?}: entry {number} at {position}");
+                    }
+                }
+            }
+            let newest = Index { max_timestamp: i64::MIN, ..before.clone() };
+            assert_eq!(agrees(&newest, &found), lost == (0..100), "{lost:?}");
         }
     }
 }

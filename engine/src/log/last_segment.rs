@@ -14,8 +14,8 @@ use super::{
     segment::{SegmentHeader, SegmentHeaderError},
 };
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    record::{ProducerHistory, check_stored_header},
+    limits::{BATCH_HEADER_BYTES, DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    record::{BatchHeader, ProducerHistory, check_stored_header},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, LogUid, Offset, PartitionIndex},
 };
@@ -124,6 +124,8 @@ pub struct LastScan {
     invalid: Option<(u64, String)>,
     /// Whether all bytes behind that place are zero.
     zeros_follow: bool,
+    /// Where the next batch of a group that was met behind that place begins.
+    group_at: u64,
 }
 
 impl LastScan {
@@ -154,6 +156,7 @@ impl LastScan {
             durable_hint: header.base_offset,
             invalid: None,
             zeros_follow: true,
+            group_at: 0,
         }
     }
 
@@ -175,7 +178,7 @@ impl LastScan {
         let next = if self.invalid.is_none() {
             self.batches(&bytes[skip..], position, last_window)
         } else {
-            self.behind(&bytes[skip..], position)
+            self.behind(&bytes[skip..], position, last_window)
         };
         // A batch larger than the window is read again, with a window of its size.
         self.window = if next == position { self.window * 2 } else { WINDOW_BYTES };
@@ -232,21 +235,43 @@ impl LastScan {
 
     /// Looks through a window behind the first invalid place: is there anything but zeros, and are there batches that
     /// know of a durable end beyond it? Every flush group begins at a block, so these are the places where a batch can
-    /// be found again.
-    fn behind(&mut self, bytes: &[u8], start: u64) -> u64 {
+    /// be found again; from there its group is followed, whose later batches may know of more.
+    fn behind(&mut self, bytes: &[u8], start: u64, last_window: bool) -> u64 {
         self.zeros_follow &= bytes.iter().all(|byte| *byte == 0);
+        let end = start + bytes.len() as u64;
+        self.follow(bytes, start);
         let block = u64::from(self.header.block_bytes);
-        let mut position = start.next_multiple_of(block);
-        while let Some(rest) = bytes.get((position - start) as usize..).filter(|rest| !rest.is_empty()) {
-            // The header is enough, and whole: a block is larger.
-            if let Ok(header) = check_stored_header(rest)
-                && header.incarnation == self.header.incarnation
-            {
-                self.durable_hint = self.durable_hint.max(header.durable_hint);
+        for position in (start.next_multiple_of(block)..end).step_by(block as usize) {
+            if position >= self.group_at {
+                self.group_at = position;
+                self.follow(bytes, start);
+            } else {
+                // Within a group, where a batch could stand that overwrote it. Not followed: each byte is met once.
+                self.note_hint(&bytes[(position - start) as usize..]);
             }
-            position += block;
         }
-        start + bytes.len() as u64
+        // A header that goes on in the next window.
+        let is_cut_off = self.group_at < end && end - self.group_at < BATCH_HEADER_BYTES as u64;
+        if is_cut_off && !last_window { self.group_at } else { end }
+    }
+
+    /// Follows batches from `group_at` on, by their headers alone, as far as they begin in these bytes.
+    fn follow(&mut self, bytes: &[u8], start: u64) {
+        while let Some(rest) = self.group_at.checked_sub(start).and_then(|at| bytes.get(at as usize..))
+            && let Some(header) = self.note_hint(rest)
+        {
+            self.group_at += header.batch_len() as u64;
+        }
+    }
+
+    /// Takes the durable hint of the batch at the beginning of `bytes`, if one stands there.
+    fn note_hint(&mut self, bytes: &[u8]) -> Option<BatchHeader> {
+        let header = check_stored_header(bytes).ok()?;
+        if header.incarnation != self.header.incarnation {
+            return None;
+        }
+        self.durable_hint = self.durable_hint.max(header.durable_hint);
+        Some(header)
     }
 
     /// What was found, once nothing more is wanted.

@@ -358,7 +358,7 @@ mod tests {
         error::RequestError,
         limits::SEGMENT_HEADER_BYTES,
         log::{
-            fixture::{P, batch_of, context},
+            fixture::{P, batch_of, context, edit},
             flush::Commit,
             loading::headers_of,
             read::ReadRange,
@@ -522,6 +522,34 @@ mod tests {
             };
             let found = sim.block_on(&cores[0], story, STEPS).unwrap();
             assert_eq!(found, (Offset(end), intact.to_vec()), "{damaged:?} damaged");
+        }
+    }
+
+    #[test]
+    fn a_durable_hint_counts_wherever_in_a_flush_group_it_stands() {
+        for block in [512, 4096] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], block);
+            let story = async move {
+                let log = open_here(&context).await.unwrap().log;
+                let batch = batch_of(800);
+                for offset in 0..6 {
+                    // Only the very last batch knows that those before its group were durable.
+                    let hint = if offset == 5 { 4 } else { 0 };
+                    log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(hint)));
+                    if offset % 2 == 1 {
+                        log.write_waiting(Commit::Written).await.unwrap();
+                    }
+                }
+                let second = SEGMENT_HEADER_BYTES + 1600u64.next_multiple_of(u64::from(block));
+                let path = segment_path(Path::new("/p"), Offset(0));
+                edit(&context.runtime, &path, second..second + 512, |bytes| bytes[10] ^= 1).await;
+                let Recovered { damage, end, .. } = open_here(&context).await.unwrap();
+                (damage.map(|damage| damage.case), end)
+            };
+            let found = sim.block_on(&cores[0], story, STEPS).unwrap();
+            assert_eq!(found, (Some('C'), Offset(6)), "blocks of {block}");
         }
     }
 }

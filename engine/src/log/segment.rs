@@ -15,7 +15,7 @@ use zerocopy::{
 
 use super::{index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file};
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, Runtime},
     types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
 };
@@ -112,7 +112,9 @@ impl SegmentHeader {
             return Err(damaged("its checksum is wrong"));
         }
         let block_bytes = raw.block_bytes.get();
-        if !block_bytes.is_power_of_two() || !(512..=DEVICE_BLOCK_BYTES_MAX as u32).contains(&block_bytes) {
+        if !block_bytes.is_power_of_two()
+            || !(DEVICE_BLOCK_BYTES_MIN as u32..=DEVICE_BLOCK_BYTES_MAX as u32).contains(&block_bytes)
+        {
             return Err(damaged("its block size is not a power of two from 512 to 4096"));
         }
         Ok(SegmentHeader {

@@ -5,7 +5,10 @@
 //! further where recovery does not look: sealed segments, what stands behind damage, and the sidecars. It reads through
 //! [`Disk`], a window at a time, and never panics on what it reads.
 
+mod last;
 mod partition;
+mod pass;
+mod sidecars;
 mod walk;
 
 use std::{
@@ -14,6 +17,7 @@ use std::{
 };
 
 pub use partition::{PartitionFiles, Totals, check_partition};
+use walk::first_batch;
 pub use walk::{Piece, Source, walk_segment};
 
 use crate::{runtime::DirEntry, types::Offset};
@@ -103,8 +107,11 @@ impl Kind {
 /// What can be done about a finding without taking away anything that was acknowledged as durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remedy {
-    /// Cut the file off at this position.
+    /// Cut the file off at this position: what stands behind it was provably never acknowledged as durable.
     Truncate(u64),
+    /// Keep a copy of what stands in the file from this position on, and cut off nothing: the next start will, and
+    /// nobody can prove that it was never acknowledged.
+    Copy(u64),
     /// Write these bytes as the file.
     Rewrite(Vec<u8>),
     /// Move it out of the way.
@@ -112,6 +119,8 @@ pub enum Remedy {
     /// Nothing here; and why.
     None(&'static str),
 }
+
+const DURABLE: Remedy = Remedy::None("the records were durable; restore them from a copy");
 
 /// One thing that is wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]

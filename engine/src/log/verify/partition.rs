@@ -1,19 +1,22 @@
-//! One partition's files: every segment from its header to its end, the offsets from one to the next, and the sidecars.
+//! One partition's files: every segment from its header to its end, and the offsets from one to the next.
 
 use std::{
     io,
-    ops::ControlFlow,
     path::{Path, PathBuf},
 };
 
-use super::{Disk, Finding, Kind, Piece, Remedy, Source, walk_segment};
+use super::{
+    DURABLE, Disk, Finding, Kind, Remedy, Source, first_batch,
+    last::end_at,
+    pass::{Behind, FINDINGS_PER_SEGMENT_MAX, Pass},
+    walk_segment,
+};
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, PRODUCERS_PER_PARTITION_MAX},
+    limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN},
     log::{
-        index::{Index, SidecarKey},
-        last_segment::{BEGINNING_BYTES, Beginning, LastScan, LastSegment},
+        index::SidecarKey,
+        last_segment::{BEGINNING_BYTES, Beginning, LastSegment},
         missing::{BEGUN, MissingEnd, Names},
-        producer_snapshot::{self, SnapshotKey},
         segment::{
             SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_deleted_segment, is_spare,
             producers_base_of, segment_of_sidecar,
@@ -21,19 +24,8 @@ use crate::{
         start::{self, is_start_file},
     },
     record::ProducerHistory,
-    types::{LogUid, Offset, PartitionIndex},
+    types::{LogUid, Offset, PartitionId, PartitionIndex},
 };
-
-/// Findings in one segment after which it is given up: there is hardly anything right in it.
-const FINDINGS_PER_SEGMENT_MAX: usize = 1000;
-
-/// Bytes of a sidecar for each entry, generously; bounds what is read of one.
-const SIDECAR_BYTES_PER_ENTRY_MAX: u64 = 64;
-
-/// What is read of a snapshot of producers: 256 bytes for each, generously.
-const SNAPSHOT_BYTES_MAX: u64 = DEVICE_BLOCK_BYTES_MAX + 256 * PRODUCERS_PER_PARTITION_MAX as u64;
-
-const DURABLE: Remedy = Remedy::None("the records were durable; restore them from a copy");
 
 /// Which files to check.
 #[derive(Clone, Debug)]
@@ -67,16 +59,16 @@ struct Listed {
     base_offset: Offset,
 }
 
-struct Check<'a, D: Disk> {
-    disk: &'a D,
-    files: PartitionFiles,
-    findings: Vec<Finding>,
-    totals: Totals,
+pub(super) struct Check<'a, D: Disk> {
+    pub(super) disk: &'a D,
+    pub(super) files: PartitionFiles,
+    pub(super) findings: Vec<Finding>,
+    pub(super) totals: Totals,
     /// The offset after the last segment that was read whole; `None` after one that was not.
     expected: Option<Offset>,
     /// What the batches so far say of their producers; `None` while that is not known: after damage, and before the
     /// first snapshot of a log whose beginning is gone.
-    producers: Option<ProducerHistory>,
+    pub(super) producers: Option<ProducerHistory>,
 }
 
 /// Checks a partition.
@@ -193,7 +185,7 @@ impl<D: Disk> Check<'_, D> {
     }
 
     /// What was trimmed may never have been durable.
-    fn beginning_beyond_the_end(&mut self, path: &Path, found: &LastSegment, start: Offset) {
+    pub(super) fn beginning_beyond_the_end(&mut self, path: &Path, found: &LastSegment, start: Offset) {
         let end = found.end_offset;
         if found.damage.is_none() && end < start {
             let reason = format!("the log begins at {start}, after its last record, {end}: those between were trimmed");
@@ -230,10 +222,8 @@ impl<D: Disk> Check<'_, D> {
                 }
                 Ok((Beginning::Damaged(reason), size)) => {
                     self.sealed(&segments, Some(last.base_offset), others);
-                    self.totals.segments += 1;
-                    self.totals.bytes += size;
-                    let finding = Finding::new(Kind::Header, &last.path, reason).at(0).case('E');
-                    self.findings.push(finding.remedy(DURABLE));
+                    self.expected = None;
+                    self.without_header(&last, (reason, size), None, others);
                     return Some(Some(last.base_offset));
                 }
                 Ok((Beginning::Intact(header), size)) => {
@@ -254,7 +244,7 @@ impl<D: Disk> Check<'_, D> {
         Some(None)
     }
 
-    fn unreadable(&mut self, path: &Path, position: u64, error: &io::Error) {
+    pub(super) fn unreadable(&mut self, path: &Path, position: u64, error: &io::Error) {
         // A log that is deleted while we look at it is no damage.
         if !(self.files.in_use && error.kind() == io::ErrorKind::NotFound) {
             self.findings.push(Finding::new(Kind::Unreadable, path, error.to_string()).at(position));
@@ -278,22 +268,28 @@ impl<D: Disk> Check<'_, D> {
         let bases = segments.iter().map(|segment| segment.base_offset).skip(1).chain(last);
         for (segment, next) in segments.iter().zip(bases) {
             self.expected = None;
+            let place = self.findings.len();
             match self.beginning(segment) {
                 Ok((Beginning::Intact(header), size)) => self.sealed_segment(segment, (&header, size), next, others),
                 Ok((beginning, size)) => {
-                    self.totals.segments += 1;
-                    self.totals.bytes += size;
                     let reason = match beginning {
                         Beginning::Damaged(reason) => reason,
                         _ => "its header block is missing".to_owned(),
                     };
-                    let finding = Finding::new(Kind::Header, &segment.path, reason).at(0).case('E');
-                    self.findings.push(finding.records(segment.base_offset, next).remedy(DURABLE));
+                    self.without_header(segment, (reason, size), Some(next), others);
                 }
                 Err(error) => self.unreadable(&segment.path, 0, &error),
             }
             self.chain(next, &segment.path);
+            // A file that is deleted while it is read loses its name first, and then its bytes.
+            if self.files.in_use && self.findings.len() > place && self.is_gone(&segment.path) {
+                self.findings.truncate(place);
+            }
         }
+    }
+
+    fn is_gone(&self, path: &Path) -> bool {
+        self.disk.open(path).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
     }
 
     /// Between two segments: `next` is what the second begins with, `path` the first.
@@ -318,22 +314,98 @@ impl<D: Disk> Check<'_, D> {
         let path = &segment.path;
         self.snapshot(path, header, others);
         let mut pass = Pass { producers: self.producers.take(), ..Pass::new(path, header, next) };
-        if !self.walk(path, header, &mut pass) {
+        let walked = self.walk(path, header, &mut pass);
+        if !walked && !pass.gave_up() {
             return;
         }
-        let damaged = !pass.findings.is_empty();
+        let damaged = !walked || !pass.findings.is_empty();
         // Behind a gap it is said already which records are missing.
-        self.expected = (pass.gap == Behind::Batch).then_some(pass.end);
+        self.expected = (walked && pass.gap == Behind::Batch).then_some(pass.end);
         self.findings.append(&mut pass.findings);
         self.producers = pass.producers.take().filter(|_| !damaged);
-        if !damaged {
+        if damaged {
+            self.index_of_damaged(path, (header, size), next, others);
+        } else {
             let key = SidecarKey { incarnation: header.incarnation, end_position: size };
-            self.sidecar(&path.with_extension("idx"), (key, &pass.index), others);
+            self.index(&path.with_extension("idx"), (key, &pass.index), others);
         }
     }
 
+    /// A segment without a header that can be trusted, for this `reason`: sealed, with `next` behind it, or the last.
+    /// What can be established is enough to check what stands behind the header: its name has the first offset, its
+    /// first intact batch the incarnation.
+    fn without_header(
+        &mut self,
+        segment: &Listed,
+        (reason, size): (String, u64),
+        next: Option<Offset>,
+        others: &[PathBuf],
+    ) {
+        let (path, base) = (&segment.path, segment.base_offset);
+        let end = next.unwrap_or(Offset(u64::MAX));
+        let place = self.findings.len();
+        let header = match self.disk.open(path).and_then(|file| first_batch(&file, (base, end))) {
+            Ok(first) => first.map(|first| SegmentHeader {
+                partition: PartitionId { log: self.files.log.unwrap_or(LogUid(0)), index: self.files.index },
+                block_bytes: DEVICE_BLOCK_BYTES_MIN as u32,
+                base_offset: base,
+                created_ms: 0,
+                incarnation: first.incarnation,
+                leader_epoch: first.leader_epoch,
+            }),
+            Err(error) => {
+                self.unreadable(path, 0, &error);
+                None
+            }
+        };
+        let behind = match &header {
+            Some(header) => self.behind_header(path, (header, size), next, others),
+            None => {
+                self.totals.segments += 1;
+                self.totals.bytes += size;
+                "no intact batch stands behind it".to_owned()
+            }
+        };
+        let finding = Finding::new(Kind::Header, path, format!("{reason}; {behind}")).at(0).case('E').remedy(DURABLE);
+        // Its records cannot be served, whatever is left of them.
+        let finding = next.into_iter().fold(finding, |finding, next| finding.records(base, next));
+        self.findings.insert(place, finding);
+    }
+
+    /// Checks what stands behind a damaged header; `header` is what could be established. Says what there is.
+    fn behind_header(
+        &mut self,
+        path: &Path,
+        (header, size): (&SegmentHeader, u64),
+        next: Option<Offset>,
+        others: &[PathBuf],
+    ) -> String {
+        self.snapshot(path, header, others);
+        self.producers = None;
+        let end = next.unwrap_or(Offset(u64::MAX));
+        let mut pass = Pass { block_is_unknown: true, ..Pass::new(path, header, end) };
+        let walked = self.walk(path, header, &mut pass);
+        if walked && (next.is_none() || pass.end >= end) {
+            pass.forget_room();
+        }
+        let durable = pass.durable_hint;
+        for finding in &mut pass.findings {
+            end_at(finding, durable);
+            if next.is_none() && finding.offsets.is_none() {
+                let unknown = Remedy::None("without the header nobody can say where the log ends");
+                *finding = finding.clone().case('E').remedy(unknown);
+            }
+        }
+        self.findings.append(&mut pass.findings);
+        if let Some(next) = next {
+            self.expected = (walked && pass.gap == Behind::Batch).then_some(pass.end);
+            self.index_of_damaged(path, (header, size), next, others);
+        }
+        format!("behind it {} batches with {} records are intact", pass.batches, pass.records)
+    }
+
     /// Whether the walk came to the end.
-    fn walk(&mut self, path: &Path, header: &SegmentHeader, pass: &mut Pass<'_>) -> bool {
+    pub(super) fn walk(&mut self, path: &Path, header: &SegmentHeader, pass: &mut Pass<'_>) -> bool {
         let walked = self.disk.open(path).map_err(|error| (0, error)).and_then(|file| {
             self.totals.bytes += file.size().unwrap_or_default();
             walk_segment(&file, header, &mut |piece| pass.take(&piece))
@@ -346,220 +418,12 @@ impl<D: Disk> Check<'_, D> {
             self.unreadable(path, position, &error);
             return false;
         }
-        if pass.findings.len() < FINDINGS_PER_SEGMENT_MAX {
+        if !pass.gave_up() {
             return true;
         }
         let reason = format!("{FINDINGS_PER_SEGMENT_MAX} things are wrong in it; the rest was not looked at");
         self.findings.append(&mut pass.findings);
         self.findings.push(Finding::new(Kind::Bytes, path, reason).case('C').remedy(DURABLE));
         false
-    }
-
-    /// What is kept of producers beside a segment, if it is: only the last two segments have such a snapshot. A running
-    /// server may be writing it.
-    fn snapshot(&mut self, segment: &Path, header: &SegmentHeader, others: &[PathBuf]) {
-        let path = segment.with_extension("prd");
-        if self.files.in_use || !others.contains(&path) {
-            return;
-        }
-        let key = SnapshotKey::from(header);
-        let read = self.disk.open(&path).and_then(|file| {
-            let len = file.size()?.min(SNAPSHOT_BYTES_MAX);
-            file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX))
-        });
-        let bytes = match read {
-            Ok(bytes) => bytes,
-            Err(error) => return self.unreadable(&path, 0, &error),
-        };
-        let (reason, remedy) = match (&self.producers, producer_snapshot::from_sidecar(&bytes, key)) {
-            (Some(known), Some(kept)) if kept.agrees_with(known) => return,
-            (None, Some(kept)) => {
-                self.producers = Some(kept);
-                return;
-            }
-            (Some(known), _) => {
-                let right = Remedy::Rewrite(producer_snapshot::to_sidecar(known, key));
-                ("what it says of producers is not what the segments before it say", right)
-            }
-            (None, None) => ("it is damaged; the server makes it anew from the segments", Remedy::SetAside),
-        };
-        self.findings.push(Finding::new(Kind::Producers, &path, reason).remedy(remedy));
-    }
-
-    fn sidecar(&mut self, path: &Path, (key, index): (SidecarKey, &Index), others: &[PathBuf]) {
-        let right = index.to_sidecar(key);
-        let is_there = others.iter().any(|other| other == path);
-        let found = if is_there { self.read_sidecar(path, key.end_position) } else { Ok(Vec::new()) };
-        let finding = match found {
-            Ok(bytes) if bytes.is_empty() => {
-                Finding::new(Kind::NoIndex, path, "the sealed segment has no index; it is made when it is needed")
-            }
-            Ok(bytes) if Index::from_sidecar(&bytes, key).as_ref() == Some(index) => return,
-            Ok(_) => Finding::new(Kind::Index, path, "the index is not what the segment gives"),
-            Err(error) => Finding::new(Kind::Unreadable, path, error.to_string()),
-        };
-        self.findings.push(finding.remedy(Remedy::Rewrite(right)));
-    }
-
-    fn read_sidecar(&self, path: &Path, segment_bytes: u64) -> io::Result<Vec<u8>> {
-        let entries = segment_bytes / INDEX_INTERVAL_BYTES + 1;
-        let len = DEVICE_BLOCK_BYTES_MAX + entries * SIDECAR_BYTES_PER_ENTRY_MAX;
-        let file = self.disk.open(path)?;
-        file.read_at(0, usize::try_from(len.min(file.size()?)).unwrap_or(usize::MAX))
-    }
-
-    /// The last segment: where recovery would end it, and all that is wrong in it.
-    fn last(&mut self, path: &Path, (header, size): (&SegmentHeader, u64), start: Offset) {
-        let judged = self.disk.open(path).and_then(|file| {
-            let mut scan = LastScan::new(path.to_path_buf(), *header, size);
-            while let Some((position, len)) = scan.wants() {
-                scan.take(&file.read_at(position, len)?);
-            }
-            Ok(scan.verdict())
-        });
-        let found = match judged {
-            Ok(found) => found,
-            Err(error) => return self.unreadable(path, 0, &error),
-        };
-        self.beginning_beyond_the_end(path, &found, start);
-        let mut pass = Pass::new(path, header, Offset(u64::MAX));
-        if self.walk(path, header, &mut pass) {
-            let mut findings = judge_last(path, &found, pass);
-            self.findings.append(&mut findings);
-        }
-    }
-}
-
-/// What the last segment comes to: `found` as recovery sees it, `pass` all there is.
-fn judge_last(path: &Path, found: &LastSegment, pass: Pass<'_>) -> Vec<Finding> {
-    let end = found.end_offset;
-    // Recovery looks for batches where a flush group can begin, the walk everywhere.
-    let was_durable = pass.durable_hint > end;
-    if found.damage.is_none() && !was_durable {
-        if !found.torn {
-            return Vec::new();
-        }
-        let cut = found.cut_position;
-        let reason = format!("a flush was cut off; the log ends before it, at offset {end}");
-        let finding = Finding::new(Kind::TornTail, path, reason).at(cut).case('B').remedy(Remedy::Truncate(cut));
-        return vec![finding];
-    }
-    let durable = pass.durable_hint;
-    let case = found.damage.as_ref().map_or('C', |damage| damage.case);
-    let mut findings = pass.findings;
-    if pass.gap == Behind::Zeros {
-        // Room that was prepared and not used.
-        findings.pop();
-    }
-    if findings.is_empty() {
-        let position = found.damage.as_ref().map_or(found.cut_position, |damage| damage.position);
-        let reason = found.damage.as_ref().map_or("records that were durable are missing", |damage| &damage.reason);
-        findings.push(Finding::new(Kind::Bytes, path, reason).at(position).remedy(DURABLE));
-    }
-    for finding in &mut findings {
-        finding.case = finding.case.filter(|own| *own == 'F').or(Some(case));
-        if let Some((first, u64::MAX)) = finding.offsets.map(|(first, end)| (first, end.0)) {
-            finding.offsets = (first < durable).then_some((first, durable));
-        }
-    }
-    findings
-}
-
-/// What the walk came by last.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Behind {
-    Batch,
-    Zeros,
-    Bytes,
-}
-
-/// What one walk over a segment gathers.
-struct Pass<'a> {
-    path: &'a Path,
-    /// The offset after the last batch.
-    end: Offset,
-    /// What the next segment begins with; the largest offset if there is none.
-    next: Offset,
-    index: Index,
-    batches: u64,
-    records: u64,
-    /// The highest durable hint.
-    durable_hint: Offset,
-    /// What came last.
-    gap: Behind,
-    findings: Vec<Finding>,
-    /// What the batches before and in this segment say of their producers, if that is wanted.
-    producers: Option<ProducerHistory>,
-}
-
-impl<'a> Pass<'a> {
-    fn new(path: &'a Path, header: &SegmentHeader, next: Offset) -> Self {
-        Pass {
-            path,
-            end: header.base_offset,
-            next,
-            index: Index::default(),
-            batches: 0,
-            records: 0,
-            durable_hint: header.base_offset,
-            gap: Behind::Batch,
-            findings: Vec::new(),
-            producers: None,
-        }
-    }
-
-    fn take(&mut self, piece: &Piece<'_>) -> ControlFlow<()> {
-        match piece {
-            Piece::Batch { position, header, damage, .. } => {
-                let (base, end) = (header.base_offset, header.end_offset());
-                self.durable_hint = self.durable_hint.max(header.durable_hint);
-                self.chain(*position, base, end);
-                match damage {
-                    None => {
-                        if let (Some(producers), Some(mark)) = (&mut self.producers, header.producer_mark()) {
-                            producers.note(&mark, base);
-                        }
-                        self.index.note(base, *position, header.max_timestamp_ms);
-                        self.batches += 1;
-                        self.records += u64::from(header.record_count);
-                    }
-                    Some(reason) => self.add(Kind::Batch, (*position, base, end), reason.clone()),
-                }
-                self.end = self.end.max(end);
-            }
-            Piece::Gap { position, end, zeros, reason } => {
-                let len = end - position;
-                let what = if *zeros { "zeros where a batch should stand" } else { reason.as_str() };
-                // Which records are missing is known when the next batch comes, or none does.
-                let next = self.next;
-                self.add(Kind::Bytes, (*position, self.end, next), format!("{what}; {len} bytes hold no batch"));
-                self.gap = if *zeros { Behind::Zeros } else { Behind::Bytes };
-            }
-        }
-        if self.findings.len() < FINDINGS_PER_SEGMENT_MAX { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
-    }
-
-    /// A batch with `base` follows what ended at `self.end`.
-    fn chain(&mut self, position: u64, base: Offset, end: Offset) {
-        let behind = std::mem::replace(&mut self.gap, Behind::Batch);
-        if behind != Behind::Batch
-            && let Some(gap) = self.findings.last_mut()
-        {
-            gap.offsets = (self.end < base).then_some((self.end, base));
-        }
-        let reason = format!("a batch with offset {base} where {} should follow", self.end);
-        if base < self.end {
-            self.add(Kind::Chain, (position, base, end), reason);
-            if let Some(twice) = self.findings.last_mut() {
-                twice.case = Some('F');
-            }
-        } else if base > self.end && behind == Behind::Batch {
-            self.add(Kind::Chain, (position, self.end, base), reason);
-        }
-    }
-
-    fn add(&mut self, kind: Kind, (position, first, end): (u64, Offset, Offset), reason: String) {
-        let finding = Finding::new(kind, self.path, reason).at(position).records(first, end).case('C').remedy(DURABLE);
-        self.findings.push(finding);
     }
 }

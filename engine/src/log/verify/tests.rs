@@ -1,7 +1,7 @@
 //! Every kind of finding, over files in memory that are made byte by byte.
 
 use std::{
-    cell::RefCell,
+    cell::{Cell, RefCell},
     collections::BTreeMap,
     io,
     path::{Path, PathBuf},
@@ -160,6 +160,39 @@ fn a_sound_partition_has_no_finding_and_is_counted() {
     assert_eq!((findings, totals.segments), (vec![], 2), "the last segment of a running server is left alone");
 }
 
+/// A partition whose first segment can be opened only so often.
+struct Vanishing(Memory, Cell<u32>);
+
+impl Disk for Vanishing {
+    type File = Bytes;
+
+    fn open(&self, wanted: &Path) -> io::Result<Bytes> {
+        if wanted == path(0) {
+            let left = self.1.get().checked_sub(1).ok_or(io::ErrorKind::NotFound)?;
+            self.1.set(left);
+        }
+        self.0.open(wanted)
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.0.list(dir)
+    }
+}
+
+#[test]
+fn what_a_running_server_deletes_while_it_is_read_is_no_damage() {
+    let files =
+        PartitionFiles { dir: PathBuf::from(DIR), log: Some(LogUid(1)), index: PartitionIndex(0), in_use: true };
+    for left in [0, 20, batch(2) + 10] {
+        let disk = sound();
+        disk.0[&path(0)].borrow_mut().truncate(left);
+        assert_ne!(disk.check_as(Some(LogUid(1)), true).0, [], "while its name is there");
+        // Once for its header, and once for all of it.
+        let deleted = Vanishing(disk, Cell::new(if left < HEADER { 1 } else { 2 }));
+        assert_eq!(check_partition(&deleted, files.clone()).unwrap().0, [], "{left} bytes were left");
+    }
+}
+
 #[test]
 fn any_flipped_byte_of_a_sealed_batch_or_header_is_found_and_names_its_records() {
     for at in (0..48).chain(batch(1)..batch(1) + 80).chain([batch(1) + 200]) {
@@ -189,6 +222,16 @@ fn all_damage_of_a_segment_is_found_not_only_the_first() {
     assert_eq!(found, [(Kind::Batch, range(0, 3)), (Kind::Bytes, range(3, 6)), (Kind::Bytes, range(9, 12))]);
 }
 
+/// The finding in the segment at `base`, beside that its index is not that of so many bytes.
+fn with_its_index(disk: &Memory, base: u64) -> Finding {
+    let (mut findings, _) = disk.check();
+    assert_eq!(findings.len(), 2, "{findings:#?}");
+    let index = findings.pop().unwrap();
+    assert_eq!((index.kind, &index.remedy), (Kind::Index, &Remedy::SetAside));
+    assert_eq!(index.path, path(base).with_extension("idx"));
+    findings.remove(0)
+}
+
 #[test]
 fn a_missing_a_cut_and_a_lengthened_sealed_segment_are_found() {
     let mut disk = sound();
@@ -208,11 +251,11 @@ fn a_missing_a_cut_and_a_lengthened_sealed_segment_are_found() {
     assert!(found.iter().any(|found| found.kind == Kind::Chain && found.offsets == range(21, 24)), "{found:?}");
     let disk = sound();
     disk.0[&path(12)].borrow_mut().truncate(batch(3) + 100);
-    let found = disk.only();
+    let found = with_its_index(&disk, 12);
     assert_eq!((found.kind, found.offsets, is_lost(&found)), (Kind::Bytes, range(21, 24), true));
     let disk = sound();
     disk.0[&path(12)].borrow_mut().resize(1 << 20, 0);
-    let found = disk.only();
+    let found = with_its_index(&disk, 12);
     assert_eq!((found.kind, found.offsets), (Kind::Bytes, None), "no record is missing: {found:?}");
 }
 
@@ -247,13 +290,54 @@ fn a_sidecar_that_differs_is_found_with_the_right_one_and_a_missing_one_is_harml
 }
 
 #[test]
-fn a_torn_tail_may_be_cut_off_and_damage_below_the_durable_hint_may_not() {
-    let disk = sound();
-    disk.flip(&path(24), batch(3) + 100);
+fn a_tail_is_cut_off_only_where_its_first_sector_was_never_written() {
+    let fill = |disk: &Memory, from: usize, to: usize, byte: u8| {
+        disk.0[&path(24)].borrow_mut()[from..to].fill(byte);
+    };
+    // The last group is of two sectors, and nothing says that it was durable.
+    let with_a_long_last_batch = || {
+        let disk = sound();
+        let mut bytes = disk.0[&path(24)].borrow_mut();
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(None, &[7; 700], &[], 1).unwrap();
+        let mut long = builder.finish().unwrap().to_vec();
+        let fields = ServerFields {
+            base_offset: Offset(36),
+            durable_hint: Offset(30),
+            leader_epoch: LeaderEpoch(1),
+            incarnation: header(24).incarnation,
+        };
+        stamp(&mut long, fields);
+        bytes[batch(4)..batch(4) + long.len()].copy_from_slice(&long);
+        drop(bytes);
+        disk
+    };
+    let end = |disk: &Memory, before: usize| {
+        disk.0[&path(24)].borrow()[..before].iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1
+    };
+    assert_eq!(with_a_long_last_batch().check().0, []);
+    let disk = with_a_long_last_batch();
+    fill(&disk, batch(4), batch(5), 0);
     let found = disk.only();
-    let cut = disk.0[&path(24)].borrow()[..batch(3)].iter().rposition(|byte| *byte != 0).unwrap() as u64 + 1;
     assert_eq!((found.kind, found.case), (Kind::TornTail, Some('B')));
-    assert!(matches!(found.remedy, Remedy::Truncate(at) if at >= cut && at < batch(3) as u64), "{found:?} {cut}");
+    let Remedy::Truncate(cut) = found.remedy else { panic!("{found:?}") };
+    assert!((end(&disk, batch(4))..batch(4) as u64).contains(&cut), "{found:?}");
+    // What else a loss of power leaves, rot may leave of a group that was acknowledged.
+    for damage in [
+        |disk: &Memory, fill: &dyn Fn(&Memory, usize, usize, u8)| fill(disk, batch(5), batch(6), 0),
+        |disk: &Memory, fill: &dyn Fn(&Memory, usize, usize, u8)| fill(disk, batch(4), batch(5), 9),
+        |disk: &Memory, _: &dyn Fn(&Memory, usize, usize, u8)| disk.flip(&path(24), batch(4) + 100),
+        |disk: &Memory, _: &dyn Fn(&Memory, usize, usize, u8)| disk.0[&path(24)].borrow_mut().truncate(batch(5)),
+    ] {
+        let disk = with_a_long_last_batch();
+        damage(&disk, &fill);
+        let found = disk.only();
+        assert_eq!((found.kind, found.case, &found.remedy), (Kind::TornTail, Some('B'), &Remedy::Copy(cut)));
+    }
+}
+
+#[test]
+fn damage_below_the_durable_hint_is_never_cut_off() {
     let disk = sound();
     disk.flip(&path(24), batch(1) + 100);
     let found = disk.only();
@@ -275,6 +359,67 @@ fn a_damaged_last_header_is_case_e_an_empty_file_case_d_and_nothing_at_all_case_
     let found = disk.only();
     assert_eq!((found.case, &found.remedy), (Some('D'), &Remedy::SetAside));
     assert_eq!(Memory::default().only().case, Some('G'));
+}
+
+#[test]
+fn what_stands_behind_a_damaged_header_is_checked() {
+    for (victim, last) in [(0, false), (24, true)] {
+        let disk = sound();
+        disk.flip(&path(victim), 20);
+        disk.flip(&path(victim), batch(1) + 100);
+        disk.flip(&path(victim), batch(2) + 10);
+        let (findings, totals) = disk.check();
+        let about: Vec<_> = findings.iter().map(|found| (found.kind, found.offsets)).collect();
+        let whole = if last { None } else { range(0, 12) };
+        let lost = [(victim + 3, victim + 6), (victim + 6, victim + 9)].map(|(from, to)| range(from, to));
+        assert_eq!(about, [(Kind::Header, whole), (Kind::Batch, lost[0]), (Kind::Bytes, lost[1])]);
+        assert!(findings[0].reason.ends_with("behind it 2 batches with 6 records are intact"), "{findings:?}");
+        assert!(findings.iter().all(is_lost));
+        assert_eq!(totals.records, 30);
+    }
+    // Of a block of 4096 bytes nobody knows then: what pads the groups is no damage.
+    let disk = sound();
+    let mut spread = disk.0[&path(12)].borrow()[..HEADER].to_vec();
+    for number in 0..4 {
+        spread.extend_from_slice(&disk.0[&path(12)].borrow()[batch(number)..batch(number + 1)]);
+        spread.resize(spread.len().next_multiple_of(4096), 0);
+    }
+    spread[20] ^= 1;
+    let mut disk = disk;
+    disk.put(path(12), spread);
+    disk.0.remove(&path(12).with_extension("idx"));
+    let found = disk.check().0;
+    assert_eq!(found.iter().map(|found| found.kind).collect::<Vec<_>>(), [Kind::Header, Kind::NoIndex]);
+    // And of what holds no batch of it, that there is none.
+    let disk = sound();
+    disk.0[&path(12)].borrow_mut()[..batch(4)].fill(3);
+    assert!(disk.only().reason.ends_with("no intact batch stands behind it"));
+}
+
+#[test]
+fn the_sidecars_of_damaged_segments_are_checked() {
+    let damages: [fn(&Memory); 4] = [
+        |disk| disk.flip(&path(0), batch(1) + 100),
+        |disk| disk.flip(&path(0), batch(0) + 10),
+        |disk| disk.flip(&path(0), 20),
+        |disk| disk.0[&path(0)].borrow_mut()[batch(0)..batch(4)].fill(3),
+    ];
+    for (number, damage) in damages.into_iter().enumerate() {
+        let mut disk = sound();
+        damage(&disk);
+        let of_index = |disk: &Memory| {
+            let found = disk.check().0.into_iter().filter(|found| found.path == path(0).with_extension("idx"));
+            found.map(|found| (found.kind, found.remedy)).collect::<Vec<_>>()
+        };
+        assert_eq!(of_index(&disk), [], "made before the damage {number}");
+        disk.flip(&path(0).with_extension("idx"), 40);
+        assert_eq!(of_index(&disk), [(Kind::Index, Remedy::SetAside)], "damage {number}");
+        let key = SidecarKey { incarnation: header(0).incarnation, end_position: batch(4) as u64 };
+        disk.put(path(0).with_extension("idx"), Index::default().to_sidecar(key));
+        assert_eq!(of_index(&disk), [(Kind::Index, Remedy::SetAside)], "it leads nowhere, damage {number}");
+        disk.0.remove(&path(0).with_extension("idx"));
+        assert_eq!(of_index(&disk).iter().map(|found| found.0).collect::<Vec<_>>(), [Kind::NoIndex]);
+    }
 }
 
 #[test]

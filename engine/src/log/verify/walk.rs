@@ -13,8 +13,8 @@ use crate::{
         scan::{Check, Step, Walk},
         segment::SegmentHeader,
     },
-    record::{BatchHeader, check_stored_header, find_stored_header},
-    types::Incarnation,
+    record::{BatchHeader, check_stored, check_stored_header, find_stored_header},
+    types::{Incarnation, Offset},
 };
 
 /// A file that is only read.
@@ -102,6 +102,39 @@ pub fn walk_segment<S: Source>(
         let _ = see(Piece::Gap { position, end: size.max(position), zeros, reason });
     }
     Ok(())
+}
+
+/// The first intact batch of a segment with records of this range only: it has the incarnation of the file, if the
+/// header does not say.
+pub(super) fn first_batch<S: Source>(source: &S, (first, end): (Offset, Offset)) -> io::Result<Option<BatchHeader>> {
+    let size = source.size()?;
+    // Holds any batch that begins in the first part of it.
+    let window = WINDOW_BYTES + BATCH_BYTES_MAX;
+    let mut at = SEGMENT_HEADER_BYTES;
+    while at < size {
+        let bytes = source.read_at(at, window)?;
+        let last = bytes.len() < window || at + bytes.len() as u64 >= size;
+        let (mut from, mut next) = (0, at + (bytes.len() as u64).saturating_sub(BATCH_HEADER_BYTES as u64 - 1));
+        while !is_zero(&bytes[from..])
+            && let Some((found, header)) = find_stored_header(&bytes[from..])
+        {
+            let begin = from + found;
+            let fits = header.base_offset >= first && header.end_offset() <= end;
+            match bytes.get(begin..begin + header.batch_len()) {
+                Some(batch) if fits && check_stored(batch).is_ok() => return Ok(Some(header)),
+                None if fits && !last && begin > 0 => {
+                    next = at + begin as u64;
+                    break;
+                }
+                _ => from = begin + 1,
+            }
+        }
+        if last {
+            break;
+        }
+        at = next;
+    }
+    Ok(None)
 }
 
 /// Walks the batches of a window. Returns where to go on, and the gap that begins there, if one does.
