@@ -7,6 +7,7 @@ use pyralog_tuning::{Inputs, Settings, reference};
 use serde_json::{Map, Value, json};
 
 use super::{Outcome, limits::fixed_limits, serve::ServeArgs};
+use crate::output::{self, say};
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -33,8 +34,8 @@ pub fn run(command: &ConfigCommand, json: bool) -> Outcome {
             let settings = Settings::load(&Inputs { config_file: Some(file.clone()), ..Inputs::default() })?;
             check(&settings, json);
         }
-        ConfigCommand::Reference => print!("{}", reference::markdown(&fixed_limits())),
-        ConfigCommand::Schema => println!("{:#}", reference::schema()),
+        ConfigCommand::Reference => output::print(format_args!("{}", reference::markdown(&fixed_limits()))),
+        ConfigCommand::Schema => say!("{:#}", reference::schema()),
     }
     Ok(())
 }
@@ -57,16 +58,16 @@ fn show(settings: &Settings, json: bool) {
         let shown = json!({
             "keys": keys, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
         });
-        println!("{shown:#}");
+        say!("{shown:#}");
         return;
     }
     for entry in settings.entries() {
         let lowered = entry.lowered_from.map_or_else(String::new, |wanted| format!(", lowered from {wanted}"));
         let value = reference::shown(entry.key, &entry.value);
-        println!("{:<44} {value:<22} {}{lowered}", entry.key.path, entry.origin);
+        say!("{:<44} {value:<22} {}{lowered}", entry.key.path, entry.origin);
     }
-    println!("\nacknowledged when {}: {}", promise.ack, promise.guarantee);
-    settings.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+    say!("\nacknowledged when {}: {}", promise.ack, promise.guarantee);
+    settings.warnings().iter().for_each(|warning| say!("warning: {warning}"));
 }
 
 fn check(settings: &Settings, json: bool) {
@@ -75,10 +76,10 @@ fn check(settings: &Settings, json: bool) {
         let shown = json!({
             "profile": profile, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
         });
-        println!("{shown:#}");
+        say!("{shown:#}");
         return;
     }
-    println!("the configuration is fine: profile {profile}, acknowledged when {}", promise.ack);
-    println!("{}", promise.guarantee);
-    settings.warnings().iter().for_each(|warning| println!("warning: {warning}"));
+    say!("the configuration is fine: profile {profile}, acknowledged when {}", promise.ack);
+    say!("{}", promise.guarantee);
+    settings.warnings().iter().for_each(|warning| say!("warning: {warning}"));
 }

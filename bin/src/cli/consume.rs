@@ -20,6 +20,7 @@ use super::{
     format::{Output, Shown, parse_output, print},
     produce::{Delimiter, delimiter},
 };
+use crate::output::{self, note};
 
 /// How much is asked for at once.
 const FETCH_BYTES: u32 = 4 << 20;
@@ -95,7 +96,7 @@ pub async fn run(client: &PyralogClient, args: &ConsumeArgs) -> Outcome {
     let skipped = printer.skipped;
     let outcome = match ended {
         // The reader of our pipe has seen enough: `dlog consume … | head`.
-        Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        Err(Stop::Output(error)) if output::is_unread(&error) => Ok(()),
         Err(Stop::Output(error)) => Err(Fault::new(format!("stdout: {error}"))),
         Err(Stop::Client(error)) => Err(error.into()),
         Err(Stop::Enough) | Ok(()) => Ok(()),
@@ -298,7 +299,7 @@ impl Printer {
             return Err(error.into());
         };
         self.out.flush()?;
-        eprintln!("SKIPPED records {from} to {} of partition {}: {error}", to.0 - 1, partition.0);
+        note!("SKIPPED records {from} to {} of partition {}: {error}", to.0 - 1, partition.0);
         self.skipped += to.0 - from.0;
         Ok(to)
     }

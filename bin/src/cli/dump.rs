@@ -25,6 +25,7 @@ use super::{
     files::RealDisk,
     format::{Output, Shown, print},
 };
+use crate::output;
 
 /// The flags.
 #[derive(Debug, clap::Args)]
@@ -54,7 +55,7 @@ pub fn run(args: &DumpArgs, json: bool) -> Outcome {
         match dump.segment(&disk, &path) {
             Ok(()) => {}
             // The reader of our pipe has seen enough.
-            Err(Stop::Output(error)) if error.kind() == io::ErrorKind::BrokenPipe => return Ok(()),
+            Err(Stop::Output(error)) if output::is_unread(&error) => return Ok(()),
             Err(Stop::Output(error)) => return Err(Fault::new(format!("stdout: {error}"))),
             Err(Stop::Input(reason)) => {
                 let _ = dump.out.flush();
@@ -63,7 +64,7 @@ pub fn run(args: &DumpArgs, json: bool) -> Outcome {
         }
     }
     match dump.out.flush() {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Fault::new(format!("stdout: {error}"))),
+        Err(error) if !output::is_unread(&error) => Err(Fault::new(format!("stdout: {error}"))),
         _ => Ok(()),
     }
 }

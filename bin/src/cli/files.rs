@@ -17,6 +17,8 @@ use pyralog_engine::{
     runtime::DirEntry,
 };
 
+use crate::output::say;
+
 /// Before that nobody asks how far it is.
 const PROGRESS_AFTER: Duration = Duration::from_secs(1);
 
@@ -48,7 +50,7 @@ impl RealDisk {
 
     /// Prints a line, without tearing what is shown.
     pub fn print(&self, line: &str) {
-        self.progress.borrow().bar.suspend(|| println!("{line}"));
+        self.progress.borrow().bar.suspend(|| say!("{line}"));
     }
 }
 

@@ -9,6 +9,7 @@ use pyralog_tuning::units::{ByteSize, Millis};
 use serde_json::{Value, json};
 
 use super::{Fault, Outcome};
+use crate::output::say;
 
 /// The commands.
 #[derive(Debug, Subcommand)]
@@ -89,9 +90,9 @@ pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Ou
             };
             let log = client.create_log(name, *partitions, settings).await?;
             if json {
-                println!("{}", json!(log));
+                say!("{}", json!(log));
             } else {
-                println!("created {} with {}", log.name, count(u64::from(log.partitions), "partition"));
+                say!("created {} with {}", log.name, count(u64::from(log.partitions), "partition"));
             }
         }
         LogCommand::Alter { name, ack, retention, retention_bytes, compression } => {
@@ -106,9 +107,9 @@ pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Ou
             }
             let log = client.alter_log(name, changes).await?;
             if json {
-                println!("{}", json!(log));
+                say!("{}", json!(log));
             } else {
-                println!("changed {}", log.name);
+                say!("changed {}", log.name);
                 print_settings(&log);
             }
         }
@@ -118,9 +119,9 @@ pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Ou
         LogCommand::Delete { name } => {
             client.delete_log(name).await?;
             if json {
-                println!("{}", json!({ "deleted": name.to_string() }));
+                say!("{}", json!({ "deleted": name.to_string() }));
             } else {
-                println!("deleted {name}");
+                say!("deleted {name}");
             }
         }
     }
@@ -185,7 +186,7 @@ async fn trim(client: &PyralogClient, (name, index): (&LogId, PartitionId), befo
     };
     let now = client.trim(name, index, before).await?;
     if json {
-        println!(
+        say!(
             "{}",
             json!({
                 "log": name.to_string(), "partition": index, "start_offset": now.start_offset,
@@ -193,7 +194,7 @@ async fn trim(client: &PyralogClient, (name, index): (&LogId, PartitionId), befo
             })
         );
     } else {
-        println!("partition {index} of {name} begins at offset {}", now.start_offset);
+        say!("partition {index} of {name} begins at offset {}", now.start_offset);
     }
     Ok(())
 }
@@ -206,16 +207,16 @@ pub fn count(number: u64, noun: &str) -> String {
 async fn list(client: &PyralogClient, json: bool) -> Outcome {
     let logs = client.list_logs().await?;
     if json {
-        println!("{}", json!(logs));
+        say!("{}", json!(logs));
         return Ok(());
     }
     if logs.is_empty() {
-        println!("there are no logs; `dlog log create NAME` makes one");
+        say!("there are no logs; `dlog log create NAME` makes one");
         return Ok(());
     }
-    println!("{:<40} {:>10}  {:<10} CREATED", "LOG", "PARTITIONS", "ACK");
+    say!("{:<40} {:>10}  {:<10} CREATED", "LOG", "PARTITIONS", "ACK");
     for log in logs {
-        println!("{:<40} {:>10}  {:<10} {}", log.name.to_string(), log.partitions, ack(&log), created(&log));
+        say!("{:<40} {:>10}  {:<10} {}", log.name.to_string(), log.partitions, ack(&log), created(&log));
     }
     Ok(())
 }
@@ -231,11 +232,11 @@ fn print_settings(log: &LogMetadata) {
         Some(Bound::Unlimited) => "unlimited".to_owned(),
         Some(Bound::AtMost(most)) => shown(most),
     };
-    println!("  ack              {}", ack(log));
-    println!("  retention time   {}", bound(settings.retention_ms, |ms| Millis(ms).to_string()));
-    println!("  retention bytes  {}", bound(settings.retention_bytes, |bytes| ByteSize(bytes).to_string()));
+    say!("  ack              {}", ack(log));
+    say!("  retention time   {}", bound(settings.retention_ms, |ms| Millis(ms).to_string()));
+    say!("  retention bytes  {}", bound(settings.retention_bytes, |bytes| ByteSize(bytes).to_string()));
     let compression = settings.compression.map_or_else(|| "producer's".to_owned(), |codec| codec.to_string());
-    println!("  compression      {compression}");
+    say!("  compression      {compression}");
 }
 
 fn created(log: &LogMetadata) -> String {
@@ -262,17 +263,17 @@ async fn describe(client: &PyralogClient, name: &LogId, json: bool) -> Outcome {
     if json {
         let mut object = json!(log);
         object["partitions"] = partitions.into();
-        println!("{object}");
+        say!("{object}");
         return Ok(());
     }
-    println!("{}, created {}", log.name, created(&log));
+    say!("{}, created {}", log.name, created(&log));
     print_settings(&log);
-    println!("{:>9} {:>5} {:>14} {:>14} {:>14}", "PARTITION", "CORE", "START", "HIGH WATERMARK", "LOG END");
+    say!("{:>9} {:>5} {:>14} {:>14} {:>14}", "PARTITION", "CORE", "START", "HIGH WATERMARK", "LOG END");
     for partition in partitions {
         let field = |name: &str| partition[name].to_string();
         match partition["error"].as_str() {
-            Some(error) => println!("{:>9} {:>5} {error}", field("partition"), field("core")),
-            None => println!(
+            Some(error) => say!("{:>9} {:>5} {error}", field("partition"), field("core")),
+            None => say!(
                 "{:>9} {:>5} {:>14} {:>14} {:>14}",
                 field("partition"),
                 field("core"),

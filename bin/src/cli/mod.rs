@@ -22,6 +22,8 @@ use pyralog_net::{client::PyralogClient, fingerprint::Fingerprint};
 
 pub use fault::{Fault, Outcome};
 
+use crate::output::{self, note};
+
 /// How long an attempt to connect may take at most, and saying goodbye.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 const CLOSE_TIMEOUT: Duration = Duration::from_secs(1);
@@ -95,9 +97,10 @@ pub fn main() -> ExitCode {
 
 fn run(cli: Cli) -> Outcome {
     let Cli { global, serve, command } = cli;
-    match command {
-        None => serve::run(&serve),
-        Some(Command::Serve(args)) => serve::run(&args),
+    let outcome = match command {
+        // What it prints is for whoever looks on: that it got lost is no failure of the server.
+        None => return serve::run(&serve),
+        Some(Command::Serve(args)) => return serve::run(&args),
         Some(Command::Verify(args)) => verify::run(&args, global.json),
         Some(Command::Dump(args)) => dump::run(&args, global.json),
         Some(Command::Config(command)) => config::run(&command, global.json),
@@ -108,19 +111,20 @@ fn run(cli: Cli) -> Outcome {
             on_tokio(global.with_client(async |client| produce::run(client, &args, global.json).await))
         }
         Some(Command::Consume(args)) => on_tokio(global.with_client(async |client| consume::run(client, &args).await)),
-    }
+    };
+    outcome.and_then(|()| output::finish().map_err(Fault::new))
 }
 
 /// Plain words for files and machines; on a terminal miette's drawing of them.
 fn report(fault: &Fault, json: bool) {
     if json {
-        eprintln!("{}", fault.as_json());
+        note!("{}", fault.as_json());
     } else if std::io::stderr().is_terminal() {
-        eprintln!("{:?}", Drawn(fault, miette::MietteHandlerOpts::new().wrap_lines(false).build()));
+        note!("{:?}", Drawn(fault, miette::MietteHandlerOpts::new().wrap_lines(false).build()));
     } else {
-        eprintln!("dlog: {fault}");
+        note!("dlog: {fault}");
         if let Some(help) = miette::Diagnostic::help(fault) {
-            eprintln!("help: {help}");
+            note!("help: {help}");
         }
     }
 }

@@ -30,6 +30,7 @@ use super::{
     format::parse_delimiter,
     log::count,
 };
+use crate::output::{note, say};
 
 /// Batches built ahead of sending, and batches in flight: 2 and 4 MiB.
 const BUILT_AHEAD: usize = 8;
@@ -287,7 +288,7 @@ impl Sending {
                     json!({ "partition": partition, "first_offset": first, "last_offset": last, "records": records })
                 })
                 .collect();
-            println!(
+            say!(
                 "{}",
                 json!({
                     "log": self.log.to_string(), "records": records, "bytes": bytes, "seconds": seconds,
@@ -298,12 +299,12 @@ impl Sending {
         }
         let level = self.level.map_or_else(String::new, |level| format!(", acknowledged as {level}"));
         let rate = records as f64 / seconds.max(1e-9);
-        eprintln!("{}, {bytes} bytes in {seconds:.2} s ({rate:.0} records/s){level}", count(records, "record"));
+        note!("{}, {bytes} bytes in {seconds:.2} s ({rate:.0} records/s){level}", count(records, "record"));
         if self.duplicates > 0 {
-            eprintln!("  {} stored already when they were sent again", count(self.duplicates, "record"));
+            note!("  {} stored already when they were sent again", count(self.duplicates, "record"));
         }
         for (partition, Stored { first, last, records }) in &self.stored {
-            eprintln!("  partition {partition}: offsets {first} to {last}, {}", count(*records, "record"));
+            note!("  partition {partition}: offsets {first} to {last}, {}", count(*records, "record"));
         }
     }
 }

@@ -21,7 +21,10 @@ use super::{
     log::count,
     repair::{Done, Repair, settle},
 };
-use crate::serve::data_dir::{DataDir, DataDirError};
+use crate::{
+    output::say,
+    serve::data_dir::{DataDir, DataDirError},
+};
 
 /// The flags.
 #[derive(Debug, clap::Args)]
@@ -75,7 +78,7 @@ pub fn run(args: &VerifyArgs, json: bool) -> Outcome {
         damaged: 0,
     };
     if let (Some(process), false) = (&verify.used_by, json) {
-        println!("in use by process {process}: only sealed segments are checked, not the end of any partition");
+        say!("in use by process {process}: only sealed segments are checked, not the end of any partition");
     }
     verify.everything();
     verify.conclude()
@@ -260,7 +263,7 @@ impl Verify {
                 "clean": self.damaged == 0,
                 "findings": self.findings,
             });
-            println!("{report}");
+            say!("{report}");
         } else {
             let (partitions, segments) = (count(self.partitions, "partition"), count(segments, "segment"));
             let (records, bytes) = (count(records, "intact record"), pyralog_tuning::units::about(bytes));

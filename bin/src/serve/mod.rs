@@ -33,6 +33,8 @@ use cores::{Common, Cores, Running};
 use data_dir::{DataDir, DataDirError};
 use http::Window;
 
+use crate::output::say;
+
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
 pub enum ServeError {
@@ -124,8 +126,9 @@ pub fn run(settings: &Settings) -> Result<(), ServeError> {
 fn log_to_stderr() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("DLOG_LOG");
     let filter = filter.unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("warn"));
-    // Fails only if there is one already.
-    let _ = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).try_init();
+    // Fails only if there is one already. When nobody reads it, it must not say so on the same stderr and panic.
+    let _ =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).log_internal_errors(false).try_init();
 }
 
 fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
@@ -217,7 +220,7 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
         draining: AtomicBool::new(false),
         sampler: Mutex::default(),
     });
-    println!("ready  clients: udp {listen}  status: http://{}  certificate: {}", window.http, window.fingerprint);
+    say!("ready  clients: udp {listen}  status: http://{}  certificate: {}", window.http, window.fingerprint);
     let _ = io::stdout().flush();
     tokio::spawn(axum::serve(http, http::router(Arc::clone(&window))).into_future());
     tokio::spawn(sample(window.cores.clone(), Arc::clone(&window)));
@@ -260,12 +263,12 @@ async fn until_stopped(
         Ok(Err(reason)) = running.reports.recv() => return Err(ServeError::Core { reason }),
     }
     window.draining.store(true, Relaxed);
-    println!("stopping: acknowledging what was accepted, refusing the rest");
+    say!("stopping: acknowledging what was accepted, refusing the rest");
     let stopping = tokio::task::spawn_blocking(|| running.stop());
     tokio::select! {
         stopped = stopping => match stopped {
             Ok(Ok(())) => {
-                println!("stopped");
+                say!("stopped");
                 Ok(())
             }
             Ok(Err(reason)) => Err(ServeError::Core { reason }),
@@ -302,16 +305,16 @@ fn print_start(prepared: &Prepared) {
     let Prepared { config, promise, warnings, host, volume, cpus, plan, data, .. } = prepared;
     let kind = if host.memory_is_limited { " (limit of the cgroup)" } else { "" };
     let device = volume.device.as_deref().unwrap_or("no block device");
-    println!("dlog {}, process {}, Linux {}", env!("CARGO_PKG_VERSION"), std::process::id(), host.kernel);
-    println!("cores      {} on CPU {} ({})", cpus.len(), pyralog_tuning::cores::list(cpus), host.cpu_model);
-    println!(
+    say!("dlog {}, process {}, Linux {}", env!("CARGO_PKG_VERSION"), std::process::id(), host.kernel);
+    say!("cores      {} on CPU {} ({})", cpus.len(), pyralog_tuning::cores::list(cpus), host.cpu_model);
+    say!(
         "data       {} ({} on {device}, {} of {} free)",
         data.path().display(),
         volume.file_system,
         about(volume.free_bytes),
         about(volume.total_bytes),
     );
-    println!(
+    say!(
         "memory     at most {} of {}{kind}; per core {} for requests, {} cache, {} for {} connections",
         about(plan.total_bytes),
         about(host.memory_bytes),
@@ -320,14 +323,14 @@ fn print_start(prepared: &Prepared) {
         about(plan.network_bytes_per_core),
         plan.connections_per_core,
     );
-    println!("profile    {}: {}", config.profile.name(), config.profile.purpose());
-    println!("ack        {}", promise.ack);
-    println!("guarantee  {}", promise.guarantee);
+    say!("profile    {}: {}", config.profile.name(), config.profile.purpose());
+    say!("ack        {}", promise.ack);
+    say!("guarantee  {}", promise.guarantee);
     // Room for the lines above, for `ready`, and for one that says that there are more.
     let shown = warnings.len().min(6);
-    warnings[..shown].iter().for_each(|warning| println!("warning    {warning}"));
+    warnings[..shown].iter().for_each(|warning| say!("warning    {warning}"));
     if warnings.len() > shown {
-        println!("warning    and {} more; `dlog config show` has those of the configuration", warnings.len() - shown);
+        say!("warning    and {} more; `dlog config show` has those of the configuration", warnings.len() - shown);
     }
     let _ = io::stdout().flush();
 }

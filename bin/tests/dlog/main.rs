@@ -1,6 +1,7 @@
 //! The `dlog` binary as its users meet it: real processes on the real disk.
 
 mod bombs;
+mod broken_pipe;
 mod command_line;
 mod config_reference;
 mod crash;
