@@ -15,8 +15,10 @@ use pyralog_engine::{
     settings::LogSettings,
     shard::{
         self, Shard, ShardConfig,
+        completion::CompletionQueue,
         mailbox::Message,
         request::{Append, CreateLog, Fetch, FindOffset, OffsetAt, Reply, Request},
+        stages::{Stage, StageClock, Stages},
     },
     types::{AckLevel, CoreId, Offset, PartitionId},
 };
@@ -120,6 +122,37 @@ async fn create(shard: &Shard<GlommioRuntime>, name: &str, partitions: u32) -> V
 
 fn partitions_of(shard: &Shard<GlommioRuntime>, name: &str) -> Vec<PartitionId> {
     shard.catalog().by_name(&name.parse().unwrap()).unwrap().partition_ids().collect()
+}
+
+/// Appends durably and gives where the time went, and how long it was.
+async fn timed(shard: &Shard<GlommioRuntime>, partition: PartitionId) -> (Stages, Duration) {
+    let begun = shard.runtime().monotonic();
+    let append = Append { partition, batch: batch(0, 10), ack: Some(AckLevel::Durable), expected_offset: None };
+    let answers = CompletionQueue::new();
+    shard.submit(Request::Append(append), answers.reply_to(7).timed(Some(StageClock::start(begun))));
+    answers.ready().await;
+    match answers.pop() {
+        Some((7, Ok(Reply::Appended(appended)))) => {
+            (appended.clock.unwrap().stages(), shard.runtime().monotonic() - begun)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn a_measured_append_says_where_its_time_went_here_and_on_another_core() {
+    let dir = data_dir();
+    serve(dir.path().to_owned(), 2, |shard| async move {
+        let partitions = create(&shard, "timed", 16).await;
+        for (core, crosses) in [(CoreId(0), false), (CoreId(1), true)] {
+            let partition = *partitions.iter().find(|id| shard.owner(**id) == core).unwrap();
+            let (stages, whole) = timed(&shard, partition).await;
+            assert_eq!(stages.get(Stage::Hop) > Duration::ZERO, crosses, "{stages:?}");
+            assert!(stages.get(Stage::Validate) > Duration::ZERO, "{stages:?}");
+            assert!(stages.get(Stage::Disk) > Duration::ZERO, "{stages:?}");
+            assert!(stages.total() <= whole, "{stages:?} are longer than {whole:?}");
+        }
+    });
 }
 
 fn data_dir() -> tempfile::TempDir {

@@ -28,9 +28,9 @@ fuzz_target!(|input: &[u8]| {
         Request::AlterLog(alter) => encode_alter_log(&mut out, 7, alter),
         Request::Trim(trim) => encode_trim(&mut out, 7, trim),
         Request::DeleteLog(name) => encode_delete_log(&mut out, 7, name),
-        Request::Produce(append) => {
-            encode_produce_head(&mut out, 7, append);
-            out.extend_from_slice(&append.batch);
+        Request::Produce(produce) => {
+            encode_produce_head(&mut out, 7, produce);
+            out.extend_from_slice(&produce.append.batch);
         }
         Request::Fetch(fetch) => encode_fetch(&mut out, 7, fetch),
         Request::FindOffset(find) => encode_find_offset(&mut out, 7, find),

@@ -9,11 +9,12 @@ use pyralog_engine::{
     error::ErrorClass,
     limits::RECORD_BYTES_MAX,
     record::{BatchBuilder, split_batches},
+    shard::stages::Stage,
 };
 use pyralog_net::{
     client::{
-        AckLevel, Codec, Error, ErrorCode, FetchOptions, LogChanges, LogId, LogSettings, Offset, OffsetAt, PartitionId,
-        ProducerOptions, PyralogClient, Record, StartAt, partition_of_key,
+        AckLevel, AppendOptions, Codec, Error, ErrorCode, FetchOptions, LogChanges, LogId, LogSettings, Offset,
+        OffsetAt, PartitionId, ProducerOptions, PyralogClient, Record, StartAt, partition_of_key,
     },
     fingerprint::Fingerprint,
 };
@@ -277,6 +278,27 @@ fn records_at_the_limit_pass_and_one_byte_more_is_refused_before_it_is_sent() {
             }
         }
         assert_eq!(seen, 21);
+    });
+}
+
+#[test]
+fn an_append_says_where_its_time_went_if_it_is_asked_to() {
+    with_server(1, |client, log| async move {
+        client.create_log(&log, 1, None).await.unwrap();
+        let handle = client.partition(&log, FIRST).await.unwrap();
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(None, b"value", &[], 0).unwrap();
+        let batch = builder.finish().unwrap();
+        let options = AppendOptions { ack: Some(AckLevel::Durable), timed: true, ..Default::default() };
+        for _ in 0..2 {
+            let begun = std::time::Instant::now();
+            let clock = handle.append(batch.clone(), options).await.unwrap().clock.unwrap();
+            assert!(clock.stages().get(Stage::Disk) > Duration::ZERO, "{clock:?}");
+            assert!(clock.stages().get(Stage::Ack) > Duration::ZERO, "{clock:?}");
+            assert!(clock.stages().total() <= begun.elapsed(), "{clock:?}");
+        }
+        assert!(client.append_batch(&log, FIRST, batch.clone(), options).await.unwrap().clock.is_some());
+        assert_eq!(handle.append(batch, None).await.unwrap().clock, None);
     });
 }
 

@@ -192,7 +192,7 @@ impl Talk {
         let mut head = BytesMut::new();
         let batch = Bytes::copy_from_slice(batch);
         let append = Append { partition, batch, ack: None, expected_offset: None };
-        encode_produce_head(&mut head, 3, &append);
+        encode_produce_head(&mut head, 3, &append.clone().into());
         self.send.write_all(&head).await.unwrap();
         self.send.write_all(&append.batch).await.unwrap();
     }

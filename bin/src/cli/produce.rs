@@ -229,7 +229,7 @@ impl Sending {
         (client, mut expected): (PyralogClient, Option<Offset>),
     ) -> Outcome {
         while let Some(Built { partition, batch }) = batches.recv().await {
-            let options = AppendOptions { ack: self.ack, expected_offset: expected };
+            let options = AppendOptions { ack: self.ack, expected_offset: expected, timed: false };
             match client.append_batch(&self.log, partition, batch, options).await {
                 Ok(appended) => {
                     self.note(partition, &appended);

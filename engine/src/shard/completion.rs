@@ -8,8 +8,12 @@ use std::{
     task::{Poll, Waker},
 };
 
-use super::{mailbox::Outbox, request::Outcome};
-use crate::error::RequestError;
+use super::{
+    mailbox::Outbox,
+    request::Outcome,
+    stages::{Stage, StageClock},
+};
+use crate::{error::RequestError, runtime::Runtime};
 
 /// Collects the outcomes of many requests for one asker, who gives each a token of its own choosing.
 #[derive(Default)]
@@ -26,7 +30,7 @@ impl CompletionQueue {
 
     /// The way back for the request that the asker calls `token`.
     pub fn reply_to(self: &Rc<Self>, token: u64) -> ReplyTo {
-        ReplyTo { asker: Some(Asker::Queue(Rc::clone(self))), token }
+        ReplyTo { asker: Some(Asker::Queue(Rc::clone(self))), token, clock: None }
     }
 
     /// Waits until at least one outcome is there. One task at a time may wait.
@@ -64,6 +68,8 @@ impl CompletionQueue {
 pub struct ReplyTo {
     asker: Option<Asker>,
     token: u64,
+    /// Measures the request, if its client asked.
+    clock: Option<StageClock>,
 }
 
 enum Asker {
@@ -76,7 +82,25 @@ enum Asker {
 impl ReplyTo {
     /// The way back to the core behind `outbox`, which calls the request `token`.
     pub(super) fn core(outbox: &Rc<Outbox>, token: u64) -> Self {
-        ReplyTo { asker: Some(Asker::Core(Rc::clone(outbox))), token }
+        ReplyTo { asker: Some(Asker::Core(Rc::clone(outbox))), token, clock: None }
+    }
+
+    /// Has the request measured by `clock`.
+    pub fn timed(mut self, clock: Option<StageClock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// What measures the request.
+    pub(super) fn clock(&self) -> Option<StageClock> {
+        self.clock
+    }
+
+    /// `stage` is over now.
+    pub(super) fn mark(&mut self, stage: Stage, runtime: &impl Runtime) {
+        if let Some(clock) = &mut self.clock {
+            clock.mark(stage, runtime.monotonic());
+        }
     }
 
     /// Delivers the outcome.

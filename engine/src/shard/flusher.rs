@@ -138,6 +138,7 @@ impl<R: Runtime> Owned<R> {
 
     async fn write(self: &Rc<Self>) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
+        self.write_begun.set(begun);
         let commit = {
             let state = self.state.borrow();
             let behind = state.ends().durable_end() < state.ends().written_end();

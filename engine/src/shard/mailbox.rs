@@ -15,6 +15,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     completion::ReplyTo,
     request::{Outcome, Reply, Request},
+    stages::StageClock,
     trust::Sufferer,
 };
 use crate::{
@@ -35,6 +36,8 @@ pub enum Message {
         id: u64,
         /// What to do.
         request: Request,
+        /// Measures it, if its client asked.
+        clock: Option<StageClock>,
     },
     /// The answer to a request.
     Response {
@@ -139,9 +142,9 @@ impl Mailbox {
 
     /// Passes a request on to the core that owns what it concerns.
     pub fn pass_on(&self, core: CoreId, request: Request, reply: ReplyTo) {
-        let id = self.next_id();
+        let (id, clock) = (self.next_id(), reply.clock());
         self.unanswered.borrow_mut().insert(id, reply);
-        self.outbox(core).push(Message::Request { id, request });
+        self.outbox(core).push(Message::Request { id, request, clock });
     }
 
     /// Messages that are not sent, and requests without an answer.

@@ -20,6 +20,7 @@ pub mod placement;
 pub mod request;
 mod retaining;
 mod scrubbing;
+pub mod stages;
 pub mod trust;
 
 use std::{
@@ -40,6 +41,7 @@ use control::InUse;
 use mailbox::{Mailbox, Message};
 use owned::Owned;
 use request::{Outcome, Request};
+use stages::Stage;
 use trust::Trust;
 
 use crate::{
@@ -220,7 +222,8 @@ impl<R: Runtime> Shard<R> {
 }
 
 impl<R: Runtime> Core<R> {
-    fn submit(self: &Rc<Self>, request: Request, reply: ReplyTo) {
+    fn submit(self: &Rc<Self>, request: Request, mut reply: ReplyTo) {
+        reply.mark(Stage::Queue, &self.common.context.runtime);
         let owner = match &request {
             Request::Append(append) => placement::owner(append.partition, self.cores),
             Request::Fetch(fetch) => placement::owner(fetch.partition, self.cores),
@@ -281,8 +284,10 @@ impl<R: Runtime> Core<R> {
     /// A message from `sender`.
     fn receive(self: &Rc<Self>, sender: CoreId, message: Message) {
         match message {
-            Message::Request { id, request } => {
-                self.carry_out(request, ReplyTo::core(self.mailbox.outbox(sender), id));
+            Message::Request { id, request, clock } => {
+                let mut reply = ReplyTo::core(self.mailbox.outbox(sender), id).timed(clock);
+                reply.mark(Stage::Hop, &self.common.context.runtime);
+                self.carry_out(request, reply);
             }
             Message::Response { id, outcome } => self.mailbox.answer(id, outcome),
             Message::Catalog { id, catalog } => {

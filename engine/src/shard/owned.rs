@@ -13,6 +13,7 @@ use super::{
     completion::{CompletionQueue, ReplyTo},
     control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus},
     request::{Append, Appended, Reply},
+    stages::{Stage, StageClock},
     trust::Sufferer,
 };
 use crate::{
@@ -57,6 +58,8 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) settled: Signal,
     /// When the oldest unwritten append came.
     pub(super) oldest_unwritten: Cell<Duration>,
+    /// When the last write to the device began.
+    pub(super) write_begun: Cell<Duration>,
     /// This partition's part of the core's `unwritten_bytes`.
     pub(super) unwritten_counted: Cell<usize>,
     /// The drive was full at the last try.
@@ -100,6 +103,7 @@ impl<R: Runtime> Owned<R> {
             work: Signal::default(),
             settled: Signal::default(),
             oldest_unwritten: Cell::new(Duration::ZERO),
+            write_begun: Cell::new(Duration::ZERO),
             unwritten_counted: Cell::new(0),
             full: Cell::new(false),
             deleted: Cell::new(false),
@@ -111,7 +115,7 @@ impl<R: Runtime> Owned<R> {
     }
 
     /// Appends a batch. The reply is sent when it is as safe as was asked.
-    pub(super) fn append(self: &Rc<Self>, request: &Append, reply: ReplyTo) {
+    pub(super) fn append(self: &Rc<Self>, request: &Append, mut reply: ReplyTo) {
         let refusal = match check_produced(&request.batch) {
             Err(error) => RequestError::BatchRefused { reason: error.to_string() },
             Ok(header) => match self.judge(request, &header) {
@@ -121,7 +125,10 @@ impl<R: Runtime> Owned<R> {
                     }
                     error
                 }
-                Ok(standing) => return self.admit((request, &header), standing, reply),
+                Ok(standing) => {
+                    reply.mark(Stage::Validate, &self.core.context.runtime);
+                    return self.admit((request, &header), standing, reply);
+                }
             },
         };
         self.core.context.metrics.write_errors.add(1);
@@ -218,7 +225,8 @@ impl<R: Runtime> Owned<R> {
                         metrics.write_requests.add(1);
                         metrics.write_bytes.add(token.bytes as u64);
                     }
-                    let took = self.core.context.runtime.monotonic().saturating_sub(token.arrived);
+                    let now = self.core.context.runtime.monotonic();
+                    let took = now.saturating_sub(token.arrived);
                     metrics.write_duration.record_many(took, 1);
                     let claimed = if planted(PlantedBug::ClaimMore) { AckLevel::Durable } else { level };
                     let level = claimed.max(token.level);
@@ -226,7 +234,8 @@ impl<R: Runtime> Owned<R> {
                         std::mem::forget(token);
                         continue;
                     }
-                    let appended = Appended { base_offset, count, level, duplicate: token.duplicate };
+                    let clock = self.clock_at_ack(&token, now);
+                    let appended = Appended { base_offset, count, level, duplicate: token.duplicate, clock };
                     token.reply.send(Ok(Reply::Appended(appended)));
                 }
                 Some(Effect::Unknown { token, .. }) => {
@@ -238,6 +247,18 @@ impl<R: Runtime> Owned<R> {
                 Some(Effect::Wake { token }) => token.notify(),
             }
         }
+    }
+
+    /// What was measured of an append that is acknowledged `now`.
+    fn clock_at_ack(&self, token: &AppendToken, now: Duration) -> Option<StageClock> {
+        let mut clock = token.reply.clock()?;
+        if token.level > AckLevel::Received && !token.duplicate {
+            clock.mark(Stage::Buffer, self.write_begun.get().min(now));
+            clock.mark(Stage::Disk, now);
+        } else {
+            clock.mark(Stage::Buffer, now);
+        }
+        Some(clock)
     }
 
     /// What is not durable is no older than `since`; `None`: all is.

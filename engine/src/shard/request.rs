@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
+use super::stages::StageClock;
 use crate::{
     catalog::LogEntry,
     error::RequestError,
@@ -143,6 +144,8 @@ pub struct Appended {
     pub level: AckLevel,
     /// The batch was stored before; an idempotent producer sent it again.
     pub duplicate: bool,
+    /// Where the time went, if the request was measured.
+    pub clock: Option<StageClock>,
 }
 
 /// Batches were read.

@@ -55,7 +55,7 @@ impl BatchAck {
     }
 
     pub(super) fn add(&mut self, partition: PartitionIndex, appended: &Appended) {
-        let Appended { base_offset, count, level, duplicate } = *appended;
+        let Appended { base_offset, count, level, duplicate, .. } = *appended;
         self.partitions.push(PartitionAck { partition, base_offset, count, duplicate });
         self.level = Some(self.level.map_or(level, |lowest| lowest.min(level)));
     }

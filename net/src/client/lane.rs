@@ -17,12 +17,12 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use pyralog_engine::shard::request::{Append, Fetch, FindOffset};
+use pyralog_engine::shard::request::{Fetch, FindOffset};
 use quinn::{RecvStream, SendStream, WriteError};
 
 use crate::wire::{
     frame::{Frame, FrameDecoder},
-    request,
+    request::{self, Produce},
 };
 
 /// Payloads up to this many bytes are copied behind their frame's head: a chunk of its own costs QUIC more than the
@@ -44,7 +44,7 @@ pub(super) type Encode = Box<dyn FnOnce(&mut BytesMut, u64) + Send>;
 /// A request to be sent.
 pub(super) enum Outgoing {
     /// Append a batch.
-    Produce(Append),
+    Produce(Produce),
     /// Read batches.
     Fetch(Fetch),
     /// Find an offset.
@@ -384,7 +384,7 @@ impl Outgoing {
     fn cost(&self) -> usize {
         REQUEST_COST_BYTES
             + match self {
-                Outgoing::Produce(append) => append.batch.len(),
+                Outgoing::Produce(produce) => produce.append.batch.len(),
                 Outgoing::Fetch(fetch) => fetch.max_bytes.min(pyralog_engine::limits::FETCH_BYTES_MAX) as usize,
                 Outgoing::FindOffset(_) | Outgoing::Admin(_) => 0,
             }
@@ -401,9 +401,9 @@ impl Outgoing {
     /// Appends the frame; the payload, if it is to be sent uncopied, is returned.
     fn encode(self, out: &mut BytesMut, correlation: u64) -> Option<Bytes> {
         match self {
-            Outgoing::Produce(append) => {
-                request::encode_produce_head(out, correlation, &append);
-                let batch = append.batch;
+            Outgoing::Produce(produce) => {
+                request::encode_produce_head(out, correlation, &produce);
+                let batch = produce.append.batch;
                 if batch.len() > COPIED_BYTES_MAX {
                     return Some(batch);
                 }
@@ -471,7 +471,7 @@ async fn watch_timeouts(lane: Weak<Lane>) {
 mod tests {
     use std::pin::pin;
 
-    use pyralog_engine::shard::request::OffsetAt;
+    use pyralog_engine::shard::request::{Append, OffsetAt};
     use pyralog_engine::types::{LogUid, PartitionId, PartitionIndex};
 
     use super::*;
@@ -484,12 +484,8 @@ mod tests {
     }
 
     fn produce(bytes: usize) -> Outgoing {
-        Outgoing::Produce(Append {
-            partition: PARTITION,
-            batch: vec![0; bytes].into(),
-            ack: None,
-            expected_offset: None,
-        })
+        let batch = vec![0; bytes].into();
+        Outgoing::Produce(Append { partition: PARTITION, batch, ack: None, expected_offset: None }.into())
     }
 
     fn find() -> Outgoing {

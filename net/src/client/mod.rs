@@ -70,7 +70,7 @@ use router::Router;
 
 use crate::wire::{
     Api, reply,
-    request::{self, MetadataRequest},
+    request::{self, MetadataRequest, Produce},
 };
 
 /// A client of one server. Cheap to clone; all clones share their connections.
@@ -91,6 +91,15 @@ pub struct AppendOptions {
     /// The offset that its first record must get. If the log has gone on the batch is refused, and the error says how
     /// far ([`Error::log_end`]).
     pub expected_offset: Option<Offset>,
+    /// Whether the answer is to say where the time went ([`Appended::clock`]).
+    pub timed: bool,
+}
+
+impl From<Option<AckLevel>> for AppendOptions {
+    /// At this level, and nothing else.
+    fn from(ack: Option<AckLevel>) -> Self {
+        AppendOptions { ack, ..AppendOptions::default() }
+    }
 }
 
 impl PyralogClient {
@@ -433,10 +442,11 @@ impl PyralogClient {
         batch: &Bytes,
         options: AppendOptions,
     ) -> Result<Appended> {
-        let AppendOptions { ack, expected_offset } = options;
+        let AppendOptions { ack, expected_offset, timed: is_timed } = options;
         let ack = ack.or(self.router.settings().ack);
         let append = |connection: Arc<connection::Connection>, partition| async move {
-            let request = Outgoing::Produce(Append { partition, batch: batch.clone(), ack, expected_offset });
+            let append = Append { partition, batch: batch.clone(), ack, expected_offset };
+            let request = Outgoing::Produce(Produce { append, is_timed });
             let frame = connection.written(connection.write(request).await)?;
             Ok(reply::decode_appended(&frame.body)?)
         };

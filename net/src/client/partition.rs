@@ -10,16 +10,20 @@ use std::{
 use bytes::Bytes;
 use pyralog_engine::{
     shard::request::{Append, Appended},
-    types::{AckLevel, Offset, PartitionId},
+    types::{Offset, PartitionId},
 };
 
 use super::{
+    AppendOptions,
     connection::Connection,
     consumer::FetchOptions,
     error::{Error, Result},
     lane::{Call, Outgoing},
 };
-use crate::wire::reply::{self, FetchReply};
+use crate::wire::{
+    reply::{self, FetchReply},
+    request::Produce,
+};
 
 /// A partition and the connection that its requests take. It repeats nothing and finds no new way: after a lost
 /// connection get another one from the client.
@@ -55,20 +59,17 @@ impl PartitionHandle {
     }
 
     /// Sends the bytes of one batch, now if there is room. Batches are stored in the order of these calls while there
-    /// is.
-    pub fn append(&self, batch: Bytes, ack: Option<AckLevel>) -> PendingAppend {
+    /// is. The level of the client does not count here.
+    pub fn append(&self, batch: Bytes, options: impl Into<AppendOptions>) -> PendingAppend {
         let connection = Arc::clone(&self.connection);
         if batch.len() > pyralog_engine::limits::BATCH_BYTES_MAX {
             let bytes = batch.len() as u64;
             let refused = Some(pyralog_engine::record::BatchError::BatchTooLarge { bytes }.into());
             return PendingAppend { connection, refused, call: None };
         }
-        let call = self.connection.write(Outgoing::Produce(Append {
-            partition: self.partition,
-            batch,
-            ack,
-            expected_offset: None,
-        }));
+        let AppendOptions { ack, expected_offset, timed: is_timed } = options.into();
+        let append = Append { partition: self.partition, batch, ack, expected_offset };
+        let call = self.connection.write(Outgoing::Produce(Produce { append, is_timed }));
         PendingAppend { connection, refused: None, call: Some(call) }
     }
 

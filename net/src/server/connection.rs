@@ -255,6 +255,7 @@ impl Reader {
             }
             match self.read(pipeline).await? {
                 Some(count) => {
+                    pipeline.note_read();
                     self.chunks[..count].iter_mut().for_each(|chunk| self.decoder.push(std::mem::take(chunk)))
                 }
                 None if self.decoder.is_at_frame_boundary() => return Ok(None),

@@ -6,9 +6,11 @@ use bytes::BytesMut;
 use pyralog_engine::{
     error::RequestError,
     limits::{FETCH_BYTES_MAX, FETCH_WAIT_MS_MAX},
+    runtime::Runtime,
     shard::{
         budget::Reservation,
         request::{Fetch, Outcome, Reply, Request as EngineRequest},
+        stages::Stage,
     },
 };
 
@@ -24,7 +26,7 @@ use crate::wire::{
         Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_fetched_head, encode_found,
         encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_server_description,
     },
-    request::{MetadataRequest, Request},
+    request::{MetadataRequest, Produce, Request},
 };
 
 /// Where on its stream a request stands.
@@ -81,7 +83,10 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
         return Begun::Request;
     }
     match request {
-        Request::Produce(append) => pipeline.submit(correlation, Asked::Produce, EngineRequest::Append(append), memory),
+        Request::Produce(Produce { append, is_timed }) => {
+            let clock = is_timed.then(|| pipeline.start_clock());
+            pipeline.submit_timed(correlation, Asked::Produce, (EngineRequest::Append(append), clock), memory);
+        }
         Request::Fetch(fetch) => {
             drop(memory);
             begin_fetch(pipeline, correlation, fetch).await;
@@ -170,7 +175,12 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         }
     };
     match (asked, reply) {
-        (Asked::Produce, Reply::Appended(appended)) => burst.put(|out| encode_appended(out, correlation, &appended)),
+        (Asked::Produce, Reply::Appended(mut appended)) => {
+            if let Some(clock) = &mut appended.clock {
+                clock.mark(Stage::Ack, core.shard.runtime().monotonic());
+            }
+            burst.put(|out| encode_appended(out, correlation, &appended));
+        }
         (Asked::Fetch { .. }, Reply::Fetched(fetched)) => {
             burst.put(|out| encode_fetched_head(out, api, correlation, &fetched));
             fetched.batches.into_iter().for_each(|bytes| burst.put_shared(bytes));

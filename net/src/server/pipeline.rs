@@ -11,13 +11,18 @@ use std::{
     pin::pin,
     rc::Rc,
     task::{Context, Poll, Waker},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
-use pyralog_engine::shard::{
-    budget::Reservation,
-    completion::CompletionQueue,
-    request::{Fetch, Outcome, Reply, Request},
+use pyralog_engine::{
+    runtime::Runtime,
+    shard::{
+        budget::Reservation,
+        completion::CompletionQueue,
+        request::{Fetch, Outcome, Reply, Request},
+        stages::{Stage, StageClock},
+    },
 };
 
 use super::{connection::Core, handler};
@@ -64,6 +69,8 @@ pub(super) struct Pipeline {
     prepared: RefCell<VecDeque<(Bytes, Reservation)>>,
     open: Cell<usize>,
     state: Cell<State>,
+    /// When bytes were last read, on a stream with timed requests.
+    timed_read: Cell<Option<Duration>>,
     reader: Cell<Option<Waker>>,
     writer: Cell<Option<Waker>>,
 }
@@ -149,6 +156,7 @@ impl Pipeline {
             prepared: RefCell::default(),
             open: Cell::new(0),
             state: Cell::new(State::Open),
+            timed_read: Cell::new(None),
             reader: Cell::default(),
             writer: Cell::default(),
         });
@@ -178,6 +186,17 @@ impl Pipeline {
 
     /// Passes a request on to the shard.
     pub fn submit(&self, correlation: u64, asked: Asked, request: Request, memory: Reservation) {
+        self.submit_timed(correlation, asked, (request, None), memory);
+    }
+
+    /// [`Pipeline::submit`], measured if there is a clock.
+    pub fn submit_timed(
+        &self,
+        correlation: u64,
+        asked: Asked,
+        (request, clock): (Request, Option<StageClock>),
+        memory: Reservation,
+    ) {
         self.count_open(1);
         let slot = Slot { correlation, asked, memory };
         let token = match self.free.borrow_mut().pop() {
@@ -190,7 +209,26 @@ impl Pipeline {
                 self.slots.borrow().len() - 1
             }
         };
-        self.core.shard.submit(request, self.outcomes.reply_to(token as u64));
+        self.core.shard.submit(request, self.outcomes.reply_to(token as u64).timed(clock));
+    }
+
+    /// The clock of a request whose turn has come. Its first stage began with the last read; the first timed request of
+    /// a stream has none, since nobody took the time yet.
+    pub fn start_clock(&self) -> StageClock {
+        let now = self.core.shard.runtime().monotonic();
+        let mut clock = StageClock::start(self.timed_read.get().unwrap_or(now));
+        clock.mark(Stage::Receive, now);
+        if self.timed_read.get().is_none() {
+            self.timed_read.set(Some(now));
+        }
+        clock
+    }
+
+    /// Bytes were read. Takes the time if a request of this stream asked for its own.
+    pub fn note_read(&self) {
+        if self.timed_read.get().is_some() {
+            self.timed_read.set(Some(self.core.shard.runtime().monotonic()));
+        }
     }
 
     /// Answers a request at once.

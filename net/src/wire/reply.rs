@@ -6,7 +6,10 @@ use pyralog_engine::{
     limits,
     name::LogName,
     settings::LogSettings,
-    shard::request::{Appended, Fetched, Found},
+    shard::{
+        request::{Appended, Fetched, Found},
+        stages::{Stage, StageClock, Stages},
+    },
     types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -25,6 +28,9 @@ pub const FETCHED_HEAD_BYTES: usize = 24;
 const APPENDED_BYTES: usize = 16;
 /// The flag of a produce reply about a batch that was there already.
 const IS_DUPLICATE: u8 = 1;
+/// The flag of a produce reply that says where the time went, in [`STAGES_BYTES`] more.
+const HAS_STAGES: u8 = 2;
+const STAGES_BYTES: usize = 4 * Stage::COUNT;
 const FOUND_BYTES: usize = 32;
 
 const _: () = assert!(FETCHED_HEAD_BYTES + limits::BATCH_BYTES_MAX <= BODY_BYTES_MAX, "the largest batch must fit");
@@ -151,12 +157,16 @@ impl LogMetadata {
 
 /// Appends the reply to a produce request.
 pub fn encode_appended(out: &mut BytesMut, correlation: u64, appended: &Appended) {
-    FrameHeader::new(Api::Produce, correlation, APPENDED_BYTES).encode(out);
+    let stages = appended.clock.map(|clock| clock.stages());
+    let stages_bytes = if stages.is_some() { STAGES_BYTES } else { 0 };
+    FrameHeader::new(Api::Produce, correlation, APPENDED_BYTES + stages_bytes).encode(out);
     out.put_u64_le(appended.base_offset.0);
     out.put_u32_le(appended.count);
     out.put_u8(appended.level.code());
-    out.put_u8(if appended.duplicate { IS_DUPLICATE } else { 0 });
+    let duplicate = if appended.duplicate { IS_DUPLICATE } else { 0 };
+    out.put_u8(duplicate | if stages.is_some() { HAS_STAGES } else { 0 });
     out.put_bytes(0, 2);
+    stages.into_iter().flat_map(|stages| stages.0).for_each(|nanos| out.put_u32_le(nanos));
 }
 
 /// Appends all of a reply to a fetch, or of a subscription's next frame, but the batches, which the caller sends next,
@@ -208,14 +218,18 @@ pub fn encode_server_description(out: &mut BytesMut, correlation: u64, descripti
 ///
 /// Errors: `BadBody`.
 pub fn decode_appended(mut body: &[u8]) -> Result<Appended, ProtocolError> {
-    exactly(Api::Produce, body, APPENDED_BYTES)?;
-    let (base_offset, count, level) = (Offset(body.get_u64_le()), body.get_u32_le(), body.get_u8());
     // A newer server may set more flags.
-    let duplicate = body.get_u8() & IS_DUPLICATE != 0;
+    let flags = body.get(APPENDED_BYTES - 3).copied().unwrap_or(0);
+    let is_timed = flags & HAS_STAGES != 0;
+    exactly(Api::Produce, body, if is_timed { APPENDED_BYTES + STAGES_BYTES } else { APPENDED_BYTES })?;
+    let (base_offset, count, level) = (Offset(body.get_u64_le()), body.get_u32_le(), body.get_u8());
+    let duplicate = flags & IS_DUPLICATE != 0;
+    body.advance(3);
+    let clock = is_timed.then(|| StageClock::from(Stages(std::array::from_fn(|_| body.get_u32_le()))));
     let Some(level) = AckLevel::from_code(level) else {
         return Err(bad_body(Api::Produce, format!("there is no ack level {level}")));
     };
-    Ok(Appended { base_offset, count, level, duplicate })
+    Ok(Appended { base_offset, count, level, duplicate, clock })
 }
 
 /// Reads the reply to a fetch, or a subscription's frame.
@@ -280,9 +294,24 @@ mod tests {
     }
 
     #[test]
+    fn a_timed_produce_reply_ends_with_its_stages() {
+        let clock = Some(StageClock::from(Stages([1, 2, 3, 4, 5, 6, 0x0708])));
+        let appended = Appended { base_offset: Offset(2), count: 4, level: AckLevel::Durable, duplicate: true, clock };
+        let mut out = BytesMut::new();
+        encode_appended(&mut out, 5, &appended);
+        assert_eq!(out[..4], [44, 0, 0, 0]);
+        assert_eq!(out[16..32], [2, 0, 0, 0, 0, 0, 0, 0, 4, 0, 0, 0, 3, 3, 0, 0]);
+        assert_eq!(out[56..], [8, 7, 0, 0]);
+        assert_eq!(decode_appended(&out[16..]), Ok(appended));
+        assert!(decode_appended(&out[16..59]).is_err(), "it is cut off");
+        assert!(decode_appended(&out[16..32]).is_err(), "the stages are missing");
+    }
+
+    #[test]
     fn a_produce_reply_is_these_bytes() {
         for duplicate in [false, true] {
-            let appended = Appended { base_offset: Offset(0x0203), count: 4, level: AckLevel::Written, duplicate };
+            let level = AckLevel::Written;
+            let appended = Appended { base_offset: Offset(0x0203), count: 4, level, duplicate, clock: None };
             let mut out = BytesMut::new();
             encode_appended(&mut out, 5, &appended);
             let expected = [

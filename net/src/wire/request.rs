@@ -31,6 +31,8 @@ const EXPECTED_OFFSET_BYTES: usize = 8;
 
 /// The flag of a produce request that has an expected offset.
 const HAS_EXPECTED_OFFSET: u8 = 1;
+/// The flag of one whose reply is to say where its time went.
+const IS_TIMED: u8 = 2;
 
 /// Names in one metadata request; the reply, with up to 1024 owners for each, must fit into a frame.
 pub const METADATA_NAMES_MAX: usize = 1000;
@@ -54,7 +56,7 @@ pub enum Request {
     /// Delete a log.
     DeleteLog(LogName),
     /// Append a batch. The batch is a slice of the frame's body, not looked at yet.
-    Produce(Append),
+    Produce(Produce),
     /// Read batches.
     Fetch(Fetch),
     /// Find an offset.
@@ -141,17 +143,36 @@ impl Request {
     }
 }
 
+/// A request to append.
+#[derive(Clone, Debug)]
+pub struct Produce {
+    /// What, and where to.
+    pub append: Append,
+    /// Whether the reply is to say where its time went.
+    pub is_timed: bool,
+}
+
+impl From<Append> for Produce {
+    /// Without the time.
+    fn from(append: Append) -> Self {
+        Produce { append, is_timed: false }
+    }
+}
+
 /// Appends all of a produce frame but the batch, which the caller sends next, uncopied.
 ///
 /// Panics if the batch is above `BATCH_BYTES_MAX`: a builder of batches keeps the limit.
-pub fn encode_produce_head(out: &mut BytesMut, correlation: u64, append: &Append) {
-    let Append { partition, batch, ack, expected_offset } = append;
+pub fn encode_produce_head(out: &mut BytesMut, correlation: u64, produce: &Produce) {
+    let Append { partition, batch, ack, expected_offset } = &produce.append;
     let batch_bytes = batch.len();
     assert!(batch_bytes <= BATCH_BYTES_MAX, "a batch of {batch_bytes} bytes is above {BATCH_BYTES_MAX}");
-    let (flags, expected_bytes) = match expected_offset {
+    let (mut flags, expected_bytes) = match expected_offset {
         Some(_) => (HAS_EXPECTED_OFFSET, EXPECTED_OFFSET_BYTES),
         None => (0, 0),
     };
+    if produce.is_timed {
+        flags |= IS_TIMED;
+    }
     FrameHeader::new(Api::Produce, correlation, PRODUCE_HEAD_BYTES + expected_bytes + batch_bytes).encode(out);
     out.put_u64_le(partition.log.0);
     out.put_u32_le(partition.index.0);
@@ -247,7 +268,7 @@ pub(super) fn put_json(out: &mut BytesMut, api: Api, correlation: u64, body: &im
     out.extend_from_slice(&body);
 }
 
-fn decode_produce(mut body: Bytes) -> Result<Append, ProtocolError> {
+fn decode_produce(mut body: Bytes) -> Result<Produce, ProtocolError> {
     let too_short = |have: usize, need: usize| {
         bad_body(Api::Produce, format!("it has {have} bytes, fewer than the {need} before the batch"))
     };
@@ -267,18 +288,16 @@ fn decode_produce(mut body: Bytes) -> Result<Append, ProtocolError> {
     };
     let flags = head.get_u8();
     zero(Api::Produce, head, 2)?;
-    let expected_offset = match flags {
+    if flags & !(HAS_EXPECTED_OFFSET | IS_TIMED) != 0 {
+        let reason = format!("there are no flags {flags:#x}; there are {HAS_EXPECTED_OFFSET} and {IS_TIMED}");
+        return Err(bad_body(Api::Produce, reason));
+    }
+    let expected_offset = match flags & HAS_EXPECTED_OFFSET {
         0 => None,
-        HAS_EXPECTED_OFFSET if batch.len() >= EXPECTED_OFFSET_BYTES => Some(Offset(batch.get_u64_le())),
-        HAS_EXPECTED_OFFSET => return Err(too_short(len, PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES)),
-        _ => {
-            return Err(bad_body(
-                Api::Produce,
-                format!("there are no flags {flags:#x}; there is {HAS_EXPECTED_OFFSET}"),
-            ));
-        }
+        _ if batch.len() >= EXPECTED_OFFSET_BYTES => Some(Offset(batch.get_u64_le())),
+        _ => return Err(too_short(len, PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES)),
     };
-    Ok(Append { partition, batch, ack, expected_offset })
+    Ok(Produce { append: Append { partition, batch, ack, expected_offset }, is_timed: flags & IS_TIMED != 0 })
 }
 
 fn decode_fetch(api: Api, body: &[u8]) -> Result<Fetch, ProtocolError> {
@@ -412,7 +431,7 @@ mod tests {
     fn a_produce_frame_is_these_bytes() {
         let mut out = BytesMut::new();
         let append = Append { ack: Some(AckLevel::Durable), ..append(Bytes::from_static(b"xy")) };
-        encode_produce_head(&mut out, 5, &append);
+        encode_produce_head(&mut out, 5, &append.clone().into());
         out.extend_from_slice(&append.batch);
         let expected = [
             18, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
@@ -425,7 +444,7 @@ mod tests {
     fn a_produce_frame_with_an_expected_offset_has_it_before_the_batch() {
         let mut out = BytesMut::new();
         let append = Append { expected_offset: Some(Offset(0x0304)), ..append(Bytes::from_static(b"xy")) };
-        encode_produce_head(&mut out, 5, &append);
+        encode_produce_head(&mut out, 5, &append.clone().into());
         out.extend_from_slice(&append.batch);
         let expected = [
             26, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
@@ -434,11 +453,28 @@ mod tests {
         assert_eq!(&out[..], expected);
         let frame = frame(out);
         let Request::Produce(got) = Request::decode(&frame.header, frame.body).unwrap() else { panic!() };
-        assert_eq!((got.expected_offset, got.batch), (append.expected_offset, append.batch));
+        assert_eq!((got.append.expected_offset, got.append.batch), (append.expected_offset, append.batch));
+        assert!(!got.is_timed);
         let cut_off = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 1, 0, 0, 4, 3, 0, 0, 0, 0, 0];
         assert_eq!(refusal(Api::Produce, &cut_off).code, ErrorCode::BAD_BODY);
-        let other_flag = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
+        let other_flag = [2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 4, 0, 0, 4, 3, 0, 0, 0, 0, 0, 0];
         assert_eq!(refusal(Api::Produce, &other_flag).code, ErrorCode::BAD_BODY);
+    }
+
+    #[test]
+    fn a_timed_produce_frame_has_a_flag() {
+        let mut out = BytesMut::new();
+        let append = append(Bytes::from_static(b"xy"));
+        encode_produce_head(&mut out, 5, &Produce { append: append.clone(), is_timed: true });
+        out.extend_from_slice(&append.batch);
+        let expected = [
+            18, 0, 0, 0, 1, 4, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
+            2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 2, 0, 0, b'x', b'y',
+        ];
+        assert_eq!(&out[..], expected);
+        let frame = frame(out);
+        let Request::Produce(got) = Request::decode(&frame.header, frame.body).unwrap() else { panic!() };
+        assert!(got.is_timed && got.append.batch == append.batch);
     }
 
     #[test]
@@ -478,11 +514,13 @@ mod tests {
     #[test]
     fn the_batch_of_a_produce_request_is_a_slice_of_the_frame() {
         let mut out = BytesMut::new();
-        encode_produce_head(&mut out, 42, &append(Bytes::from_static(&[9; 100])));
+        encode_produce_head(&mut out, 42, &append(Bytes::from_static(&[9; 100])).into());
         out.extend_from_slice(&[9; 100]);
         let frame = frame(out);
         let place = frame.body[PRODUCE_HEAD_BYTES..].as_ptr();
-        let Request::Produce(append) = Request::decode(&frame.header, frame.body).unwrap() else { panic!() };
+        let Request::Produce(Produce { append, .. }) = Request::decode(&frame.header, frame.body).unwrap() else {
+            panic!()
+        };
         assert_eq!((append.partition, append.ack, append.batch.len()), (PARTITION, None, 100));
         assert_eq!(append.batch.as_ptr(), place);
     }
@@ -583,7 +621,7 @@ mod tests {
     #[test]
     fn the_largest_batch_fits_into_a_frame() {
         let mut out = BytesMut::new();
-        encode_produce_head(&mut out, 1, &append(vec![0; BATCH_BYTES_MAX].into()));
+        encode_produce_head(&mut out, 1, &append(vec![0; BATCH_BYTES_MAX].into()).into());
         assert_eq!(out.len(), HEADER_BYTES + PRODUCE_HEAD_BYTES);
     }
 
