@@ -145,6 +145,20 @@ impl<'a> PartitionJudge<'a> {
         }
     }
 
+    /// Takes the key of the record that was taken last. It follows from who wrote the record.
+    pub fn key(&mut self, offset: u64, key: Option<&[u8]>, value: &[u8]) {
+        if !self.dataset.has_keys() {
+            return;
+        }
+        // A damaged value is a defect already.
+        let Ok(who) = self.dataset.read(value) else { return };
+        if self.dataset.key(who) != key {
+            let partition = self.partition;
+            let what = || format!("partition {partition}, offset {offset}: {who:?} has the key {key:?}");
+            self.defects.note(Kind::Corrupt, 1, what);
+        }
+    }
+
     /// Takes note of something unreadable at the offset that is next, such as a batch that does not parse.
     pub fn unreadable(&mut self, what: &dyn fmt::Display) {
         let (partition, offset) = (self.partition, self.next_offset);
@@ -267,6 +281,7 @@ impl Writer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::dataset::{KeySpace, Keys};
 
     /// Two writers, ten records each, in turns; the ledgers that match; and the values by offset.
     struct World {
@@ -396,5 +411,23 @@ mod tests {
     fn only_some_defects_are_told_in_words() {
         let defects = World::new().judge_with(|_, value| value[0] ^= 1);
         assert_eq!((defects.corrupt, defects.samples.len()), (20, SAMPLES_MAX));
+    }
+
+    #[test]
+    fn a_record_with_the_key_of_another_is_corrupt() {
+        let keys = KeySpace::new(Keys::Sequential, 100, 1);
+        let dataset = Dataset::new(9, 64).with_keys(keys);
+        let mut ledger = Ledger::default();
+        let sequences = ledger.begin(2);
+        ledger.acknowledged(sequences, 0);
+        let mut judge = PartitionJudge::new(&dataset, 0, [&ledger]);
+        for sequence in 0..2 {
+            let (who, mut value) = (Identity { writer: 0, partition: 0, sequence }, Vec::new());
+            dataset.write(who, &mut value);
+            judge.record(sequence, &value);
+            let first = Identity { sequence: 0, ..who };
+            judge.key(sequence, dataset.key(first), &value);
+        }
+        assert_eq!(counts(&judge.finish()), [0, 0, 0, 1]);
     }
 }

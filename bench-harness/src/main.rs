@@ -1,9 +1,9 @@
 //! The command: parses, connects, runs the rows one after the other, reports.
 
 use std::{
-    path::Path,
     process::ExitCode,
     sync::{Arc, atomic::Ordering::Relaxed},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use bench_harness::{
@@ -12,7 +12,7 @@ use bench_harness::{
     host::Host,
     plan::Plan,
     progress::Progress,
-    report::{Report, Row, human},
+    report::{Report, Row, files, human},
     seed_table::{self, Target as SeedTarget},
     target::{HarnessError, RunId, Target},
 };
@@ -20,30 +20,29 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let (common, plans) = match &cli.command {
-        Command::Run(args) => (&args.common, vec![(Plan::of_run(args), None)]),
-        Command::SeedTable(args) => {
-            let plans = seed_table::plans(args);
-            (&args.common, plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect())
-        }
-    };
-    if plans.is_empty() {
-        eprintln!("bench-harness: no row has such a name");
-        return ExitCode::from(2);
-    }
-    let done = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(HarnessError::system("starting a runtime"))
-        .and_then(|runtime| runtime.block_on(run(common, &plans)));
-    match done {
+    match carry_out(&cli) {
         Ok(report) if report.is_clean() => ExitCode::SUCCESS,
         Ok(_) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("bench-harness: {error}");
-            ExitCode::FAILURE
+            ExitCode::from(if matches!(error, HarnessError::Usage(_)) { 2 } else { 1 })
         }
     }
+}
+
+fn carry_out(cli: &Cli) -> Result<Report, HarnessError> {
+    let (common, plans) = match &cli.command {
+        Command::Run(args) => (&args.common, vec![(Plan::of_run(args)?, None)]),
+        Command::SeedTable(args) => {
+            let plans = seed_table::plans(args)?;
+            (&args.common, plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect())
+        }
+    };
+    if plans.is_empty() {
+        return Err(HarnessError::Usage("no row has such a name".to_owned()));
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(HarnessError::system("starting a runtime"))?.block_on(run(common, &plans))
 }
 
 async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Result<Report, HarnessError> {
@@ -58,13 +57,20 @@ async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Resul
         }
     });
 
-    let mut report = Report { host: Host::probe(), server, rows: Vec::new() };
+    let begun_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
+    let command = std::env::args().collect();
+    let mut report = Report { command, begun_unix_s, host: Host::probe(), server, rows: Vec::new() };
     let mut failed = None;
     for (plan, seed_target) in plans {
         let whole = (plan.warmup + plan.seconds).as_secs_f64();
         progress.note(&plan.name, &format!("{whole:.1} s, the warm-up included"));
         match driver.row(plan).await {
-            Ok(outcome) => report.rows.push(Row::new(plan, &outcome, *seed_target)),
+            Ok(outcome) => {
+                report.rows.push(Row::new(plan, &outcome, *seed_target));
+                if let Some(folder) = &common.export {
+                    files::export(folder, &plan.name, &outcome)?;
+                }
+            }
             Err(error) => {
                 failed = Some(error);
                 break;
@@ -77,12 +83,7 @@ async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Resul
         print!("{}", human::table(&report));
     }
     if let Some(file) = &common.json {
-        write_json(file, &report)?;
+        files::write_json(file, &report)?;
     }
     failed.map_or(Ok(report), Err)
-}
-
-fn write_json(file: &Path, report: &Report) -> Result<(), HarnessError> {
-    let json = serde_json::to_vec_pretty(report).expect("report"); // why: strings and numbers are always JSON
-    std::fs::write(file, json).map_err(HarnessError::system(format!("writing {}", file.display())))
 }

@@ -1,146 +1,157 @@
-//! When a request is due.
+//! When requests are meant to be sent. Pure: moments follow from arrivals, rate and seed alone, and know no server.
 //!
-//! Open loop: requests are due at a fixed rate, whatever the server does, and response time counts from the moment a
-//! request was due. A server that stalls is then charged for every request that had to wait, also for those that the
-//! harness could not send in time ("coordinated omission" is what hides them otherwise). Closed loop: the next request
-//! is due when a place among those in flight is free; such latencies flatter the server and are labelled so.
-//!
-//! Tokio's timers tick in milliseconds, a hundred requests long at 100,000 a second; a timerfd is exact to some
-//! microseconds and, unlike spinning, leaves the CPU to the client.
+//! Open loop: requests are due whatever the server does, and response time counts from the moment a request was due. A
+//! server that stalls is then charged for every request that had to wait, also for those that the harness could not
+//! send in time ("coordinated omission" is what hides them otherwise). Closed loop: the next request is due when a
+//! place among those in flight is free; such latencies flatter the server and are labelled so.
 
-use std::{
-    cell::Cell,
-    io,
-    os::fd::OwnedFd,
-    time::{Duration, Instant},
-};
+use std::{fmt, str::FromStr, time::Duration};
 
-use rustix::time::{Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec};
-use tokio::{io::unix::AsyncFd, sync::Mutex, task::yield_now};
+use crate::dataset::splitmix;
 
-/// Below this a timer costs more than giving way to other tasks a few times.
-const TOO_SHORT_FOR_A_TIMER: Duration = Duration::from_micros(20);
+/// Requests of one burst, at most: more at one moment would only measure the queue in front of the first.
+const BURST_MAX: u32 = 100_000;
 
-/// Hands out the moments at which one connection's requests are due. For one thread.
-pub struct Pacer {
-    begin: Instant,
-    end: Instant,
-    /// `None` for a closed loop.
-    interval: Option<Duration>,
-    issued: Cell<u64>,
-    /// Held while waiting, so that those who wait are served in the order in which they came.
-    turn: Mutex<Timer>,
+/// How requests are spread over time at a given rate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Arrivals {
+    /// One after the other at equal distances.
+    #[default]
+    Constant,
+    /// As from very many users who know nothing of each other: distances are exponential.
+    Poisson,
+    /// So many at once, then none until the next burst.
+    Burst(u32),
 }
 
-impl Pacer {
-    /// A pacer from `begin` to `end` that makes one request due every `interval`, or as soon as one asks without it.
-    ///
-    /// Errors: the operating system gives no timer. Must be called within a tokio runtime.
-    pub fn new(begin: Instant, end: Instant, interval: Option<Duration>) -> io::Result<Self> {
-        Ok(Pacer { begin, end, interval, issued: Cell::new(0), turn: Mutex::new(Timer::new()?) })
+impl FromStr for Arrivals {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text.split_once(':') {
+            None if text == "constant" => Ok(Arrivals::Constant),
+            None if text == "poisson" => Ok(Arrivals::Poisson),
+            Some(("burst", number)) => match number.parse() {
+                Ok(requests @ 1..=BURST_MAX) => Ok(Arrivals::Burst(requests)),
+                _ => Err(format!("a burst has 1 to {BURST_MAX} requests, not `{number}`")),
+            },
+            _ => Err(format!("`{text}` is none of constant, poisson, burst:REQUESTS")),
+        }
+    }
+}
+
+impl fmt::Display for Arrivals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Arrivals::Constant => f.write_str("constant"),
+            Arrivals::Poisson => f.write_str("poisson"),
+            Arrivals::Burst(requests) => write!(f, "burst:{requests}"),
+        }
+    }
+}
+
+/// The moments at which one connection's requests are due, from 0 on, never descending.
+#[derive(Clone, Debug)]
+pub struct Schedule {
+    arrivals: Arrivals,
+    interval_s: f64,
+    issued: u64,
+    poisson_s: f64,
+    chance: u64,
+}
+
+impl Schedule {
+    /// Moments at `requests_per_s` on average. Seeds make the chance of connections independent.
+    pub fn new(arrivals: Arrivals, requests_per_s: f64, seed: u64) -> Self {
+        assert!(requests_per_s > 0.0, "{requests_per_s} requests a second never come");
+        let mut chance = seed;
+        splitmix(&mut chance);
+        Schedule { arrivals, interval_s: 1.0 / requests_per_s, issued: 0, poisson_s: 0.0, chance }
     }
 
-    /// Waits until the next request is due and returns when that was: now, or before. `None` once the time is over.
-    pub async fn next(&self) -> Option<Instant> {
-        let due = match self.interval {
-            None => Instant::now(),
-            Some(interval) => {
-                let timer = self.turn.lock().await;
-                let due = self.begin + interval.mul_f64(self.issued.get() as f64);
-                if due < self.end {
-                    self.issued.set(self.issued.get() + 1);
-                    timer.until(due).await;
-                }
-                due
+    /// When the next request is due.
+    pub fn next_due(&mut self) -> Duration {
+        let number = self.issued;
+        self.issued += 1;
+        let seconds = match self.arrivals {
+            // Multiplied, not summed: the millionth request is as exact as the first.
+            Arrivals::Constant => self.interval_s * number as f64,
+            Arrivals::Burst(size) => self.interval_s * (number - number % u64::from(size)) as f64,
+            Arrivals::Poisson => {
+                self.poisson_s += self.interval_s * exponential(&mut self.chance);
+                self.poisson_s
             }
         };
-        (due < self.end).then_some(due)
+        Duration::from_secs_f64(seconds)
     }
 }
 
-struct Timer {
-    descriptor: AsyncFd<OwnedFd>,
+/// An exponentially distributed number with mean 1.
+fn exponential(chance: &mut u64) -> f64 {
+    -unit(chance).ln()
 }
 
-impl Timer {
-    fn new() -> io::Result<Self> {
-        let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;
-        let descriptor = rustix::time::timerfd_create(TimerfdClockId::Monotonic, flags)?;
-        #[allow(deprecated, reason = "unsound only for types that change their descriptor, which `OwnedFd` does not")]
-        let descriptor = AsyncFd::new(descriptor)?;
-        Ok(Timer { descriptor })
-    }
-
-    async fn until(&self, due: Instant) {
-        loop {
-            let left = due.saturating_duration_since(Instant::now());
-            if left.is_zero() {
-                return;
-            }
-            if left < TOO_SHORT_FOR_A_TIMER || self.rest(left).await.is_err() {
-                yield_now().await;
-            }
-        }
-    }
-
-    async fn rest(&self, duration: Duration) -> io::Result<()> {
-        let seconds = i64::try_from(duration.as_secs()).unwrap_or(i64::MAX);
-        let it_value = Timespec { tv_sec: seconds, tv_nsec: duration.subsec_nanos().into() };
-        let once = Itimerspec { it_interval: Timespec { tv_sec: 0, tv_nsec: 0 }, it_value };
-        rustix::time::timerfd_settime(self.descriptor.get_ref(), TimerfdTimerFlags::empty(), &once)?;
-        let mut ready = self.descriptor.readable().await?;
-        let mut expirations = [0; 8];
-        // Not read is not expired: the readiness is taken back and the caller looks at the clock again.
-        if ready.try_io(|fd| Ok(rustix::io::read(fd.get_ref(), &mut expirations)?)).is_err() {
-            ready.clear_ready();
-        }
-        Ok(())
-    }
+/// A number of the open interval from 0 to 1, all of its 2^53 values equally likely.
+pub fn unit(chance: &mut u64) -> f64 {
+    ((splitmix(chance) >> 11) as f64 + 0.5) / (1u64 << 53) as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn within_tokio<T>(future: impl Future<Output = T>) -> T {
-        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+    fn due(arrivals: Arrivals, count: usize) -> Vec<f64> {
+        let mut schedule = Schedule::new(arrivals, 1000.0, 7);
+        std::iter::repeat_with(|| schedule.next_due().as_secs_f64()).take(count).collect()
     }
 
-    const MS: Duration = Duration::from_millis(1);
+    #[test]
+    fn constant_arrivals_are_equally_far_apart_and_do_not_drift() {
+        let due = due(Arrivals::Constant, 1_000_001);
+        assert!(due.iter().enumerate().all(|(n, due)| (due - n as f64 / 1e3).abs() < 2e-9), "{:?}", due.last());
+    }
 
     #[test]
-    fn an_open_loop_is_due_at_its_rate_however_late_it_is_asked() {
-        within_tokio(async {
-            // Five seconds in the past: as if the first answer had taken so long.
-            let begin = Instant::now() - 5000 * MS;
-            let pacer = Pacer::new(begin, begin + 4000 * MS, Some(MS)).unwrap();
-            for expected in 0..4000 {
-                assert_eq!(pacer.next().await, Some(begin + expected * MS));
+    fn bursts_come_together_and_keep_the_rate() {
+        let due = due(Arrivals::Burst(100), 1000);
+        for burst in due.chunks(100) {
+            assert!(burst.iter().all(|due| due == &burst[0]));
+        }
+        assert!((due[999] - 0.9).abs() < 1e-9, "{}", due[999]);
+    }
+
+    /// The distances of Poisson arrivals have mean 1/rate, as much deviation, and 1/e of them are longer than the mean;
+    /// counts of equal stretches of time have a variance like their mean.
+    #[test]
+    fn poisson_arrivals_are_exponential_and_independent() {
+        let due = due(Arrivals::Poisson, 200_000);
+        let distances: Vec<f64> = due.windows(2).map(|pair| (pair[1] - pair[0]) * 1e3).collect();
+        let mean = |values: &[f64]| values.iter().sum::<f64>() / values.len() as f64;
+        let deviation = |values: &[f64]| {
+            let center = mean(values);
+            mean(&values.iter().map(|value| (value - center).powi(2)).collect::<Vec<_>>()).sqrt()
+        };
+        assert!((mean(&distances) - 1.0).abs() < 0.01, "{}", mean(&distances));
+        assert!((deviation(&distances) - 1.0).abs() < 0.02, "{}", deviation(&distances));
+        let longer = distances.iter().filter(|distance| **distance > 1.0).count() as f64 / distances.len() as f64;
+        assert!((longer - (-1.0f64).exp()).abs() < 0.005, "{longer}");
+        let mut counts = vec![0.0; due[due.len() - 1] as usize * 100];
+        due.iter().for_each(|due| {
+            if let Some(count) = counts.get_mut((due * 100.0) as usize) {
+                *count += 1.0;
             }
-            assert_eq!(pacer.next().await, None);
         });
+        let dispersion = deviation(&counts).powi(2) / mean(&counts);
+        assert!((dispersion - 1.0).abs() < 0.05, "{dispersion}");
     }
 
     #[test]
-    fn no_request_is_sent_before_it_is_due() {
-        within_tokio(async {
-            let begin = Instant::now();
-            let pacer = Pacer::new(begin, begin + 20 * MS, Some(Duration::from_micros(700))).unwrap();
-            while let Some(due) = pacer.next().await {
-                assert!(Instant::now() >= due);
-            }
-            assert!(Instant::now() >= begin + 18 * MS);
-        });
-    }
-
-    #[test]
-    fn a_closed_loop_is_due_when_it_is_asked_until_the_time_is_over() {
-        within_tokio(async {
-            let begin = Instant::now();
-            let pacer = Pacer::new(begin, begin + 3600 * 1000 * MS, None).unwrap();
-            assert!(pacer.next().await.unwrap() >= begin);
-            let over = Pacer::new(begin, begin, None).unwrap();
-            assert_eq!(over.next().await, None);
-        });
+    fn arrivals_are_read_as_they_are_written() {
+        for arrivals in [Arrivals::Constant, Arrivals::Poisson, Arrivals::Burst(64)] {
+            assert_eq!(arrivals.to_string().parse(), Ok(arrivals));
+        }
+        for wrong in ["", "burst", "burst:0", "burst:x", "poisson:1", "uniform"] {
+            assert!(wrong.parse::<Arrivals>().is_err(), "{wrong}");
+        }
     }
 }

@@ -1,10 +1,17 @@
 //! Shows on stderr how it goes: a live line on a terminal, a line for each step elsewhere.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::Ordering::Relaxed,
+    time::{Duration, Instant},
+};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
-use crate::{measuring::Measured, report::human::count, workloads::Job};
+use crate::{
+    measuring::{Tally, Window},
+    report::human::count,
+    workloads::Job,
+};
 
 /// The progress of a run.
 pub struct Progress {
@@ -29,30 +36,28 @@ impl Progress {
         }
     }
 
-    /// A load is running: what came of it lately, in all errors so far.
-    pub fn show(&self, job: &Job, elapsed: Duration, lately: &Measured, errors: u64) {
+    /// A load is running: what came of it in the last `tick`, and in all so far.
+    pub fn show(&self, job: &Job, (window, tick): (Window, Duration), lately: &Tally, total: &Tally) {
         self.bar.tick();
         if let Some(records) = job.records {
-            let done = job.done.load(std::sync::atomic::Ordering::Relaxed);
-            return self.bar.set_message(format!(
-                "preparing: {} of {} records",
-                count(done as f64),
-                count(records as f64)
-            ));
+            let (done, all) = (count(job.done.load(Relaxed) as f64), count(records as f64));
+            return self.bar.set_message(format!("preparing: {done} of {all} records"));
         }
-        let whole = job.plan.warmup + job.plan.seconds;
-        let time = format!("{:>4.1} of {:.1} s", elapsed.min(whole).as_secs_f64(), whole.as_secs_f64());
-        if elapsed < job.plan.warmup {
-            return self.bar.set_message(format!("{time}   warming up"));
+        let now = Instant::now();
+        if now < window.begin {
+            return self.bar.set_message("warming up".to_owned());
         }
-        let rate = lately.records as f64 * 4.0;
-        let message = format!(
-            "{time}   {:>7} records/s   p50 {:>8.1} µs   p99 {:>8.1} µs   {errors} errors",
+        let left = window.end.saturating_duration_since(now).as_secs_f64();
+        let rate = (lately.main.records + lately.reads.records) as f64 / tick.as_secs_f64();
+        let times = lately.main.headline();
+        let quantile = |quantile| times.quantile_us(quantile).map_or("-".to_owned(), |us| format!("{us:.0} µs"));
+        self.bar.set_message(format!(
+            "{:>7} records/s   p50 {:>9}   p99 {:>9}   {} errors   {left:.0} s left",
             count(rate),
-            lately.quantile_us(0.5),
-            lately.quantile_us(0.99),
-        );
-        self.bar.set_message(message);
+            quantile(0.5),
+            quantile(0.99),
+            total.main.errors + total.reads.errors,
+        ));
     }
 
     /// Something is being counted.

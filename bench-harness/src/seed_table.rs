@@ -2,7 +2,9 @@
 
 use crate::{
     args::{SeedTableArgs, Workload},
+    pacing::Arrivals,
     plan::Plan,
+    target::HarnessError,
 };
 
 /// What the guide promises of one row.
@@ -21,7 +23,8 @@ struct Row {
     name: &'static str,
     workload: Workload,
     batch: u32,
-    /// Little's law: throughput times latency, both as promised, is what must be in flight. Rounded up a little.
+    /// In a closed loop. Little's law: throughput times latency, both as promised, is what must be in flight. Rounded
+    /// up a little.
     in_flight: u32,
     fetch_bytes: u32,
     target: Target,
@@ -75,17 +78,18 @@ const ROWS: [Row; 5] = [
 ];
 
 /// The rows asked for, as plans.
-pub fn plans(args: &SeedTableArgs) -> Vec<(Plan, Target)> {
+///
+/// Errors: the file of payloads cannot be read.
+pub fn plans(args: &SeedTableArgs) -> Result<Vec<(Plan, Target)>, HarnessError> {
     let wanted = |row: &&Row| args.rows.is_empty() || args.rows.iter().any(|name| row.name.contains(name.as_str()));
     let plan = |row: &Row| {
-        let plan = Plan {
-            in_flight: row.in_flight,
-            connections: args.connections,
-            fetch_bytes: row.fetch_bytes,
-            rate: args.open_loop.then_some(row.target.records_per_s),
-            ..Plan::of_common(row.name.to_owned(), row.workload, row.batch, &args.common)
+        let mut plan = Plan::of_common(row.name.to_owned(), row.workload, row.batch, &args.common)?;
+        plan.fetch_bytes = row.fetch_bytes;
+        let plan = match args.closed {
+            true => plan.closed(row.in_flight),
+            false => plan.offered(row.target.records_per_s * args.offer, Arrivals::Constant),
         };
-        (plan, row.target)
+        Ok((plan, row.target))
     };
     ROWS.iter().filter(wanted).map(plan).collect()
 }
@@ -99,7 +103,7 @@ mod tests {
 
     fn names(line: &str) -> Vec<String> {
         let Command::SeedTable(args) = Cli::parse_from(line.split_whitespace()).command else { panic!("{line}") };
-        plans(&args).into_iter().map(|(plan, _)| plan.name).collect()
+        plans(&args).unwrap().into_iter().map(|(plan, _)| plan.name).collect()
     }
 
     #[test]
@@ -107,6 +111,17 @@ mod tests {
         let all = ["write-single", "write-batch-100", "write-batch-1000", "read-single", "read-sequential"];
         assert_eq!(names("x seed-table"), all);
         assert_eq!(names("x seed-table --row read"), all[3..]);
+    }
+
+    #[test]
+    fn each_row_is_offered_its_target_unless_a_closed_loop_is_asked_for() {
+        let offered = |line: &str| {
+            let Command::SeedTable(args) = Cli::parse_from(line.split_whitespace()).command else { panic!("{line}") };
+            plans(&args).unwrap()[0].0.offered_per_s()
+        };
+        assert_eq!(offered("x seed-table"), Some(100e3));
+        assert_eq!(offered("x seed-table --offer 2"), Some(200e3));
+        assert_eq!(offered("x seed-table --closed"), None);
     }
 
     #[test]

@@ -33,6 +33,9 @@ pub enum HarnessError {
     /// A thread of the harness ended without a result.
     #[error("a thread of the load generator panicked")]
     ThreadDied,
+    /// What was asked for cannot be done.
+    #[error("{0}")]
+    Usage(String),
     /// Control-C.
     #[error("interrupted")]
     Interrupted,
@@ -53,7 +56,8 @@ impl HarnessError {
 /// One client's connection to the server.
 #[derive(Clone)]
 pub struct Target {
-    client: PyralogClient,
+    /// The client.
+    pub client: PyralogClient,
 }
 
 impl Target {

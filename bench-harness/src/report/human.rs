@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use super::{Report, Row};
+use crate::measuring::Latencies;
 
 /// The report as text.
 pub fn table(report: &Report) -> String {
@@ -34,8 +35,8 @@ pub fn table(report: &Report) -> String {
     for row in &report.rows {
         describe(row, &mut text);
     }
-    if report.rows.iter().any(|row| !row.unsupported.is_empty()) {
-        text.push_str("\n?  fewer than 100 samples lie beyond this percentile: run longer before you trust it\n");
+    if report.rows.iter().any(|row| row.p999_us.is_none()) {
+        text.push_str("\n-  fewer than 100 samples lie beyond this percentile: run longer to know it\n");
     }
     text
 }
@@ -49,21 +50,21 @@ fn target_line(row: &Row) -> Vec<String> {
 }
 
 fn measured_line(row: &Row) -> Vec<String> {
-    let percentile = |name: &str, value: f64| {
-        let doubt = if row.unsupported.contains(&name) { "?" } else { "" };
-        format!("{value:.1}{doubt}")
-    };
     let name = if row.target.is_some() { format!("{} measured", row.name) } else { row.name.clone() };
     vec![
         name,
         count(row.records_per_s),
         format!("{:.1}", row.bytes_per_s / 1e6),
-        percentile("p50_us", row.p50_us),
-        percentile("p99_us", row.p99_us),
-        percentile("p999_us", row.p999_us),
+        microseconds(row.p50_us),
+        microseconds(row.p99_us),
+        microseconds(row.p999_us),
         format!("{:.1}", row.max_us),
         verdict(row),
     ]
+}
+
+fn microseconds(value: Option<f64>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
 fn verdict(row: &Row) -> String {
@@ -77,17 +78,19 @@ fn verdict(row: &Row) -> String {
 }
 
 fn describe(row: &Row, text: &mut String) {
-    let pace = row.offered_per_s.map_or_else(
-        || "closed loop: latencies are service times under full load".to_owned(),
-        |rate| format!("open loop at {} records/s", count(rate)),
-    );
+    let pace = match (row.offered_per_s, &row.arrivals) {
+        (Some(rate), Some(arrivals)) => format!("open loop, {arrivals} arrivals, {} records/s offered", count(rate)),
+        _ => "CLOSED LOOP: service times under full load, which hide stalls".to_owned(),
+    };
     let _ = write!(
         text,
-        "\n{}: values of {} B, batch {}, {} in flight on each of {} connections, {} partitions, ack {}, {pace}\n  \
-         {} requests in {:.1} s, {} records read back and checked: {} errors, {} lost, {} duplicated, {} reordered, \
-         {} corrupt\n",
+        "\n{}: {pace}\n  values of {} B, keys {}, codec {}, batch {}, at most {} in flight on each of {} connections, \
+         {} partitions, ack {}\n  {} requests in {:.1} s, {} records read back and checked: {} errors, {} lost, \
+         {} duplicated, {} reordered, {} corrupt\n",
         row.name,
-        row.record_size,
+        row.data.sizes,
+        row.data.keys,
+        row.data.codec,
         row.batch,
         row.in_flight,
         row.connections,
@@ -102,12 +105,41 @@ fn describe(row: &Row, text: &mut String) {
         row.reordered,
         row.corrupt
     );
+    times(text, "response time", row.response.as_ref());
+    times(text, "service time", row.service.as_ref());
+    times(text, "end-to-end time", row.end_to_end.as_ref());
+    if let Some(reads) = &row.reads {
+        let (rate, megabytes) = (count(reads.records_per_s), reads.bytes_per_s / 1e6);
+        let _ = writeln!(text, "  reads beside the writes: {rate} records/s, {megabytes:.1} MB/s");
+        times(text, "  their response time", reads.response.as_ref());
+        times(text, "  their service time", reads.service.as_ref());
+    }
+    if row.held_up + row.unsent > 0 {
+        let (held_up, unsent) = (row.held_up, row.unsent);
+        let _ = writeln!(text, "  {held_up} requests were due before there was a place in flight, {unsent} never sent");
+    }
     for (message, count) in &row.messages {
         let _ = writeln!(text, "  {count} × {message}");
     }
     for defect in &row.defects {
         let _ = writeln!(text, "  {defect}");
     }
+}
+
+fn times(text: &mut String, what: &str, latencies: Option<&Latencies>) {
+    let Some(latencies) = latencies else { return };
+    let percentiles = [
+        ("p50", latencies.p50_us),
+        ("p90", latencies.p90_us),
+        ("p99", latencies.p99_us),
+        ("p99.9", latencies.p999_us),
+        ("p99.99", latencies.p9999_us),
+    ];
+    let known = percentiles.into_iter().filter_map(|(name, value)| Some(format!("{name} {:.1}", value?)));
+    let known: Vec<_> = known.collect();
+    let (known, max) = (known.join(", "), latencies.max_us);
+    let comma = if known.is_empty() { "" } else { ", " };
+    let _ = writeln!(text, "  {what} in µs: {known}{comma}max {max:.1}");
 }
 
 fn align(lines: &[Vec<String>]) -> String {
@@ -156,16 +188,28 @@ mod tests {
     #[test]
     fn a_verdict_names_what_was_missed_and_a_failure_is_no_miss() {
         let target = Target { records_per_s: 1e9, p50_us: 1e9, p99_us: 1.0 };
-        assert_eq!(verdict(&row(1000, Some(target))), "misses throughput, p99");
-        let mut failed = row(1000, Some(target));
+        assert_eq!(verdict(&row(10_000, Some(target))), "misses throughput, p99");
+        let mut failed = row(10_000, Some(target));
         failed.lost = 1;
         assert_eq!(verdict(&failed), "FAILED");
         assert_eq!(verdict(&row(1, None)), "clean");
     }
 
     #[test]
-    fn a_percentile_that_means_little_is_marked() {
-        let line = measured_line(&row(100, None));
-        assert!(!line[2].ends_with('?') && line[4].ends_with('?') && line[5].ends_with('?'), "{line:?}");
+    fn a_percentile_that_means_little_is_not_printed() {
+        let line = measured_line(&row(1000, None));
+        assert!(line[3] != "-" && line[4] == "-" && line[5] == "-", "{line:?}");
+    }
+
+    #[test]
+    fn a_closed_loop_is_labelled_and_the_kinds_of_time_are_apart() {
+        let mut row = row(1000, None);
+        row.response = row.service.clone();
+        let mut text = String::new();
+        describe(&row, &mut text);
+        for part in ["CLOSED LOOP", "response time in µs", "service time in µs"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(!text.contains("p99 ") && !text.contains("end-to-end"), "{text}");
     }
 }

@@ -3,15 +3,26 @@
 use std::collections::BTreeMap;
 
 use pyralog_net::wire::reply::ServerDescription;
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use crate::{drive::Outcome, host::Host, plan::Plan, seed_table::Target};
+use crate::{
+    drive::Outcome,
+    host::Host,
+    measuring::{Latencies, Measured, intervals::Interval, rounded},
+    plan::{Pace, Plan},
+    seed_table::Target,
+};
 
+pub mod files;
 pub mod human;
 
 /// What `--json` writes.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Report {
+    /// The command that was run.
+    pub command: Vec<String>,
+    /// When it was begun, in seconds since 1970.
+    pub begun_unix_s: u64,
     /// The machine that the harness ran on.
     pub host: Host,
     /// What the server said of itself.
@@ -20,25 +31,31 @@ pub struct Report {
     pub rows: Vec<Row>,
 }
 
-/// One row. Latencies are response times of requests, in microseconds, from when they were due.
-#[derive(Clone, Debug, Serialize)]
+/// One row. A percentile that fewer than 100 samples lie beyond is `null`.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
 pub struct Row {
     /// Its name.
     pub name: String,
     /// Records a second, acknowledged or read.
     pub records_per_s: f64,
-    /// Bytes of values a second.
+    /// Bytes of keys and values a second.
     pub bytes_per_s: f64,
     /// Requests a second.
     pub requests_per_s: f64,
-    /// Half of the requests were answered within this.
-    pub p50_us: f64,
-    /// 99 of 100 were.
-    pub p99_us: f64,
-    /// 999 of 1000 were.
-    pub p999_us: f64,
-    /// All were.
+    /// Half of the requests took at most this: response time, in a closed loop service time, in microseconds.
+    pub p50_us: Option<f64>,
+    /// 99 of 100 did.
+    pub p99_us: Option<f64>,
+    /// 999 of 1000 did.
+    pub p999_us: Option<f64>,
+    /// All did.
     pub max_us: f64,
+    /// From when requests were meant to be sent to their answers; none in a closed loop.
+    pub response: Option<Latencies>,
+    /// From when requests were sent to their answers.
+    pub service: Option<Latencies>,
+    /// From when writes were meant to be sent to a consumer's having them; none without consumers.
+    pub end_to_end: Option<Latencies>,
     /// Requests that failed, the warm-up's included.
     pub errors: u64,
     /// Acknowledged records that were not there.
@@ -53,36 +70,76 @@ pub struct Row {
     pub ack: String,
     /// Records in a batch.
     pub batch: u32,
-    /// Requests in flight on each connection.
+    /// Requests in flight on each connection, at most.
     pub in_flight: u32,
     /// Independent clients.
     pub connections: u16,
-    /// Bytes of a value.
-    pub record_size: usize,
-    /// Whether requests were due at a fixed rate; otherwise as soon as an earlier one was answered.
+    /// Bytes of a value, on average.
+    pub record_size: f64,
+    /// What else records are like.
+    pub data: DataShown,
+    /// Whether requests were due whatever the server did; otherwise as soon as an earlier one was answered.
     pub open_loop: bool,
     /// The rate offered in an open loop, in records a second.
     pub offered_per_s: Option<f64>,
+    /// How requests were spread over time in an open loop.
+    pub arrivals: Option<String>,
     /// Partitions of the log.
     pub partitions: u32,
     /// How long was measured, until the last answer.
     pub seconds: f64,
     /// Requests that were measured.
     pub requests: u64,
+    /// Requests that were due before there was a place among those in flight.
+    pub held_up: u64,
+    /// Requests that were due and never sent, because the server was too far behind.
+    pub unsent: u64,
     /// Records that were read and checked.
     pub records_checked: u64,
-    /// Percentiles with fewer than a hundred samples beyond them, which mean little.
-    pub unsupported: Vec<&'static str>,
     /// The target, in the seed's table.
     pub target: Option<TargetVerdict>,
+    /// How it went over time.
+    pub intervals: Vec<Interval>,
     /// Why requests failed, and how often.
     pub messages: BTreeMap<String, u64>,
     /// Some of the defects, in words.
     pub defects: Vec<String>,
+    /// The reads among the writes of this row.
+    pub reads: Option<Box<ReadsShown>>,
+}
+
+/// What records are like.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct DataShown {
+    /// Bytes of values.
+    pub sizes: String,
+    /// How keys were drawn.
+    pub keys: String,
+    /// How batches were compressed.
+    pub codec: String,
+    /// The fraction of values that could be compressed away.
+    pub compressibility: f64,
+    /// Whether values were cut from a file.
+    pub payload: bool,
+}
+
+/// The reads beside the writes of a row: those mixed with them, or those of readers who catch up.
+#[derive(Clone, Debug, Default, Serialize, Deserialize)]
+pub struct ReadsShown {
+    /// Records a second.
+    pub records_per_s: f64,
+    /// Bytes of keys and values a second.
+    pub bytes_per_s: f64,
+    /// Requests a second.
+    pub requests_per_s: f64,
+    /// From when they were meant to be sent; none in a closed loop.
+    pub response: Option<Latencies>,
+    /// From when they were sent.
+    pub service: Option<Latencies>,
 }
 
 /// A target of the seed's table, and whether it was met.
-#[derive(Clone, Copy, Debug, Serialize)]
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
 pub struct TargetVerdict {
     /// At least so many records a second.
     pub records_per_s: f64,
@@ -108,43 +165,66 @@ impl Report {
 impl Row {
     /// The row of `plan`, with its target if it has one.
     pub fn new(plan: &Plan, outcome: &Outcome, target: Option<Target>) -> Self {
-        let measured = &outcome.measured;
+        let (measured, reads) = (&outcome.tally.main, &outcome.tally.reads);
         let seconds = outcome.elapsed.as_secs_f64();
-        let per_s = |count: u64| round(count as f64 / seconds.max(1e-9));
-        let supported = [("p50_us", 0.5), ("p99_us", 0.99), ("p999_us", 0.999)];
-        let unsupported = supported.into_iter().filter(|(_, quantile)| !measured.is_supported(*quantile));
+        let headline = measured.headline().latencies().unwrap_or_default();
         let mut row = Row {
-            name: plan.name.clone(),
-            records_per_s: per_s(measured.records),
-            bytes_per_s: per_s(measured.records * plan.record_size as u64),
-            requests_per_s: per_s(measured.requests),
-            p50_us: round(measured.quantile_us(0.5)),
-            p99_us: round(measured.quantile_us(0.99)),
-            p999_us: round(measured.quantile_us(0.999)),
-            max_us: round(measured.max_us()),
-            errors: measured.errors,
+            records_per_s: per_s(measured.records, seconds),
+            bytes_per_s: per_s(measured.bytes, seconds),
+            requests_per_s: per_s(measured.requests, seconds),
+            p50_us: headline.p50_us,
+            p99_us: headline.p99_us,
+            p999_us: headline.p999_us,
+            max_us: headline.max_us,
+            response: measured.response.latencies(),
+            service: measured.service.latencies(),
+            end_to_end: measured.end_to_end.latencies(),
+            errors: measured.errors + reads.errors,
             lost: outcome.defects.lost,
             duplicated: outcome.defects.duplicated,
             reordered: outcome.defects.reordered,
             corrupt: outcome.defects.corrupt,
             ack: outcome.level.map_or_else(|| "none".to_owned(), |level| level.to_string()),
-            batch: plan.batch,
-            in_flight: plan.in_flight,
-            connections: plan.connections,
-            record_size: plan.record_size,
-            open_loop: plan.rate.is_some(),
-            offered_per_s: plan.rate,
-            partitions: plan.partitions,
             seconds: (seconds * 1e3).round() / 1e3,
             requests: measured.requests,
+            held_up: measured.held_up + reads.held_up,
+            unsent: outcome.unsent,
             records_checked: outcome.checked,
-            unsupported: unsupported.map(|(name, _)| name).collect(),
-            target: None,
-            messages: measured.messages.clone(),
+            intervals: outcome.intervals.clone(),
+            messages: measured.messages.iter().chain(&reads.messages).map(|(text, n)| (text.clone(), *n)).collect(),
             defects: outcome.defects.samples.clone(),
+            reads: ReadsShown::new(reads, seconds),
+            ..Row::planned(plan)
         };
         row.target = target.map(|target| row.verdict(target));
         row
+    }
+
+    /// What was planned.
+    fn planned(plan: &Plan) -> Self {
+        let data = &plan.data;
+        Row {
+            name: plan.name.clone(),
+            batch: plan.batch,
+            in_flight: plan.in_flight,
+            connections: plan.connections,
+            record_size: rounded(data.sizes.mean()),
+            data: DataShown {
+                sizes: data.sizes.to_string(),
+                keys: data.keys.to_string(),
+                codec: data.codec.to_string(),
+                compressibility: data.compressibility,
+                payload: data.payload.is_some(),
+            },
+            open_loop: plan.is_open_loop(),
+            offered_per_s: plan.offered_per_s().map(rounded),
+            arrivals: match plan.pace {
+                Pace::Open { arrivals, .. } => Some(arrivals.to_string()),
+                Pace::Closed => None,
+            },
+            partitions: plan.partitions,
+            ..Row::default()
+        }
     }
 
     /// Whether no request failed, no record was wrong, and anything was done at all.
@@ -156,20 +236,34 @@ impl Row {
         // An open loop at the target rate cannot exceed it: what is offered and taken is reached, within a clock's
         // doubt.
         let reached = if self.open_loop { target.records_per_s * 0.995 } else { target.records_per_s };
+        let within = |measured: Option<f64>, most: f64| measured.is_some_and(|measured| measured <= most);
         TargetVerdict {
             records_per_s: target.records_per_s,
             p50_us: target.p50_us,
             p99_us: target.p99_us,
             throughput_met: self.records_per_s >= reached,
-            p50_met: self.p50_us <= target.p50_us,
-            p99_met: self.p99_us <= target.p99_us,
+            p50_met: within(self.p50_us, target.p50_us),
+            p99_met: within(self.p99_us, target.p99_us),
         }
     }
 }
 
-/// A tenth is more than any of these numbers is good for.
-fn round(number: f64) -> f64 {
-    (number * 10.0).round() / 10.0
+impl ReadsShown {
+    fn new(reads: &Measured, seconds: f64) -> Option<Box<Self>> {
+        (reads.requests > 0).then(|| {
+            Box::new(ReadsShown {
+                records_per_s: per_s(reads.records, seconds),
+                bytes_per_s: per_s(reads.bytes, seconds),
+                requests_per_s: per_s(reads.requests, seconds),
+                response: reads.response.latencies(),
+                service: reads.service.latencies(),
+            })
+        })
+    }
+}
+
+fn per_s(count: u64, seconds: f64) -> f64 {
+    rounded(count as f64 / seconds.max(1e-9))
 }
 
 #[cfg(test)]
@@ -181,33 +275,51 @@ pub(crate) mod tests {
     use super::*;
     use crate::{
         args::{Cli, Command},
-        measuring::{Recorder, Window},
+        measuring::{Amount, Recorder, Side, Window},
+        turns::Turn,
     };
 
+    pub(crate) fn outcome(requests: u64, open_loop: bool) -> Outcome {
+        let begin = Instant::now();
+        let recorder = Recorder::new(Window { begin, end: begin + Duration::from_secs(2), open_loop });
+        let turn = Turn { due: begin, sent: begin, held_up: false };
+        for n in 0..requests {
+            let now = begin + Duration::from_micros(10_000 + n);
+            recorder.answered(Side::Main, turn, now, Amount { records: 10, bytes: 1000 });
+        }
+        Outcome { tally: recorder.take(), elapsed: Duration::from_secs(2), ..Outcome::default() }
+    }
+
     pub(crate) fn row(requests: u64, target: Option<Target>) -> Row {
-        let line = "x run --workload write --batch 10 --ack durable";
+        let line = "x run --workload write --batch 10 --ack durable --closed";
         let Command::Run(args) = Cli::parse_from(line.split(' ')).command else { panic!("{line}") };
-        let begin = Instant::now() - Duration::from_millis(10);
-        let recorder = Recorder::new(Window { begin, end: begin + Duration::from_secs(2) });
-        (0..requests).for_each(|_| recorder.answered(begin, 10));
-        let outcome = Outcome { measured: recorder.take(), elapsed: Duration::from_secs(2), ..Outcome::default() };
-        Row::new(&Plan::of_run(&args), &outcome, target)
+        Row::new(&Plan::of_run(&args).unwrap(), &outcome(requests, false), target)
     }
 
     #[test]
     fn the_json_has_the_fields_that_checks_read() {
-        let json = serde_json::to_value(row(1000, None)).unwrap();
+        let json = serde_json::to_value(row(100_000, None)).unwrap();
         for field in ["errors", "lost", "duplicated", "reordered", "corrupt"] {
             assert_eq!(json[field], 0, "{field}");
         }
         for field in ["p50_us", "p99_us", "p999_us", "max_us"] {
             assert!(json[field].as_f64().unwrap() >= 10_000.0, "{field}");
         }
-        assert_eq!((json["records_per_s"].as_f64(), json["requests_per_s"].as_f64()), (Some(5000.0), Some(500.0)));
-        assert_eq!(json["bytes_per_s"].as_f64(), Some(500_000.0));
+        assert_eq!(
+            (json["records_per_s"].as_f64(), json["requests_per_s"].as_f64()),
+            (Some(500_000.0), Some(50_000.0))
+        );
+        assert_eq!(json["bytes_per_s"].as_f64(), Some(50_000_000.0));
         assert_eq!((&json["open_loop"], &json["batch"], &json["in_flight"]), (&false.into(), &10.into(), &64.into()));
-        assert_eq!((&json["connections"], &json["record_size"]), (&1.into(), &100.into()));
+        assert_eq!((&json["connections"], json["record_size"].as_f64()), (&1.into(), Some(100.0)));
         assert!(json["ack"].is_string() && json["name"] == "write-batch-10");
+    }
+
+    #[test]
+    fn a_percentile_that_means_little_is_not_there() {
+        let row = row(1000, None);
+        assert!(row.p50_us.is_some() && row.p99_us.is_none() && row.p999_us.is_none());
+        assert!(serde_json::to_value(row).unwrap()["p99_us"].is_null());
     }
 
     #[test]
@@ -230,7 +342,9 @@ pub(crate) mod tests {
     #[test]
     fn a_target_is_met_or_missed_in_each_of_its_three_parts() {
         let target = Target { records_per_s: 5000.0, p50_us: 1.0, p99_us: 1e9 };
-        let verdict = row(1000, Some(target)).target.unwrap();
+        let verdict = row(10_000, Some(target)).target.unwrap();
         assert!(verdict.throughput_met && !verdict.p50_met && verdict.p99_met);
+        let unknown = row(1000, Some(target)).target.unwrap();
+        assert!(!unknown.p99_met, "a percentile that is not known is not met");
     }
 }

@@ -1,4 +1,5 @@
-//! What one connection does: [`mod@write`], [`read`], and [`readback`] for the judge.
+//! What one connection does: [`mod@write`], [`read`], [`consume`] and [`catch_up`] beside the writers, and
+//! [`readback`] for the judge.
 
 use std::{
     cell::{Cell, RefCell},
@@ -14,13 +15,23 @@ use pyralog_engine::types::AckLevel;
 use pyralog_net::client::PartitionHandle;
 
 use crate::{
-    checking::Defects, dataset::Dataset, ledger::Ledger, measuring::Recorder, pacing::Pacer, plan::Plan,
+    checking::Defects,
+    dataset::{Dataset, splitmix},
+    ledger::Ledger,
+    measuring::{Amount, Recorder, Side},
+    plan::Plan,
     target::HarnessError,
+    turns::{Pacer, Timer, Turn},
 };
 
+pub mod catch_up;
+pub mod consume;
 pub mod read;
 pub mod readback;
 pub mod write;
+
+use consume::DueBook;
+use write::BatchMaker;
 
 /// What a thread was told to do.
 #[derive(Clone)]
@@ -35,6 +46,8 @@ pub struct Job {
     pub done: Arc<AtomicU64>,
     /// Write so many records and stop; `None` to go on until the time is over.
     pub records: Option<u64>,
+    /// When writes were due, for those who consume them.
+    pub book: Arc<DueBook>,
 }
 
 /// What a thread found out.
@@ -46,6 +59,35 @@ pub struct Found {
     pub defects: Defects,
     /// The lowest level that an ack named.
     pub level: Option<AckLevel>,
+    /// Requests that were due and never sent, because the server was too far behind.
+    pub unsent: u64,
+    /// How much of its CPU each thread of the load used, from 0 to 1.
+    pub busy: Vec<f64>,
+    /// CPU time of the load's threads, in seconds.
+    pub cpu_s: f64,
+}
+
+impl Found {
+    /// Adds what another thread found out.
+    pub fn merge(&mut self, more: Found) {
+        self.ledgers.extend(more.ledgers);
+        self.defects += more.defects;
+        self.level = [self.level, more.level].into_iter().flatten().min();
+        self.unsent += more.unsent;
+        self.busy.extend(more.busy);
+        self.cpu_s += more.cpu_s;
+    }
+}
+
+/// When a load begins and ends, and where its times go.
+#[derive(Clone)]
+pub struct Start {
+    /// The first request may be due then.
+    pub begin: Instant,
+    /// No request is due then or later.
+    pub end: Instant,
+    /// Where times go.
+    pub recorder: Recorder,
 }
 
 /// A connection at work: shared by the tasks that each keep one request in flight.
@@ -56,48 +98,51 @@ pub struct Connection {
     pub number: u16,
     /// The partitions, by number.
     pub partitions: Vec<PartitionHandle>,
-    /// Where times go.
-    pub recorder: Recorder,
-    pacer: Pacer,
+    recorder: Recorder,
+    pacer: Pacer<Timer>,
+    maker: RefCell<BatchMaker>,
     left: Cell<u64>,
-    turn: Cell<usize>,
+    turn: Cell<u64>,
+    chance: Cell<u64>,
     ledgers: RefCell<Vec<Ledger>>,
+    /// The offset after the last acknowledged record of each partition, as far as acks came.
+    acknowledged: RefCell<Vec<u64>>,
     defects: RefCell<Defects>,
     level: Cell<Option<AckLevel>>,
 }
 
 impl Connection {
-    /// Connection `number`, which makes its requests due between `begin` and `end`.
+    /// Connection `number`, which makes its requests due as `start` says.
     pub fn new(
         job: Job,
         number: u16,
         partitions: Vec<PartitionHandle>,
-        recorder: Recorder,
-        (begin, end): (Instant, Instant),
+        start: &Start,
     ) -> Result<Rc<Self>, HarnessError> {
-        let interval = job.plan.interval();
-        // Connections take turns within the interval, rather than all send at once.
-        let phase = interval.unwrap_or_default().mul_f64(f64::from(number) / f64::from(job.plan.connections));
-        let pacer = Pacer::new(begin + phase, end, interval).map_err(HarnessError::system("making a timer"))?;
+        let timer = Timer::new().map_err(HarnessError::system("making a timer"))?;
+        let begin = start.begin + job.plan.phase(number);
+        let pacer = Pacer::new(begin, start.end, job.plan.schedule(number), timer);
         let left = job.records.map_or(u64::MAX, |records| records.div_ceil(u64::from(job.plan.batch)));
-        let ledgers = vec![Ledger::default(); partitions.len()];
         Ok(Rc::new(Connection {
-            job,
+            maker: RefCell::new(BatchMaker::new(&job.dataset, job.plan.batch, job.plan.data.codec)),
             number,
-            partitions,
-            recorder,
+            recorder: start.recorder.clone(),
             pacer,
             left: Cell::new(left),
             // Connections begin at different partitions, so that few of them do not all press on one core.
-            turn: Cell::new(usize::from(number)),
-            ledgers: RefCell::new(ledgers),
+            turn: Cell::new(number.into()),
+            chance: Cell::new(u64::from(number) << 32 | 0x9e37),
+            ledgers: RefCell::new(vec![Ledger::default(); partitions.len()]),
+            acknowledged: RefCell::new(vec![0; partitions.len()]),
+            partitions,
             defects: RefCell::default(),
             level: Cell::new(None),
+            job,
         }))
     }
 
     /// Waits until the next request is due; `None` when there is none.
-    async fn next(&self) -> Option<Instant> {
+    async fn next(&self) -> Option<Turn> {
         if self.left.get() == 0 || self.job.stop.load(Relaxed) {
             return None;
         }
@@ -105,11 +150,28 @@ impl Connection {
         self.pacer.next().await
     }
 
-    /// Partitions take turns.
+    fn answered(&self, side: Side, turn: Turn, amount: Amount) {
+        self.recorder.answered(side, turn, self.pacer.now(), amount);
+    }
+
+    fn failed(&self, side: Side, message: &str) {
+        self.recorder.failed(side, message);
+    }
+
+    /// Partitions take turns, unless keys decide. What is prepared to be read is the same in all partitions.
     fn next_partition(&self) -> usize {
         let turn = self.turn.get();
         self.turn.set(turn + 1);
-        turn % self.partitions.len()
+        let keyed = if self.job.records.is_none() { self.job.dataset.partition(turn, self.draw()) } else { None };
+        keyed.unwrap_or((turn % self.partitions.len() as u64) as usize)
+    }
+
+    /// A number as chance has it.
+    fn draw(&self) -> u64 {
+        let mut chance = self.chance.get();
+        let drawn = splitmix(&mut chance);
+        self.chance.set(chance);
+        drawn
     }
 
     fn note_level(&self, level: AckLevel) {
@@ -121,5 +183,6 @@ impl Connection {
         found.ledgers.push((self.number, self.ledgers.borrow().clone()));
         found.defects += self.defects.borrow().clone();
         found.level = [found.level, self.level.get()].into_iter().flatten().min();
+        found.unsent += self.pacer.unsent();
     }
 }

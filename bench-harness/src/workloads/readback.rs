@@ -89,6 +89,7 @@ fn judge_batch(judge: &mut PartitionJudge<'_>, batch: &BatchView, seen: &mut u64
         // The first batch may begin before the offset that was asked for.
         if record.offset.0 >= wanted {
             judge.record(record.offset.0, record.value);
+            judge.key(record.offset.0, record.key, record.value);
             *seen += 1;
         }
     }

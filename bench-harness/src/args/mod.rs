@@ -2,16 +2,27 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum, builder::RangedI64ValueParser};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 use pyralog_engine::{
-    limits::{BATCH_RECORDS_MAX, FETCH_BYTES_MAX, PARTITIONS_PER_LOG_MAX, RECORD_BYTES_MAX},
+    limits::{BATCH_RECORDS_MAX, FETCH_BYTES_MAX, PARTITIONS_PER_LOG_MAX},
+    record::Codec,
     types::AckLevel,
 };
 
-use crate::dataset::VALUE_BYTES_MIN;
+pub mod parse;
+
+pub use parse::CpuList;
+use parse::{cpu_list, factor, fraction, rate, seconds, seconds_or_zero, up_to};
+
+use crate::{
+    dataset::{Keys, Sizes},
+    pacing::Arrivals,
+};
 
 /// Puts load on a Pyralog server, measures it, and checks that every acknowledged record is read back once, in order,
 /// intact.
+///
+/// Requests are sent at a given rate whatever the server does (open loop), unless --closed asks for the opposite.
 ///
 /// Exit code: 0 if all went well, 1 if a request failed or a record was lost, duplicated, reordered or corrupt, 2 for
 /// wrong use.
@@ -32,15 +43,12 @@ pub enum Command {
     Run(RunArgs),
 }
 
-/// Options that every command has.
+/// Options that every command has which puts load on a server.
 #[derive(Clone, Debug, Args)]
 pub struct CommonArgs {
     /// The server's address.
     #[arg(long, env = "DLOG_SERVER", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
     pub server: String,
-    /// Bytes of each record's value; there are no keys.
-    #[arg(long, default_value_t = 100, value_name = "BYTES", value_parser = record_size)]
-    pub record_size: usize,
     /// How long to measure each row.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Duration,
@@ -57,12 +65,45 @@ pub struct CommonArgs {
     /// Partitions of the log that is written or read.
     #[arg(long, default_value_t = 4, value_parser = up_to(PARTITIONS_PER_LOG_MAX))]
     pub partitions: u32,
+    /// Independent clients in each row.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    pub connections: u16,
+    /// What is written.
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Write the results to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write distributions into this folder: for each row a percentile table (.hgrm), an interval log (.hlog), a CSV.
+    #[arg(long, value_name = "FOLDER")]
+    pub export: Option<PathBuf>,
     /// Run on these CPUs, one thread on each, for example `1` or `2-3` [default: one thread, on any CPU].
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub cpu: Option<CpuList>,
+}
+
+/// What records are like.
+#[derive(Clone, Debug, Args)]
+pub struct DataArgs {
+    /// Bytes of each record's value: `100`, `100..2000` (each as likely), `lognormal:500:1` (median and deviation of
+    /// the logarithm), or `100=9,10000=1` (sizes and weights).
+    #[arg(long, default_value = "100", value_name = "SIZES")]
+    pub record_size: Sizes,
+    /// Keys of records: none, uniform, zipf, zipf:EXPONENT, sequential or single. They decide the partition.
+    #[arg(long, default_value = "none", value_name = "KEYS")]
+    pub keys: Keys,
+    /// How many keys there are.
+    #[arg(long, default_value_t = 10_000, value_name = "KEYS", value_parser = up_to(10_000_000))]
+    pub key_space: u32,
+    /// The fraction of values that can be compressed away; 0 is noise.
+    #[arg(long, default_value = "0", value_name = "FRACTION", value_parser = fraction, conflicts_with = "payload")]
+    pub compressibility: f64,
+    /// How the client compresses batches: none, lz4 or zstd.
+    #[arg(long, default_value = "none", value_name = "CODEC")]
+    pub codec: Codec,
+    /// Cut values from this file instead of from noise.
+    #[arg(long, value_name = "FILE")]
+    pub payload: Option<PathBuf>,
 }
 
 /// Options of `seed-table`.
@@ -71,12 +112,12 @@ pub struct SeedTableArgs {
     /// What every row has in common.
     #[command(flatten)]
     pub common: CommonArgs,
-    /// Independent clients in each row.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub connections: u16,
-    /// Offer each row exactly its target rate (open loop), instead of as much as the server takes.
+    /// Offer each row this many times its target rate.
+    #[arg(long, default_value = "1", value_name = "FACTOR", value_parser = factor, conflicts_with = "closed")]
+    pub offer: f64,
+    /// Closed loop: as much as the server takes, with few requests in flight. Its latencies flatter the server.
     #[arg(long)]
-    pub open_loop: bool,
+    pub closed: bool,
     /// Run only the rows whose name contains this; may be repeated.
     #[arg(long = "row", value_name = "NAME")]
     pub rows: Vec<String>,
@@ -88,31 +129,52 @@ pub struct RunArgs {
     /// What it has in common with `seed-table`.
     #[command(flatten)]
     pub common: CommonArgs,
+    /// When requests are sent.
+    #[command(flatten)]
+    pub pace: PaceArgs,
     /// What to do.
     #[arg(long, value_enum)]
     pub workload: Workload,
     /// Records in a batch, of a write or of the log that `read-sequential` reads.
     #[arg(long, default_value_t = 1, value_parser = up_to(BATCH_RECORDS_MAX))]
     pub batch: u32,
-    /// Requests in flight on each connection.
-    #[arg(long, default_value_t = 64, value_parser = up_to(100_000))]
-    pub in_flight: u32,
-    /// Independent clients.
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=1000))]
-    pub connections: u16,
-    /// Records a second to offer over all connections, whatever the server does (open loop) [default: as much as it
-    /// takes].
-    #[arg(long, value_name = "RECORDS", value_parser = rate)]
-    pub rate: Option<f64>,
+    /// The fraction of requests of `write` that read a record already acknowledged instead.
+    #[arg(long, default_value = "0", value_name = "FRACTION", value_parser = fraction)]
+    pub reads: f64,
+    /// Have consumers subscribe to what `write` writes, and measure the time until they have it.
+    #[arg(long)]
+    pub end_to_end: bool,
+    /// Have so many readers read all that was written from the beginning, over and over, while `write` writes.
+    #[arg(long, default_value_t = 0, value_name = "READERS", conflicts_with = "reads",
+        value_parser = clap::value_parser!(u32).range(..=1000))]
+    pub catch_up: u32,
     /// Records to prepare before reading [default: 100,000 single ones, 2,000,000 to read in sequence].
     #[arg(long, value_name = "RECORDS")]
     pub prepare: Option<u64>,
     /// Bytes that one request of `read-sequential` asks for.
     #[arg(long, default_value_t = 256 << 10, value_name = "BYTES", value_parser = up_to(FETCH_BYTES_MAX))]
     pub fetch_bytes: u32,
-    /// Where `read-single` reads.
+    /// Where single records are read.
     #[arg(long, value_enum, default_value_t = Order::Random)]
     pub order: Order,
+}
+
+/// When requests are sent.
+#[derive(Clone, Debug, Args)]
+pub struct PaceArgs {
+    /// Records a second to offer over all connections, whatever the server does [default: 1000 requests a second].
+    #[arg(long, value_name = "RECORDS", value_parser = rate, conflicts_with = "closed")]
+    pub rate: Option<f64>,
+    /// How requests are spread over time: constant, poisson, or burst:REQUESTS.
+    #[arg(long, default_value = "constant", value_name = "ARRIVALS", conflicts_with = "closed")]
+    pub arrivals: Arrivals,
+    /// Closed loop: send a request when an earlier one is answered. Shows the most that the server takes; a stall
+    /// delays requests that were never sent, so its latencies flatter the server and are labelled so.
+    #[arg(long)]
+    pub closed: bool,
+    /// Requests in flight on each connection, at most [default: 64 in a closed loop, else as many as 64 MiB hold].
+    #[arg(long, value_name = "REQUESTS", value_parser = up_to(100_000))]
+    pub in_flight: Option<u32>,
 }
 
 /// A workload.
@@ -133,65 +195,8 @@ pub enum Order {
     Random,
     /// One offset after the other.
     Sequential,
-}
-
-/// CPUs by number, ascending, at least one.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct CpuList(pub Vec<usize>);
-
-fn up_to(most: u32) -> RangedI64ValueParser<u32> {
-    clap::value_parser!(u32).range(1..=most.into())
-}
-
-fn record_size(text: &str) -> Result<usize, String> {
-    let bytes: usize = text.parse().map_err(|_| format!("`{text}` is no number of bytes"))?;
-    // The limit counts the whole record; a value with an empty key leaves a little less.
-    let most = RECORD_BYTES_MAX;
-    if !(VALUE_BYTES_MIN..=most).contains(&bytes) {
-        let why = format!("each value carries {VALUE_BYTES_MIN} bytes by which it is checked");
-        return Err(format!("a record has {VALUE_BYTES_MIN} to {most} bytes ({why}), not {bytes}"));
-    }
-    Ok(bytes)
-}
-
-fn seconds(text: &str) -> Result<Duration, String> {
-    match seconds_or_zero(text)? {
-        Duration::ZERO => Err("must be more than 0".to_owned()),
-        duration => Ok(duration),
-    }
-}
-
-fn seconds_or_zero(text: &str) -> Result<Duration, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number of seconds"))?;
-    if !(0.0..=86_400.0).contains(&number) {
-        return Err(format!("`{text}` is not between 0 and 86400 seconds"));
-    }
-    Ok(Duration::from_secs_f64(number))
-}
-
-fn rate(text: &str) -> Result<f64, String> {
-    let number: f64 = text.parse().map_err(|_| format!("`{text}` is no number of records a second"))?;
-    if !(0.001..=1e9).contains(&number) {
-        return Err(format!("`{text}` is not between 0.001 and 1e9 records a second"));
-    }
-    Ok(number)
-}
-
-fn cpu_list(text: &str) -> Result<CpuList, String> {
-    let refuse = || format!("`{text}` is no list of CPUs such as 0, 1-3 or 0,2,4-5");
-    let number = |text: &str| text.trim().parse::<usize>().ok().filter(|cpu| *cpu < 1024).ok_or_else(refuse);
-    let mut cpus = Vec::new();
-    for part in text.split(',') {
-        let (first, last) = part.split_once('-').unwrap_or((part, part));
-        let (first, last) = (number(first)?, number(last)?);
-        if first > last {
-            return Err(refuse());
-        }
-        cpus.extend(first..=last);
-    }
-    cpus.sort_unstable();
-    cpus.dedup();
-    Ok(CpuList(cpus))
+    /// Among the newest thousand records of a partition.
+    Tail,
 }
 
 #[cfg(test)]
@@ -216,8 +221,16 @@ mod tests {
         let line = "x run --server h:1 --workload read-single --batch 100 --in-flight 64 --connections 1 \
                     --partitions 4 --record-size 100 --seconds 5 --ack durable --rate 1000 --json out.json";
         let Ok(Command::Run(run)) = parse(line) else { panic!("{:?}", parse(line)) };
-        assert_eq!((run.batch, run.in_flight, run.common.ack), (100, 64, Some(AckLevel::Durable)));
-        assert_eq!((run.rate, run.common.seconds), (Some(1000.0), Duration::from_secs(5)));
+        assert_eq!((run.batch, run.pace.in_flight, run.common.ack), (100, Some(64), Some(AckLevel::Durable)));
+        assert_eq!((run.pace.rate, run.common.seconds), (Some(1000.0), Duration::from_secs(5)));
+    }
+
+    #[test]
+    fn every_knob_of_a_workload_parses() {
+        let line = "x run --workload write --record-size 100..2000 --keys zipf:1.1 --key-space 50 --codec lz4 \
+                    --compressibility 0.5 --arrivals poisson --rate 5000 --reads 0.3 --order tail --end-to-end";
+        let Ok(Command::Run(run)) = parse(line) else { panic!("{:?}", parse(line)) };
+        assert_eq!((run.pace.arrivals, run.common.data.codec), (Arrivals::Poisson, Codec::Lz4));
     }
 
     #[test]
@@ -230,17 +243,14 @@ mod tests {
             ("--in-flight 0", "1..="),
             ("--rate 0", "between"),
             ("--cpu 3-1", "list of CPUs"),
+            ("--closed --rate 5", "cannot be used with"),
+            ("--arrivals often", "poisson"),
+            ("--reads 2", "between 0 and 1"),
+            ("--keys hot", "zipf"),
+            ("--codec gzip", "zstd"),
         ] {
             let error = parse(&format!("x run --workload write {wrong}")).unwrap_err();
             assert!(error.contains(said), "{wrong}: {error}");
-        }
-    }
-
-    #[test]
-    fn lists_of_cpus_are_sorted_and_without_twins() {
-        assert_eq!(cpu_list("5,1-3,2"), Ok(CpuList(vec![1, 2, 3, 5])));
-        for wrong in ["", "a", "1,", "-1", "1024"] {
-            assert!(cpu_list(wrong).is_err(), "{wrong}");
         }
     }
 }
