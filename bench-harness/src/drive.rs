@@ -22,6 +22,7 @@ use crate::{
     plan::Plan,
     progress::Progress,
     target::{HarnessError, RunId, Target},
+    trust::{Snapshot, StatusPage, Usage},
     workloads::{Found, Job, read::prepared_requests},
 };
 
@@ -46,16 +47,31 @@ pub struct Outcome {
     pub unsent: u64,
     /// How much of its CPU each thread of the load used, from 0 to 1.
     pub busy: Vec<f64>,
-    /// CPU time of the load's threads, in seconds.
-    pub cpu_s: f64,
+    /// What was used meanwhile.
+    pub usage: Option<Usage>,
+    /// Whether the server runs on this machine.
+    pub is_server_local: bool,
 }
 
 impl Outcome {
+    /// Adds another run of the same row. How it went over time stays that of the first.
+    pub fn merge(&mut self, other: Outcome) {
+        if self.began.is_none() {
+            *self = other;
+            return;
+        }
+        self.tally.add(&other.tally);
+        self.elapsed += other.elapsed;
+        self.defects += other.defects;
+        self.checked += other.checked;
+        self.level = [self.level, other.level].into_iter().flatten().min();
+        self.unsent += other.unsent;
+    }
+
     /// Takes over what threads found out, except the ledgers.
     pub fn take(&mut self, found: &mut Found) {
         self.level = found.level;
         self.unsent = found.unsent;
-        self.cpu_s = found.cpu_s;
         self.busy = std::mem::take(&mut found.busy);
         self.defects += std::mem::take(&mut found.defects);
     }
@@ -71,6 +87,8 @@ pub struct Driver<'a> {
     pub run: RunId,
     /// Where to show how it goes.
     pub progress: &'a Progress,
+    /// The server's own pages, if they were found.
+    pub pages: Option<StatusPage>,
     /// Set by Control-C.
     pub stop: Arc<AtomicBool>,
 }
@@ -146,6 +164,15 @@ impl Driver<'_> {
         let (plan, dataset, stop) = (Arc::new(plan.clone()), Arc::clone(dataset), Arc::clone(&self.stop));
         let (done, book) = (Arc::new(AtomicU64::new(0)), Arc::default());
         Load { log: log.clone(), job: Job { plan, dataset, stop, done, records, book } }
+    }
+
+    /// The counters of the machine and of the server now.
+    pub async fn snapshot(&self) -> Snapshot {
+        let server = match &self.pages {
+            Some(pages) => pages.counters().await.ok(),
+            None => None,
+        };
+        Snapshot::take(server)
     }
 
     /// The CPU of each thread; one thread on any CPU if none were given.

@@ -113,7 +113,7 @@ impl Load {
         let began = SystemTime::now() + window.begin.saturating_duration_since(Instant::now());
         let mut outcome = Outcome { began: Some(began), ..Outcome::default() };
         let mut intervals = Intervals::new(self.job.plan.seconds, TICK);
-        let mut done = 0;
+        let (mut before, mut done) = (None, 0);
         let mut tick = tokio::time::interval(TICK);
         while done < recorders.len() {
             tokio::select! {
@@ -128,6 +128,9 @@ impl Load {
                     let lately = take(recorders);
                     outcome.tally.add(&lately);
                     let now = Instant::now();
+                    if now >= window.begin && before.is_none() && self.job.records.is_none() {
+                        before = Some(driver.snapshot().await);
+                    }
                     if (window.begin..window.end + TICK).contains(&now) && self.job.records.is_none() {
                         intervals.add(now - window.begin, &lately.main);
                     }
@@ -136,6 +139,11 @@ impl Load {
             }
         }
         outcome.tally.add(&take(recorders));
+        if let Some(before) = before {
+            let records = outcome.tally.main.records + outcome.tally.reads.records;
+            outcome.usage = Some(driver.snapshot().await.since(&before, records, found.cpu_s));
+            outcome.is_server_local = driver.target.is_local();
+        }
         outcome.intervals = intervals.finish();
         Ok(outcome)
     }
@@ -307,7 +315,8 @@ where
     thread.spawn(body).map_err(HarnessError::system("starting a thread"))
 }
 
-fn pin_to(cpu: Option<usize>) -> Result<(), HarnessError> {
+/// Keeps this thread on a CPU, if one is given.
+pub fn pin_to(cpu: Option<usize>) -> Result<(), HarnessError> {
     let Some(cpu) = cpu else { return Ok(()) };
     let mut set = rustix::thread::CpuSet::new();
     set.set(cpu);

@@ -2,19 +2,20 @@
 
 use std::{
     process::ExitCode,
-    sync::{Arc, atomic::Ordering::Relaxed},
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
 };
 
 use bench_harness::{
     args::{Cli, Command, CommonArgs},
-    drive::Driver,
-    host::Host,
     plan::Plan,
     progress::Progress,
-    report::{Report, Row, files, human},
+    report::{Report, files, human},
     seed_table::{self, Target as SeedTarget},
-    target::{HarnessError, RunId, Target},
+    session::Session,
+    target::HarnessError,
 };
 use clap::Parser;
 
@@ -46,38 +47,17 @@ fn carry_out(cli: &Cli) -> Result<Report, HarnessError> {
 }
 
 async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Result<Report, HarnessError> {
-    let progress = Progress::new();
-    let target = Target::connect(&common.server).await?;
-    let server = target.describe().await?;
-    let stop = Arc::default();
-    let driver = Driver { args: common, target, run: RunId::new(), progress: &progress, stop: Arc::clone(&stop) };
-    tokio::spawn(async move {
-        if tokio::signal::ctrl_c().await.is_ok() {
-            stop.store(true, Relaxed);
-        }
-    });
-
-    let begun_unix_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    let command = std::env::args().collect();
-    let mut report = Report { command, begun_unix_s, host: Host::probe(), server, rows: Vec::new() };
+    let (progress, stop) = (Progress::new(), stop_on_control_c());
+    let mut session = Session::open(common, &progress, stop).await?;
     let mut failed = None;
     for (plan, seed_target) in plans {
-        let whole = (plan.warmup + plan.seconds).as_secs_f64();
-        progress.note(&plan.name, &format!("{whole:.1} s, the warm-up included"));
-        match driver.row(plan).await {
-            Ok(outcome) => {
-                report.rows.push(Row::new(plan, &outcome, *seed_target));
-                if let Some(folder) = &common.export {
-                    files::export(folder, &plan.name, &outcome)?;
-                }
-            }
-            Err(error) => {
-                failed = Some(error);
-                break;
-            }
+        if let Err(error) = session.row(plan, *seed_target).await {
+            failed = Some(error);
+            break;
         }
     }
     progress.finish();
+    let report = session.report;
     // What was measured before a failure is worth seeing.
     if !report.rows.is_empty() {
         print!("{}", human::table(&report));
@@ -86,4 +66,16 @@ async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Resul
         files::write_json(file, &report)?;
     }
     failed.map_or(Ok(report), Err)
+}
+
+/// A flag that Control-C sets.
+fn stop_on_control_c() -> Arc<AtomicBool> {
+    let stop = Arc::new(AtomicBool::new(false));
+    let set = Arc::clone(&stop);
+    tokio::spawn(async move {
+        if tokio::signal::ctrl_c().await.is_ok() {
+            set.store(true, Relaxed);
+        }
+    });
+    stop
 }

@@ -58,6 +58,7 @@ impl HarnessError {
 pub struct Target {
     /// The client.
     pub client: PyralogClient,
+    is_local: bool,
 }
 
 impl Target {
@@ -66,7 +67,14 @@ impl Target {
         // A load generator reports what it meets; it does not hide it by asking again.
         let builder = PyralogClient::builder().retry_for(Duration::ZERO);
         let client = builder.connect(server).await.map_err(HarnessError::client("connecting"))?;
-        Ok(Target { client })
+        let mut addresses =
+            tokio::net::lookup_host(server).await.map_err(HarnessError::system("finding the server"))?;
+        Ok(Target { client, is_local: addresses.all(|address| address.ip().is_loopback()) })
+    }
+
+    /// Whether it runs on this machine.
+    pub fn is_local(&self) -> bool {
+        self.is_local
     }
 
     /// What the server says of itself.

@@ -49,12 +49,18 @@ pub struct CommonArgs {
     /// The server's address.
     #[arg(long, env = "DLOG_SERVER", default_value = "127.0.0.1:9092", value_name = "HOST:PORT")]
     pub server: String,
+    /// The server's HTTP address, of which its status and counters come [default: as its configuration says].
+    #[arg(long, env = "DLOG_HTTP", value_name = "HOST:PORT")]
+    pub http: Option<String>,
     /// How long to measure each row.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub seconds: Duration,
     /// How long to run before measuring.
     #[arg(long, default_value = "1", value_name = "SECONDS", value_parser = seconds_or_zero)]
     pub warmup: Duration,
+    /// How often to run each row. Its numbers are medians then, with their spread.
+    #[arg(long, default_value_t = 1, value_name = "RUNS", value_parser = up_to(1000))]
+    pub repeats: u32,
     /// When the server acknowledges a write [default: as its profile says].
     #[arg(
         long,
@@ -77,6 +83,13 @@ pub struct CommonArgs {
     /// Write distributions into this folder: for each row a percentile table (.hgrm), an interval log (.hlog), a CSV.
     #[arg(long, value_name = "FOLDER")]
     pub export: Option<PathBuf>,
+    /// How long to measure each part of the machine's floor (drive and network stack alone) before the rows; 0 to leave
+    /// it out.
+    #[arg(long, default_value = "0.5", value_name = "SECONDS", value_parser = seconds_or_zero)]
+    pub floor_seconds: Duration,
+    /// Where the drive's floor is measured [default: the server's data folder, if it is here, else this folder].
+    #[arg(long, value_name = "FOLDER")]
+    pub floor_dir: Option<PathBuf>,
     /// Run on these CPUs, one thread on each, for example `1` or `2-3` [default: one thread, on any CPU].
     #[arg(long, value_name = "LIST", value_parser = cpu_list)]
     pub cpu: Option<CpuList>,

@@ -3,28 +3,15 @@
 use std::fmt::Write;
 
 use super::{Report, Row};
-use crate::measuring::Latencies;
+use crate::{
+    floor::{Floor, Rate},
+    measuring::Latencies,
+};
 
 /// The report as text.
 pub fn table(report: &Report) -> String {
     let mut text = String::new();
-    let (host, server) = (&report.host, &report.server);
-    // Writing to a string does not fail.
-    let _ = writeln!(
-        text,
-        "host    {}, {} CPUs, {} memory, {}",
-        host.cpu,
-        host.cpus,
-        bytes(host.memory_bytes),
-        host.kernel
-    );
-    let _ = writeln!(text, "        file system {}, governor {}", host.file_system, host.governor);
-    let _ = writeln!(
-        text,
-        "server  dlog {}, {} cores, profile {}, ack {}",
-        server.version, server.cores, server.profile, server.ack
-    );
-    let _ = writeln!(text, "        {}\n", server.guarantee);
+    preface(report, &mut text);
     let titles = ["row", "records/s", "MB/s", "p50 µs", "p99 µs", "p99.9 µs", "max µs", "verdict"];
     let mut lines = vec![titles.map(str::to_owned).to_vec()];
     for row in &report.rows {
@@ -39,6 +26,59 @@ pub fn table(report: &Report) -> String {
         text.push_str("\n-  fewer than 100 samples lie beyond this percentile: run longer to know it\n");
     }
     text
+}
+
+fn preface(report: &Report, text: &mut String) {
+    let (host, server) = (&report.host, &report.server);
+    let virtualised = if host.virtualised { ", virtual" } else { "" };
+    // Writing to a string does not fail.
+    let _ = writeln!(
+        text,
+        "host    {}, {} CPUs ({}){virtualised}, {} memory, {}, governor {}, load {:.2}",
+        host.cpu,
+        host.cpus,
+        host.cpuset,
+        bytes(host.memory_bytes),
+        host.kernel,
+        host.governor,
+        host.load_average
+    );
+    let _ = writeln!(text, "        file system {}; drive {}", host.file_system, host.drive);
+    let _ = writeln!(
+        text,
+        "server  dlog {}, {} cores, profile {}, ack {}",
+        server.version, server.cores, server.profile, server.ack
+    );
+    let _ = writeln!(text, "        {}", server.guarantee);
+    for missing in &report.missing {
+        let _ = writeln!(text, "        not known: {missing}");
+    }
+    if let Some(floor) = &report.floor {
+        floor_lines(floor, text);
+    }
+    text.push('\n');
+}
+
+fn floor_lines(floor: &Floor, text: &mut String) {
+    let rate = |rate: &Rate| {
+        let p50 = rate.times.as_ref().and_then(|times| times.p50_us);
+        format!("{}/s, p50 {} µs", count(rate.per_s), microseconds(p50))
+    };
+    if let Some(device) = &floor.device {
+        let bulk = device.bulk_bytes_per_s / 1e6;
+        let (write, sync, dsync) = (rate(&device.write), rate(&device.write_fdatasync), rate(&device.write_dsync));
+        let _ = writeln!(
+            text,
+            "floor   drive: 4 KiB written {write}; with fdatasync {sync}; O_DSYNC {dsync}; 1 MiB {bulk:.0} MB/s"
+        );
+    }
+    if let Some(quic) = &floor.quic {
+        let (echo, many, bulk) = (rate(&quic.echo), count(quic.pipelined_per_s), quic.bulk_bytes_per_s / 1e6);
+        let _ = writeln!(text, "        raw QUIC: echo {echo}; 256 in flight {many}/s; bulk {bulk:.0} MB/s");
+    }
+    for missing in &floor.missing {
+        let _ = writeln!(text, "        not measured: {missing}");
+    }
 }
 
 fn target_line(row: &Row) -> Vec<String> {
@@ -70,6 +110,9 @@ fn microseconds(value: Option<f64>) -> String {
 fn verdict(row: &Row) -> String {
     if !row.is_clean() {
         return "FAILED".to_owned();
+    }
+    if !row.is_valid() {
+        return "INVALID".to_owned();
     }
     let Some(target) = row.target else { return "clean".to_owned() };
     let parts = [(target.throughput_met, "throughput"), (target.p50_met, "p50"), (target.p99_met, "p99")];
@@ -118,11 +161,37 @@ fn describe(row: &Row, text: &mut String) {
         let (held_up, unsent) = (row.held_up, row.unsent);
         let _ = writeln!(text, "  {held_up} requests were due before there was a place in flight, {unsent} never sent");
     }
+    believe(row, text);
     for (message, count) in &row.messages {
         let _ = writeln!(text, "  {count} × {message}");
     }
     for defect in &row.defects {
         let _ = writeln!(text, "  {defect}");
+    }
+}
+
+fn believe(row: &Row, text: &mut String) {
+    if let Some(share) = &row.floor_share {
+        let _ = writeln!(text, "  {} % of what this machine can do: {}", share.percent, share.of);
+    }
+    if let Some(spread) = row.spread_percent {
+        let rates: Vec<_> = row.repeats.iter().map(|repeat| count(repeat.records_per_s)).collect();
+        let (runs, rates) = (rates.len(), rates.join(", "));
+        let _ = writeln!(text, "  medians of {runs} runs: {rates} records/s, spread {spread:.0} %");
+    }
+    if let Some(usage) = &row.trust.usage {
+        let cpus: Vec<_> = usage.cpus.iter().map(|cpu| format!("{:.0}", cpu.busy_percent)).collect();
+        let _ = write!(text, "  CPUs {} % busy; load {:.2} s", cpus.join(", "), usage.load_cpu_s);
+        if let (Some(server), Some(each)) = (usage.server_cpu_s, usage.server_cpu_s_per_million_records) {
+            let _ = write!(text, ", server {server:.2} s of CPU, {each:.3} s for a million records");
+        }
+        text.push('\n');
+    }
+    for invalid in &row.trust.invalid {
+        let _ = writeln!(text, "  INVALID  {invalid}");
+    }
+    for doubt in &row.trust.doubts {
+        let _ = writeln!(text, "  doubt    {doubt}");
     }
 }
 

@@ -6,15 +6,18 @@ use pyralog_net::wire::reply::ServerDescription;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    args::Workload,
     drive::Outcome,
-    host::Host,
+    floor::{Floor, Share},
     measuring::{Latencies, Measured, intervals::Interval, rounded},
     plan::{Pace, Plan},
     seed_table::Target,
+    trust::{Host, Trust, validity},
 };
 
 pub mod files;
 pub mod human;
+pub mod repeats;
 
 /// What `--json` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,6 +30,12 @@ pub struct Report {
     pub host: Host,
     /// What the server said of itself.
     pub server: ServerDescription,
+    /// The server's own `/status` page, if it could be fetched.
+    pub status: Option<serde_json::Value>,
+    /// What the machine can do without Pyralog, if it was measured.
+    pub floor: Option<Floor>,
+    /// What could not be found out about the server.
+    pub missing: Vec<String>,
     /// The rows in the order in which they ran.
     pub rows: Vec<Row>,
 }
@@ -106,6 +115,16 @@ pub struct Row {
     pub defects: Vec<String>,
     /// The reads among the writes of this row.
     pub reads: Option<Box<ReadsShown>>,
+    /// Whether it reads what was prepared.
+    pub is_read: bool,
+    /// Whether the measurement can be believed, and what was used.
+    pub trust: Trust,
+    /// The runs of which the numbers above are medians, if there were several.
+    pub repeats: Vec<repeats::Repeat>,
+    /// How far apart their throughput was, in percent of the median.
+    pub spread_percent: Option<f64>,
+    /// How it stands against what the machine can do.
+    pub floor_share: Option<Share>,
 }
 
 /// What records are like.
@@ -194,6 +213,7 @@ impl Row {
             messages: measured.messages.iter().chain(&reads.messages).map(|(text, n)| (text.clone(), *n)).collect(),
             defects: outcome.defects.samples.clone(),
             reads: ReadsShown::new(reads, seconds),
+            trust: validity::judge(outcome, plan.is_open_loop()),
             ..Row::planned(plan)
         };
         row.target = target.map(|target| row.verdict(target));
@@ -223,6 +243,7 @@ impl Row {
                 Pace::Closed => None,
             },
             partitions: plan.partitions,
+            is_read: plan.workload != Workload::Write,
             ..Row::default()
         }
     }
@@ -230,6 +251,11 @@ impl Row {
     /// Whether no request failed, no record was wrong, and anything was done at all.
     pub fn is_clean(&self) -> bool {
         self.requests > 0 && self.errors + self.lost + self.duplicated + self.reordered + self.corrupt == 0
+    }
+
+    /// Whether the measurement went well, so that its numbers say something of the server.
+    pub fn is_valid(&self) -> bool {
+        self.trust.invalid.is_empty()
     }
 
     fn verdict(&self, target: Target) -> TargetVerdict {
