@@ -7,6 +7,7 @@
 //! read back without remembering any of it. [`report`] tells the outcome to people and to machines.
 
 pub mod args;
+pub mod baseline;
 pub mod checking;
 pub mod dataset;
 pub mod drive;
@@ -23,4 +24,5 @@ pub mod session;
 pub mod target;
 pub mod trust;
 pub mod turns;
+pub mod verdict;
 pub mod workloads;

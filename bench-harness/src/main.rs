@@ -16,34 +16,41 @@ use bench_harness::{
     seed_table::{self, Target as SeedTarget},
     session::Session,
     target::HarnessError,
+    verdict::{self, Outcome},
 };
 use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match carry_out(&cli) {
-        Ok(report) if report.is_clean() => ExitCode::SUCCESS,
-        Ok(_) => ExitCode::FAILURE,
+        Ok(outcome) => outcome.exit_code(),
         Err(error) => {
             eprintln!("bench-harness: {error}");
-            ExitCode::from(if matches!(error, HarnessError::Usage(_)) { 2 } else { 1 })
+            Outcome::of_error(&error).exit_code()
         }
     }
 }
 
-fn carry_out(cli: &Cli) -> Result<Report, HarnessError> {
-    let (common, plans) = match &cli.command {
-        Command::Run(args) => (&args.common, vec![(Plan::of_run(args)?, None)]),
+fn carry_out(cli: &Cli) -> Result<Outcome, HarnessError> {
+    match &cli.command {
+        Command::Run(args) => measure(&args.common, vec![(Plan::of_run(args)?, None)]),
         Command::SeedTable(args) => {
             let plans = seed_table::plans(args)?;
-            (&args.common, plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect())
+            measure(&args.common, plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect())
         }
-    };
+        Command::Compare(args) => verdict::compare(&args.before, &args.after, args.tolerance),
+        Command::Baseline(command) => verdict::baseline(command),
+        Command::Html(args) => files::write_html(&args.page, &files::read_json(&args.report)?).map(|()| Outcome::Good),
+    }
+}
+
+fn measure(common: &CommonArgs, plans: Vec<(Plan, Option<SeedTarget>)>) -> Result<Outcome, HarnessError> {
     if plans.is_empty() {
         return Err(HarnessError::Usage("no row has such a name".to_owned()));
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    runtime.map_err(HarnessError::system("starting a runtime"))?.block_on(run(common, &plans))
+    let report = runtime.map_err(HarnessError::system("starting a runtime"))?.block_on(run(common, &plans))?;
+    Ok(verdict::of_report(&report, &common.asserts))
 }
 
 async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Result<Report, HarnessError> {
@@ -64,6 +71,9 @@ async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Resul
     }
     if let Some(file) = &common.json {
         files::write_json(file, &report)?;
+    }
+    if let Some(file) = &common.html {
+        files::write_html(file, &report)?;
     }
     failed.map_or(Ok(report), Err)
 }

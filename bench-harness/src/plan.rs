@@ -64,6 +64,8 @@ pub struct Plan {
     pub reads: f64,
     /// Whether consumers take what is written, to measure end-to-end time.
     pub end_to_end: bool,
+    /// Whether acks are to say where their time went.
+    pub stages: bool,
     /// Readers that read all from the beginning while others write.
     pub catch_up: u32,
 }
@@ -176,6 +178,7 @@ impl Plan {
             order: Order::Random,
             reads: 0.0,
             end_to_end: false,
+            stages: common.stages,
             catch_up: 0,
         })
     }

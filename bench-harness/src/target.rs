@@ -33,6 +33,9 @@ pub enum HarnessError {
     /// A thread of the harness ended without a result.
     #[error("a thread of the load generator panicked")]
     ThreadDied,
+    /// A verdict was asked for, and the measurement allows none.
+    #[error("{0}")]
+    Invalid(String),
     /// What was asked for cannot be done.
     #[error("{0}")]
     Usage(String),

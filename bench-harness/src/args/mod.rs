@@ -17,6 +17,7 @@ use parse::{cpu_list, factor, fraction, rate, seconds, seconds_or_zero, up_to};
 use crate::{
     dataset::{Keys, Sizes},
     pacing::Arrivals,
+    report::assertion::Assertion,
 };
 
 /// Puts load on a Pyralog server, measures it, and checks that every acknowledged record is read back once, in order,
@@ -24,8 +25,9 @@ use crate::{
 ///
 /// Requests are sent at a given rate whatever the server does (open loop), unless --closed asks for the opposite.
 ///
-/// Exit code: 0 if all went well, 1 if a request failed or a record was lost, duplicated, reordered or corrupt, 2 for
-/// wrong use.
+/// Exit code: 0 if all went well; 1 if a request failed, a record was lost, duplicated, reordered or corrupt, an
+/// assertion does not hold, or a comparison says worse; 2 for wrong use; 3 if a verdict was asked of a measurement that
+/// is not to be believed.
 #[derive(Debug, Parser)]
 #[command(name = "bench-harness", version)]
 pub struct Cli {
@@ -41,6 +43,58 @@ pub enum Command {
     SeedTable(SeedTableArgs),
     /// Run one workload.
     Run(RunArgs),
+    /// Compare two reports, row by row.
+    Compare(CompareArgs),
+    /// Keep a report under a name, or compare one with what was kept.
+    #[command(subcommand)]
+    Baseline(BaselineCommand),
+    /// Make a page with figures of a report.
+    Html(HtmlArgs),
+}
+
+/// Options of `compare`.
+#[derive(Clone, Debug, Args)]
+pub struct CompareArgs {
+    /// The first report, as --json wrote it.
+    pub before: PathBuf,
+    /// The second.
+    pub after: PathBuf,
+    /// Differences up to this fraction do not count.
+    #[arg(long, default_value = "0.05", value_name = "FRACTION", value_parser = fraction)]
+    pub tolerance: f64,
+}
+
+/// What to do with a baseline.
+#[derive(Clone, Debug, Subcommand)]
+pub enum BaselineCommand {
+    /// Keep this report under a name.
+    Save(BaselineArgs),
+    /// Compare this report with what was kept under a name.
+    Check(BaselineArgs),
+}
+
+/// Options of `baseline`.
+#[derive(Clone, Debug, Args)]
+pub struct BaselineArgs {
+    /// The name.
+    pub name: String,
+    /// The report, as --json wrote it.
+    pub report: PathBuf,
+    /// The folder that has the baselines.
+    #[arg(long, default_value = "bench-baselines", value_name = "FOLDER")]
+    pub dir: PathBuf,
+    /// Differences up to this fraction do not count.
+    #[arg(long, default_value = "0.05", value_name = "FRACTION", value_parser = fraction)]
+    pub tolerance: f64,
+}
+
+/// Options of `html`.
+#[derive(Clone, Debug, Args)]
+pub struct HtmlArgs {
+    /// The report, as --json wrote it.
+    pub report: PathBuf,
+    /// The page.
+    pub page: PathBuf,
 }
 
 /// Options that every command has which puts load on a server.
@@ -80,6 +134,16 @@ pub struct CommonArgs {
     /// Write the results to this file as JSON.
     #[arg(long, value_name = "FILE")]
     pub json: Option<PathBuf>,
+    /// Write the results to this file as a page with figures, with everything in it.
+    #[arg(long, value_name = "FILE")]
+    pub html: Option<PathBuf>,
+    /// Fail unless this holds, for example `p99<1ms`, `service.p50<=300us`, `rate>=100K`, `errors=0`, or of some rows
+    /// only `write-single:p99.9<5ms`; may be repeated.
+    #[arg(long = "assert", value_name = "ASSERTION")]
+    pub asserts: Vec<Assertion>,
+    /// Ask the server where the time of each write went, and name the bottleneck.
+    #[arg(long)]
+    pub stages: bool,
     /// Write distributions into this folder: for each row a percentile table (.hgrm), an interval log (.hlog), a CSV.
     #[arg(long, value_name = "FOLDER")]
     pub export: Option<PathBuf>,

@@ -14,6 +14,8 @@ use std::{
     time::Instant,
 };
 
+use pyralog_engine::shard::stages::{Stage, Stages};
+
 pub mod export;
 pub mod intervals;
 pub mod times;
@@ -61,6 +63,8 @@ pub struct Measured {
     pub slip: Times,
     /// Requests that were due before there was a place among those in flight.
     pub held_up: u64,
+    /// What each of the server's stages took, if it was asked; else empty.
+    pub stages: Vec<Times>,
 }
 
 /// What was measured in some time.
@@ -111,6 +115,8 @@ impl Measured {
         self.service.add(&other.service);
         self.end_to_end.add(&other.end_to_end);
         self.slip.add(&other.slip);
+        self.stages.resize_with(self.stages.len().max(other.stages.len()), Times::default);
+        self.stages.iter_mut().zip(&other.stages).for_each(|(stage, other)| stage.add(other));
     }
 
     /// Counts something that failed outside of any request that is measured.
@@ -174,6 +180,17 @@ impl Recorder {
         }
     }
 
+    /// A write that was due at `due` says where its time went.
+    pub fn staged(&self, due: Instant, stages: &Stages) {
+        if !self.counts(due) {
+            return;
+        }
+        let mut tally = self.lock();
+        let times = &mut tally.main.stages;
+        times.resize_with(Stage::COUNT, Times::default);
+        Stage::ALL.iter().zip(times).for_each(|(stage, times)| times.record(stages.get(*stage)));
+    }
+
     /// A request failed. Counts also outside of the window: an error is an error.
     pub fn failed(&self, side: Side, message: &str) {
         side.of(&mut self.lock()).note_failure(message);
@@ -226,11 +243,13 @@ mod tests {
         recorder.answered(Side::Main, turn(begin, 30 * MS, true), begin + 40 * MS, Amount { records: 100, bytes: 9 });
         recorder.answered(Side::Main, turn(begin, 2 * MS, false), begin + 40 * MS, ONE);
         recorder.consumed(begin, begin + 70 * MS);
+        recorder.staged(begin, &Stages([5_000; Stage::COUNT]));
         let measured = recorder.take().main;
         let max = |times: &Times| times.max_us().round() as u64 / 1000;
         assert_eq!((measured.requests, measured.records, measured.bytes, measured.held_up), (2, 101, 109, 1));
         assert_eq!((max(&measured.response), max(&measured.service)), (40, 38));
         assert_eq!((max(&measured.end_to_end), max(&measured.slip)), (70, 2));
+        assert!(measured.stages.len() == Stage::COUNT && measured.stages.iter().all(|stage| stage.count() == 1));
         assert_eq!(recorder.take().main.requests, 0);
     }
 

@@ -7,7 +7,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::Report;
+use super::{Report, html};
 use crate::{
     drive::Outcome,
     measuring::export::{write_csv, write_hgrm, write_hlog},
@@ -18,6 +18,22 @@ use crate::{
 pub fn write_json(file: &Path, report: &Report) -> Result<(), HarnessError> {
     let json = serde_json::to_vec_pretty(report).expect("report"); // why: strings and numbers are always JSON
     fs::write(file, json).map_err(HarnessError::system(format!("writing {}", file.display())))
+}
+
+/// Reads a report.
+///
+/// Errors: there is none, or it is of another version.
+pub fn read_json(file: &Path) -> Result<Report, HarnessError> {
+    let failed = |error| HarnessError::system(format!("reading {}", file.display()))(error);
+    let json = fs::read(file).map_err(failed)?;
+    serde_json::from_slice(&json).map_err(|error| failed(error.into()))
+}
+
+/// Writes the report as a page.
+pub fn write_html(file: &Path, report: &Report) -> Result<(), HarnessError> {
+    let failed = |error| HarnessError::system(format!("writing {}", file.display()))(error);
+    let page = html::page(report).map_err(|error| failed(io::Error::other(error.to_string())))?;
+    fs::write(file, page).map_err(failed)
 }
 
 /// Writes the distributions of a row into `folder`, in files that begin with `name`.

@@ -103,11 +103,13 @@ fn measured_line(row: &Row) -> Vec<String> {
     ]
 }
 
-fn microseconds(value: Option<f64>) -> String {
+/// A time, or that it is not known.
+pub fn microseconds(value: Option<f64>) -> String {
     value.map_or_else(|| "-".to_owned(), |value| format!("{value:.1}"))
 }
 
-fn verdict(row: &Row) -> String {
+/// What a row came to, in few words.
+pub fn verdict(row: &Row) -> String {
     if !row.is_clean() {
         return "FAILED".to_owned();
     }
@@ -156,6 +158,10 @@ fn describe(row: &Row, text: &mut String) {
         let _ = writeln!(text, "  reads beside the writes: {rate} records/s, {megabytes:.1} MB/s");
         times(text, "  their response time", reads.response.as_ref());
         times(text, "  their service time", reads.service.as_ref());
+    }
+    if let Some(stages) = &row.stages {
+        let parts: Vec<_> = stages.stages.iter().map(|stage| format!("{} {:.1}", stage.name, stage.mean_us)).collect();
+        let _ = writeln!(text, "  means of stages in µs: {}; most: {}", parts.join(", "), stages.bottleneck);
     }
     if row.held_up + row.unsent > 0 {
         let (held_up, unsent) = (row.held_up, row.unsent);

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use pyralog_engine::shard::stages::Stage;
 use pyralog_net::wire::reply::ServerDescription;
 use serde::{Deserialize, Serialize};
 
@@ -15,8 +16,12 @@ use crate::{
     trust::{Host, Trust, validity},
 };
 
+pub mod assertion;
+pub mod compare;
 pub mod files;
+pub mod html;
 pub mod human;
+pub mod plots;
 pub mod repeats;
 
 /// What `--json` writes.
@@ -115,6 +120,8 @@ pub struct Row {
     pub defects: Vec<String>,
     /// The reads among the writes of this row.
     pub reads: Option<Box<ReadsShown>>,
+    /// Where the time of its writes went, if that was asked for.
+    pub stages: Option<StagesShown>,
     /// Whether it reads what was prepared.
     pub is_read: bool,
     /// Whether the measurement can be believed, and what was used.
@@ -155,6 +162,28 @@ pub struct ReadsShown {
     pub response: Option<Latencies>,
     /// From when they were sent.
     pub service: Option<Latencies>,
+}
+
+/// Where the time of writes went: the stages follow each other, and their means add up to that of the service time.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StagesShown {
+    /// The server's stages, and last what is left for the network and the client.
+    pub stages: Vec<StageShown>,
+    /// The longest.
+    pub bottleneck: String,
+}
+
+/// One stage.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct StageShown {
+    /// Its name.
+    pub name: String,
+    /// Its mean.
+    pub mean_us: f64,
+    /// Half of the writes spent at most this in it; not known of what is only left over.
+    pub p50_us: Option<f64>,
+    /// 99 of 100 did.
+    pub p99_us: Option<f64>,
 }
 
 /// A target of the seed's table, and whether it was met.
@@ -213,6 +242,7 @@ impl Row {
             messages: measured.messages.iter().chain(&reads.messages).map(|(text, n)| (text.clone(), *n)).collect(),
             defects: outcome.defects.samples.clone(),
             reads: ReadsShown::new(reads, seconds),
+            stages: StagesShown::new(measured),
             trust: validity::judge(outcome, plan.is_open_loop()),
             ..Row::planned(plan)
         };
@@ -274,6 +304,27 @@ impl Row {
     }
 }
 
+impl StagesShown {
+    fn new(measured: &Measured) -> Option<Self> {
+        let service = measured.service.latencies()?.mean_us;
+        let shown = Stage::ALL.iter().zip(&measured.stages).filter_map(|(stage, times)| {
+            let times = times.latencies()?;
+            let (name, mean_us) = (stage.name().to_owned(), times.mean_us);
+            Some(StageShown { name, mean_us, p50_us: times.p50_us, p99_us: times.p99_us })
+        });
+        let mut stages: Vec<StageShown> = shown.collect();
+        if stages.is_empty() {
+            return None;
+        }
+        let known: f64 = stages.iter().map(|stage| stage.mean_us).sum();
+        let mean_us = rounded((service - known).max(0.0));
+        stages.push(StageShown { name: "network and client".to_owned(), mean_us, ..StageShown::default() });
+        let longest = stages.iter().max_by(|a, b| a.mean_us.total_cmp(&b.mean_us));
+        let bottleneck = longest.map_or_else(String::new, |stage| stage.name.clone());
+        Some(StagesShown { stages, bottleneck })
+    }
+}
+
 impl ReadsShown {
     fn new(reads: &Measured, seconds: f64) -> Option<Box<Self>> {
         (reads.requests > 0).then(|| {
@@ -297,11 +348,12 @@ pub(crate) mod tests {
     use std::time::{Duration, Instant};
 
     use clap::Parser;
+    use pyralog_engine::types::AckLevel;
 
     use super::*;
     use crate::{
         args::{Cli, Command},
-        measuring::{Amount, Recorder, Side, Window},
+        measuring::{Amount, Recorder, Side, Times, Window},
         turns::Turn,
     };
 
@@ -314,6 +366,27 @@ pub(crate) mod tests {
             recorder.answered(Side::Main, turn, now, Amount { records: 10, bytes: 1000 });
         }
         Outcome { tally: recorder.take(), elapsed: Duration::from_secs(2), ..Outcome::default() }
+    }
+
+    pub(crate) fn report(rows: Vec<Row>) -> Report {
+        let server = ServerDescription {
+            version: "1.2.3".to_owned(),
+            profile: "latency".to_owned(),
+            ack: AckLevel::Durable,
+            guarantee: "it is there".to_owned(),
+            cores: 1,
+            config: serde_json::json!({ "server": {} }),
+        };
+        Report {
+            command: vec!["bench-harness".to_owned(), "run".to_owned()],
+            begun_unix_s: 0,
+            host: Host::default(),
+            server,
+            status: None,
+            floor: None,
+            missing: Vec::new(),
+            rows,
+        }
     }
 
     pub(crate) fn row(requests: u64, target: Option<Target>) -> Row {
@@ -339,6 +412,24 @@ pub(crate) mod tests {
         assert_eq!((&json["open_loop"], &json["batch"], &json["in_flight"]), (&false.into(), &10.into(), &64.into()));
         assert_eq!((&json["connections"], json["record_size"].as_f64()), (&1.into(), Some(100.0)));
         assert!(json["ack"].is_string() && json["name"] == "write-batch-10");
+    }
+
+    #[test]
+    fn the_stages_add_up_to_the_service_time_and_the_longest_is_named() {
+        let mut outcome = outcome(1000, true);
+        let measured = &mut outcome.tally.main;
+        let service = measured.service.latencies().unwrap().mean_us;
+        for micros in [1, 2, 3, 4, 5, 6000, 7] {
+            let mut times = Times::default();
+            times.record(Duration::from_micros(micros));
+            measured.stages.push(times);
+        }
+        let shown = StagesShown::new(measured).unwrap();
+        let sum: f64 = shown.stages.iter().map(|stage| stage.mean_us).sum();
+        assert!((sum / service - 1.0).abs() < 0.01, "{sum} of {service}");
+        assert_eq!((shown.stages.len(), shown.bottleneck.as_str()), (8, "disk"));
+        measured.stages.clear();
+        assert_eq!(StagesShown::new(measured), None);
     }
 
     #[test]

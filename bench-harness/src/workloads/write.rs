@@ -13,7 +13,7 @@ use pyralog_engine::{
     shard::request::Appended,
     types::Offset,
 };
-use pyralog_net::client::Error;
+use pyralog_net::client::{AppendOptions, Error};
 
 use super::{
     Connection,
@@ -92,7 +92,10 @@ async fn write_one(connection: &Connection, turn: Turn) -> bool {
     let first = Identity { writer: connection.number, partition: partition as u16, sequence: sequences.start };
     let made = connection.maker.borrow_mut().make(dataset, first, plan.batch);
     let (pending, bytes) = match made {
-        Ok((batch, bytes)) => (connection.partitions[partition].append(batch, plan.ack), bytes),
+        Ok((batch, bytes)) => {
+            let options = AppendOptions { ack: plan.ack, timed: plan.stages, ..AppendOptions::default() };
+            (connection.partitions[partition].append(batch, options), bytes)
+        }
         Err(error) => {
             connection.failed(Side::Main, &error.to_string());
             return false;
@@ -104,6 +107,9 @@ async fn write_one(connection: &Connection, turn: Turn) -> bool {
     match pending.await {
         Ok(appended) => {
             connection.answered(Side::Main, turn, Amount { records: u64::from(plan.batch), bytes });
+            if let Some(clock) = &appended.clock {
+                connection.recorder.staged(turn.due, &clock.stages());
+            }
             connection.note_level(appended.level);
             check_ack(connection, &appended);
             let end = &mut connection.acknowledged.borrow_mut()[partition];
