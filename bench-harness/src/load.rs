@@ -8,7 +8,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use pyralog_engine::types::PartitionIndex;
+use pyralog_engine::{runtime::slice::ask_for_long_slices, types::PartitionIndex};
 use pyralog_net::client::LogId;
 use tokio::{
     sync::{mpsc, oneshot},
@@ -302,6 +302,8 @@ where
     let thread = std::thread::Builder::new().name(format!("load-{}", cpu.unwrap_or(0)));
     let body = move || {
         let result = pin_to(cpu).and_then(|()| {
+            // A generator that is busy on the CPU of the drive's interrupts must not hold them up.
+            ask_for_long_slices().map_err(HarnessError::system("setting a time slice"))?;
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
             let runtime = runtime.map_err(HarnessError::system("starting a runtime"))?;
             let local = LocalSet::new();

@@ -28,6 +28,7 @@ use send_wrapper::SendWrapper;
 
 use super::{
     Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime, directory,
+    slice::ask_for_long_slices,
     start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock, raise_open_files},
     vigil,
 };
@@ -227,6 +228,9 @@ where
         .ring_depth(options.ring_depth)
         .io_memory(options.io_memory_bytes)
         .spawn(move || async move {
+            if let Err(error) = ask_for_long_slices() {
+                tracing::info!(%core, %error, "the core runs with the default time slice");
+            }
             // The same timer for both: a background task is asked to yield as soon as any other.
             let queue = |(shares, name)| {
                 let latency = glommio::Latency::Matters(preempt_timer);

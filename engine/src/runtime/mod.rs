@@ -14,6 +14,7 @@ use send_wrapper::SendWrapper;
 mod directory;
 pub mod glommio;
 pub mod sim;
+pub mod slice;
 pub mod start;
 mod vigil;
 
