@@ -224,7 +224,6 @@ fn assemble<R: Runtime>(
     (segments, end_offset): (Vec<Rc<Segment<R>>>, Offset),
 ) -> Rc<Log<R>> {
     assert!(!segments.is_empty(), "a log has an active segment");
-    let tail = Tail::new(context.block_bytes as usize);
     Rc::new(Log {
         context: Rc::clone(context),
         partition,
@@ -232,7 +231,7 @@ fn assemble<R: Runtime>(
         epoch,
         segments: RefCell::new(segments),
         released: RefCell::default(),
-        tail: RefCell::new(tail),
+        tail: Default::default(),
         end_offset: Cell::new(end_offset),
         losses: Default::default(),
         ahead: Default::default(),

@@ -70,23 +70,15 @@ pub struct Tail<R: Runtime> {
     open: Option<OpenGroup<R>>,
     /// What the next group is expected to need, from the last ones.
     expected_bytes: usize,
-    block_bytes: usize,
+}
+
+impl<R: Runtime> Default for Tail<R> {
+    fn default() -> Self {
+        Tail { groups: VecDeque::new(), written: 0, unwritten_bytes: 0, open: None, expected_bytes: 0 }
+    }
 }
 
 impl<R: Runtime> Tail<R> {
-    /// An empty tail for a device with blocks of `block_bytes`.
-    pub fn new(block_bytes: usize) -> Self {
-        assert!(block_bytes.is_power_of_two(), "block of {block_bytes} bytes");
-        Tail {
-            groups: VecDeque::new(),
-            written: 0,
-            unwritten_bytes: 0,
-            open: None,
-            expected_bytes: block_bytes,
-            block_bytes,
-        }
-    }
-
     /// Bytes that are not written yet.
     pub fn unwritten_bytes(&self) -> usize {
         self.unwritten_bytes
@@ -126,7 +118,8 @@ impl<R: Runtime> Tail<R> {
         let need = batch.bytes.len();
         let position = segment.end_position.get();
         let room = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
-        let wish = self.expected_bytes.next_power_of_two().clamp(self.block_bytes, GROUP_BYTES_MAX);
+        // Less would take the same memory.
+        let wish = self.expected_bytes.next_power_of_two().clamp(DEVICE_BLOCK_BYTES_MAX as usize, GROUP_BYTES_MAX);
         let block = segment.header.block_bytes as usize;
         let capacity = padded(segment, need.max(wish.min(room & !(block - 1))));
         let allocated = capacity.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
@@ -296,7 +289,7 @@ mod tests {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         let (segment, bytes) = (segment(), batch_of(BLOCK));
-        let mut tail = Tail::new(BLOCK);
+        let mut tail = Tail::default();
         let header = check_produced(&bytes).unwrap();
         let stamp = ServerFields {
             base_offset: Offset(0),

@@ -38,6 +38,8 @@ struct Situation {
     /// Someone waits for `durable`, or the server stops.
     sync_wanted: bool,
     undurable: bool,
+    /// The last step was a write.
+    just_wrote: bool,
     /// Since the oldest unwritten append.
     buffered_for: Duration,
     /// Since the last sync.
@@ -47,6 +49,10 @@ struct Situation {
 }
 
 fn next_step(now: Situation) -> Next {
+    // Under a steady load there is always something to write: to write it first would be to never sync.
+    if now.undurable && now.sync_wanted && now.just_wrote {
+        return Next::Sync;
+    }
     if now.unwritten_bytes > 0 && (now.urgent || now.buffered_for >= now.buffer_time_max) {
         return Next::Write;
     }
@@ -80,8 +86,10 @@ impl<R: Runtime> Owned<R> {
     async fn flush_until_settled(self: &Rc<Self>) {
         let runtime = &self.core.context.runtime;
         let mut last_sync = runtime.monotonic();
+        let mut just_wrote = false;
         loop {
-            let step = next_step(self.situation(last_sync));
+            let step = next_step(self.situation(last_sync, just_wrote));
+            just_wrote = step == Next::Write;
             let outcome = match step {
                 Next::Rest => return,
                 Next::Wait(duration) => {
@@ -109,7 +117,7 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
-    fn situation(&self, last_sync: Duration) -> Situation {
+    fn situation(&self, last_sync: Duration, just_wrote: bool) -> Situation {
         let state = self.state.borrow();
         let now = self.core.context.runtime.monotonic();
         let config = &self.core.config;
@@ -124,6 +132,7 @@ impl<R: Runtime> Owned<R> {
                 || self.stops(),
             sync_wanted: durable_wanted || self.stops(),
             undurable: state.ends().durable_end() < state.ends().written_end(),
+            just_wrote,
             buffered_for: now.saturating_sub(self.oldest_unwritten.get()).min(config.buffer_time_max),
             unsynced_for: now.saturating_sub(last_sync).min(config.sync_interval),
             buffer_time_max: config.buffer_time_max,
@@ -215,6 +224,7 @@ mod tests {
             urgent: false,
             sync_wanted: false,
             undurable: false,
+            just_wrote: false,
             buffered_for: Duration::ZERO,
             unsynced_for: Duration::ZERO,
             buffer_time_max: 10 * MS,
@@ -242,6 +252,14 @@ mod tests {
     fn a_write_goes_before_the_sync_that_should_cover_it() {
         let both = Situation { unwritten_bytes: 1, urgent: true, undurable: true, sync_wanted: true, ..quiet() };
         assert_eq!(next_step(both), Next::Write);
+    }
+
+    #[test]
+    fn a_load_that_never_pauses_does_not_keep_a_sync_waiting() {
+        let both = Situation { unwritten_bytes: 1, urgent: true, undurable: true, sync_wanted: true, ..quiet() };
+        assert_eq!(next_step(Situation { just_wrote: true, ..both }), Next::Sync);
+        // Nobody waits for it: then what was received goes first.
+        assert_eq!(next_step(Situation { just_wrote: true, sync_wanted: false, ..both }), Next::Write);
     }
 
     #[test]
