@@ -44,7 +44,7 @@ pub struct Written {
 
 impl<R: Runtime> Log<R> {
     /// Hands what waits to the device, or a good part of it. `None` if nothing waited. With [`Commit::Durable`], a
-    /// commit of a single group is durable when this returns: the caller knows that all before it is.
+    /// small commit is durable when this returns: the caller knows that all before it is.
     pub async fn write_waiting(self: &Rc<Self>, commit: Commit) -> Result<Option<Written>, LogFault> {
         let groups = {
             let mut tail = self.tail.borrow_mut();
@@ -59,7 +59,9 @@ impl<R: Runtime> Log<R> {
         }
         self.ensure_prepared(&segment, end_position).await?;
         let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
-        let durable = commit == Commit::Durable && groups.len() == 1 && groups[0].padded_bytes <= SYNCHRONOUS_BYTES_MAX;
+        // Each of its writes by itself: on a drive that can, O_DSYNC makes durable what it writes, and nothing else.
+        let bytes = groups.iter().map(|group| group.padded_bytes).sum::<usize>();
+        let durable = commit == Commit::Durable && bytes <= SYNCHRONOUS_BYTES_MAX;
         let forgotten = planted(PlantedBug::ForgetTailAtRoll) && !Rc::ptr_eq(&segment, &self.active());
         let writes = groups.iter().take(groups.len() - usize::from(forgotten)).map(|group| {
             let (metrics, buffer) = (&self.context.metrics, Rc::clone(&group.buffer));

@@ -49,7 +49,6 @@ use super::{
     removal::Reaper,
     segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
     start,
-    tail::Tail,
 };
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,

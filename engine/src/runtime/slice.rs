@@ -10,15 +10,15 @@
 
 use std::{io, mem::size_of};
 
-use libc::{SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, sched_attr, syscall};
+use libc::{SCHED_FLAG_RESET_ON_FORK, SCHED_OTHER, SYS_sched_getattr, SYS_sched_setattr, sched_attr, syscall};
 
 /// The longest that Linux grants (since 6.12; before, it takes the wish and ignores it).
 const SLICE_NANOS: u64 = 100_000_000;
 
 const ATTR_BYTES: usize = size_of::<sched_attr>();
 
-/// Asks for long slices for this thread, and for threads that it starts from now on. A thread with a real-time or an
-/// idle policy is left alone.
+/// Asks for long slices for this thread, not for those that it starts: among them are the workers of io_uring, which do
+/// its syncs and must get past it too. A thread with a real-time or an idle policy is left alone.
 ///
 /// Errors: the operating system's. All works without, but see the module.
 pub fn ask_for_long_slices() -> io::Result<()> {
@@ -27,6 +27,7 @@ pub fn ask_for_long_slices() -> io::Result<()> {
         return Ok(());
     }
     attributes.sched_runtime = SLICE_NANOS;
+    attributes.sched_flags |= SCHED_FLAG_RESET_ON_FORK as u64;
     // SAFETY: the kernel reads `size` bytes at the address of a live value of that size, of this thread (0) only.
     answer(unsafe { syscall(SYS_sched_setattr, 0, &raw const attributes, 0) })
 }
@@ -65,6 +66,8 @@ mod tests {
             assert_eq!((after.sched_policy, after.sched_nice), (before.sched_policy, before.sched_nice));
             // A kernel before 6.12 reports no slice.
             assert!([0, SLICE_NANOS].contains(&after.sched_runtime), "{}", after.sched_runtime);
+            let started = std::thread::spawn(|| current().unwrap()).join().unwrap();
+            assert_eq!(started.sched_runtime, before.sched_runtime, "a thread that it starts has its own");
         })
         .join()
         .unwrap();
