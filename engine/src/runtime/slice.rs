@@ -1,11 +1,11 @@
-//! The time slice of a thread that may be busy for long: the longest there is, so that the kernel's own helpers get past
-//! it at once.
+//! The time slice of a thread that may be busy for long: the longest there is, so that the kernel's own helpers get
+//! past it at once.
 //!
-//! A write with O_DSYNC is finished by a worker thread of the kernel, on the CPU that got the drive's interrupt. If that
-//! CPU is taken by one of ours, the worker waits: Linux lets whoever asked for the shorter slice go first, and with equal
-//! slices looks again at the next tick only, which is 1 to 10 ms away. A sync takes two such turns. Measured with the
-//! load generator busy on the drive's CPU, 250 ticks a second: 254 durable writes a second with the default slice, 6,900
-//! with the longest.
+//! A write with O_DSYNC is finished by a worker thread of the kernel, on the CPU that got the drive's interrupt. If
+//! that CPU is taken by one of ours, the worker waits: Linux lets whoever asked for the shorter slice go first, and
+//! with equal slices looks again at the next tick only, which is 1 to 10 ms away. A sync takes two such turns.
+//! Measured with the load generator busy on the drive's CPU, 250 ticks a second: 254 durable writes a second with the
+//! default slice, 6,900 with the longest.
 #![allow(unsafe_code)]
 
 use std::{io, mem::size_of};
