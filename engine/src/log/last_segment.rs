@@ -126,6 +126,8 @@ pub struct LastScan {
     zeros_follow: bool,
     /// Where the next batch of a group that was met behind that place begins.
     group_at: u64,
+    /// Where the first batch behind that place stands that should stand at it.
+    misplaced: Option<u64>,
 }
 
 impl LastScan {
@@ -157,6 +159,7 @@ impl LastScan {
             invalid: None,
             zeros_follow: true,
             group_at: 0,
+            misplaced: None,
         }
     }
 
@@ -230,6 +233,8 @@ impl LastScan {
 
     fn stop(&mut self, position: u64, reason: String) -> u64 {
         self.invalid = Some((position, reason));
+        // If only the body of the batch there is damaged, its header leads on through its group.
+        self.group_at = position;
         position
     }
 
@@ -247,7 +252,7 @@ impl LastScan {
                 self.follow(bytes, start);
             } else {
                 // Within a group, where a batch could stand that overwrote it. Not followed: each byte is met once.
-                self.note_hint(&bytes[(position - start) as usize..]);
+                self.note_hint(&bytes[(position - start) as usize..], position);
             }
         }
         // A header that goes on in the next window.
@@ -258,19 +263,23 @@ impl LastScan {
     /// Follows batches from `group_at` on, by their headers alone, as far as they begin in these bytes.
     fn follow(&mut self, bytes: &[u8], start: u64) {
         while let Some(rest) = self.group_at.checked_sub(start).and_then(|at| bytes.get(at as usize..))
-            && let Some(header) = self.note_hint(rest)
+            && let Some(header) = self.note_hint(rest, self.group_at)
         {
             self.group_at += header.batch_len() as u64;
         }
     }
 
-    /// Takes the durable hint of the batch at the beginning of `bytes`, if one stands there.
-    fn note_hint(&mut self, bytes: &[u8]) -> Option<BatchHeader> {
+    /// Takes what the batch at the beginning of `bytes`, which is `place` of the file, says, if one stands there.
+    fn note_hint(&mut self, bytes: &[u8], place: u64) -> Option<BatchHeader> {
         let header = check_stored_header(bytes).ok()?;
         if header.incarnation != self.header.incarnation {
             return None;
         }
         self.durable_hint = self.durable_hint.max(header.durable_hint);
+        let is_elsewhere = self.invalid.as_ref().is_some_and(|(invalid, _)| place != *invalid);
+        if is_elsewhere && header.base_offset == self.found.end_offset {
+            self.misplaced.get_or_insert(place);
+        }
         Some(header)
     }
 
@@ -288,6 +297,11 @@ impl LastScan {
             let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
             let path = self.path.clone();
             self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });
+        } else if let Some(misplaced) = self.misplaced {
+            // No flush that was cut off leaves that: whatever is behind a batch has a larger offset.
+            let reason = format!("the batch with offset {} stands here and not at {position}", self.found.end_offset);
+            let path = self.path.clone();
+            self.found.damage.get_or_insert(Damage { case: 'F', path, position: misplaced, reason });
         }
         self.found.torn = !self.zeros_follow;
         if self.found.torn {
@@ -300,6 +314,11 @@ impl LastScan {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        log::fixture::{P, batch_of},
+        record::{ServerFields, stamp},
+        types::Incarnation,
+    };
 
     #[test]
     fn a_file_without_a_header_is_nothing_only_as_long_as_nothing_stands_behind_it() {
@@ -314,5 +333,90 @@ mod tests {
         bytes[SEGMENT_HEADER_BYTES as usize + 9] = 1;
         let batch = Beginning::of(&bytes, BEGINNING_BYTES as u64, place);
         assert!(matches!(batch, Beginning::Damaged(_)), "something stands behind the header");
+    }
+
+    const BLOCK: usize = 512;
+
+    /// The judgement on a segment with these groups of batches: for each batch its offset, its durable hint and its
+    /// length. `spoil` gets the file and where its batches begin.
+    fn judge(groups: &[&[(u64, u64, usize)]], spoil: impl Fn(&mut Vec<u8>, &[usize])) -> LastSegment {
+        let header = SegmentHeader {
+            partition: P,
+            block_bytes: BLOCK as u32,
+            base_offset: Offset(0),
+            created_ms: 0,
+            incarnation: Incarnation(7),
+            leader_epoch: LeaderEpoch(1),
+        };
+        let (mut file, mut starts) = (vec![0; SEGMENT_HEADER_BYTES as usize], Vec::new());
+        for group in groups {
+            for (offset, hint, len) in *group {
+                let (base_offset, durable_hint, at) = (Offset(*offset), Offset(*hint), file.len());
+                let (leader_epoch, incarnation) = (header.leader_epoch, header.incarnation);
+                starts.push(at);
+                file.extend_from_slice(&batch_of(*len));
+                stamp(&mut file[at..], ServerFields { base_offset, durable_hint, leader_epoch, incarnation });
+            }
+            file.resize(file.len().next_multiple_of(BLOCK), 0);
+        }
+        file.resize(file.len() + (1 << 20), 0);
+        spoil(&mut file, &starts);
+        let mut scan = LastScan::new("f".into(), header, file.len() as u64);
+        while let Some((position, len)) = scan.wants() {
+            let position = position as usize;
+            scan.take(&file[position.min(file.len())..(position + len).min(file.len())]);
+        }
+        scan.verdict()
+    }
+
+    fn case_of(found: &LastSegment) -> Option<char> {
+        found.damage.as_ref().map(|damage| damage.case)
+    }
+
+    #[test]
+    fn a_durable_hint_is_found_wherever_in_a_group_behind_damage_it_stands() {
+        // The hint is in the last batch only, which does not begin at a block.
+        let groups: [&[_]; 3] = [&[(0, 0, 300)], &[(1, 0, 300), (2, 0, 300)], &[(3, 0, 300), (4, 2, 300)]];
+        for (hit, at) in [(0, 200), (0, 20), (1, 200), (1, 20), (2, 200), (2, 20)] {
+            let found = judge(&groups, |file, starts| file[starts[hit] + at] ^= 1);
+            let expected = (hit < 2).then_some('C');
+            assert_eq!((found.end_offset.0, case_of(&found)), (hit as u64, expected), "batch {hit}, byte {at}");
+            assert_eq!(found.durable_hint, Offset(2));
+        }
+        // Also in the group whose first batch has a damaged body.
+        let found = judge(&[&[(0, 0, 300), (1, 0, 300), (2, 1, 300)]], |file, starts| file[starts[0] + 200] ^= 1);
+        assert_eq!(case_of(&found), Some('C'));
+    }
+
+    #[test]
+    fn headers_are_followed_from_one_window_to_the_next() {
+        // The last header of the group begins in the one and ends in the other, or is cut off by no window.
+        for short in [0, 10, 79, 80, 81] {
+            // The second window begins where the first, which begins with the file, ends.
+            let rest = WINDOW_BYTES - SEGMENT_HEADER_BYTES as usize - BLOCK - short;
+            let (count, len) = (2000, rest / 2001);
+            let mut group: Vec<_> = (1..=count).map(|offset| (offset, 0, len)).collect();
+            group.push((count + 1, 0, rest - 2000 * len));
+            group.push((count + 2, 3, 300));
+            let found = judge(&[&[(0, 0, 300)], &group], |file, starts| {
+                assert_eq!(starts[2002], WINDOW_BYTES - short);
+                file[starts[0] + 200] ^= 1
+            });
+            assert_eq!((found.durable_hint, case_of(&found)), (Offset(3), Some('C')), "{short} bytes before the end");
+        }
+    }
+
+    #[test]
+    fn the_next_batch_in_a_wrong_place_is_no_flush_that_was_cut_off() {
+        let groups: [&[_]; 3] = [&[(0, 0, 300)], &[(1, 0, 300)], &[(2, 0, 300)]];
+        let moved = judge(&groups, |file, starts| {
+            file.copy_within(starts[2]..starts[2] + BLOCK, starts[2] + 8 * BLOCK);
+            file[starts[2]..starts[2] + BLOCK].fill(0);
+        });
+        assert_eq!((moved.end_offset, case_of(&moved)), (Offset(2), Some('F')));
+        let lost = judge(&groups, |file, starts| file[starts[1]..starts[1] + BLOCK].fill(0));
+        assert_eq!((lost.end_offset, case_of(&lost)), (Offset(1), None), "a batch with a larger offset is left");
+        let torn = judge(&groups, |file, starts| file[starts[2] + 200] ^= 1);
+        assert_eq!((torn.end_offset, case_of(&torn)), (Offset(2), None), "it stands where it belongs");
     }
 }

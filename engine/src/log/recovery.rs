@@ -10,7 +10,8 @@
 //! | C | invalid bytes, and E is beyond them | bit rot, a misdirected write | fence, cut off nothing |
 //! | D | an empty header block and no batch | power lost while the segment was created | remove the file |
 //! | E | a damaged header block, or an empty one before batches | bit rot | fence |
-//! | F | an intact batch with an offset that was there already | a misdirected write, a mixed-up directory | fence |
+//! | F | an intact batch with an offset that was there already, or the next one in a wrong place | a misdirected write,
+//! a mixed-up directory | fence |
 //! | G | no segment | the log is new | create the first |
 //! | H | traces of a segment behind the last one, or of any where none is | a lost file | fence; without any, do not
 //! open |

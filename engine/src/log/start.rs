@@ -29,7 +29,11 @@ const ASIDE_NAME: &str = "start.new";
 
 const MAGIC: [u8; 4] = *b"PYB1";
 
-/// The file as it stands on disk; the rest of the 4 KiB is zero.
+/// The file has a copy of what it says in each of these, and any of them will do: for one copy nothing else knows where
+/// the log begins, and a drive that spoils a sector would bring records back that were given up.
+const COPY_BYTES: usize = 512;
+
+/// One copy, as it stands on disk; the rest of its sector is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
 #[repr(C)]
 struct RawStart {
@@ -52,7 +56,7 @@ pub fn is_start_file(path: &Path) -> bool {
     path.file_name().is_some_and(|name| name == FILE_NAME || name == ASIDE_NAME)
 }
 
-/// The bytes of the file.
+/// The bytes of one copy.
 pub fn encode((log, index): (LogUid, PartitionIndex), start: Offset) -> [u8; 32] {
     let mut raw = RawStart {
         magic: MAGIC,
@@ -66,10 +70,20 @@ pub fn encode((log, index): (LogUid, PartitionIndex), start: Offset) -> [u8; 32]
     zerocopy::transmute!(raw)
 }
 
-/// Reads the file of `owner`.
+/// Reads the file of `owner`: the latest beginning that an intact copy tells, since a log never begins earlier again.
 ///
-/// Errors: what is wrong with it.
+/// Errors: what is wrong with the first copy, if all are damaged.
 pub fn decode(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
+    let mut copies = bytes.chunks(COPY_BYTES).map(|copy| decode_copy(copy, owner));
+    let first = copies.next().unwrap_or_else(|| Err("the start file is empty".to_owned()));
+    copies.fold(first, |best, copy| match (best, copy) {
+        (Ok(one), Ok(other)) => Ok(one.max(other)),
+        (Err(_), Ok(start)) => Ok(start),
+        (best, Err(_)) => best,
+    })
+}
+
+fn decode_copy(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
     let (raw, _) = RawStart::read_from_prefix(bytes).map_err(|_| "the start file is cut off".to_owned())?;
     if raw.magic != MAGIC {
         return Err("the start file does not begin with PYB1".to_owned());
@@ -97,7 +111,9 @@ pub async fn write<R: Runtime>(
     let failed = |error: io::Error| LogFault::failed("writing", &path, &error);
     let bytes = encode(owner, start);
     let mut buffer = runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize);
-    buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
+    for copy in buffer.bytes_mut().chunks_exact_mut(COPY_BYTES) {
+        copy[..bytes.len()].copy_from_slice(&bytes);
+    }
     let file = runtime.open(&aside, OpenMode::CreateTruncate).await.map_err(full)?;
     file.write_at(0, Rc::new(buffer)).await.map_err(full)?;
     if !planted(PlantedBug::StartNotSynced) {
@@ -128,6 +144,7 @@ pub async fn read<R: Runtime>(runtime: &R, dir: &Path, owner: Owner) -> io::Resu
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::runtime::sim::{Sim, SimConfig};
 
     const OWNER: (LogUid, PartitionIndex) = (LogUid(7), PartitionIndex(3));
 
@@ -151,6 +168,39 @@ mod tests {
             assert!(decode(&damaged, (None, OWNER.1)).is_err(), "bit {bit}");
         }
         assert!(decode(&bytes[..31], (None, OWNER.1)).is_err());
+        assert!(decode(&[], (None, OWNER.1)).is_err());
         assert!(decode(&[0; 4096], (None, OWNER.1)).is_err());
+    }
+
+    #[test]
+    fn one_copy_that_is_left_is_enough() {
+        let owner = (Some(OWNER.0), OWNER.1);
+        let mut file = [0; 4096];
+        for at in (0..4096).step_by(COPY_BYTES) {
+            file[at..at + 32].copy_from_slice(&encode(OWNER, Offset(42)));
+        }
+        for left in 0..8 {
+            let mut spoiled = [0xa5; 4096];
+            spoiled[left * COPY_BYTES..][..COPY_BYTES].copy_from_slice(&file[left * COPY_BYTES..][..COPY_BYTES]);
+            assert_eq!(decode(&spoiled, owner), Ok(Offset(42)), "copy {left}");
+        }
+        file[1024..1056].copy_from_slice(&encode(OWNER, Offset(43)));
+        assert_eq!(decode(&file, owner), Ok(Offset(43)), "the beginning never goes back");
+        file.fill(7);
+        assert!(decode(&file, owner).unwrap_err().contains("PYB1"));
+    }
+
+    #[test]
+    fn the_file_that_is_written_has_a_copy_in_each_sector() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let runtime = cores[0].clone();
+        let story = async move {
+            runtime.create_dir_all(Path::new("/p")).await.unwrap();
+            write(&runtime, Path::new("/p"), OWNER, Offset(42)).await.unwrap();
+        };
+        sim.block_on(&cores[0], story, 10_000).unwrap();
+        let file = sim.content(Path::new("/p/start")).unwrap();
+        assert_eq!(file.chunks(COPY_BYTES).filter(|copy| decode(copy, (None, OWNER.1)) == Ok(Offset(42))).count(), 8);
     }
 }

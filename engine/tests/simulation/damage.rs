@@ -6,25 +6,23 @@
 //! can tell, and the loss of what a misdirected write spoiled behind that is excused.
 
 use std::{
-    collections::BTreeMap,
     ops::Range,
     path::{Path, PathBuf},
 };
 
 use pyralog_engine::{
-    limits::SEGMENT_HEADER_BYTES,
+    limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     log::{
         scan::{Check, Step, Walk},
         segment::SegmentHeader,
     },
+    record::check_stored_header,
     runtime::sim::{Sim, SimRandom, Wound, faults::FaultKind},
     testing::history::{Event, Spoiled},
-    types::{Offset, PartitionId},
+    types::{Incarnation, Offset, PartitionId},
 };
 
 use crate::{clients::Clients, plan::Plan};
-
-const SECTOR_BYTES: usize = 512;
 
 /// Bytes of the header block that mean something.
 const HEADER_BYTES: usize = 48;
@@ -41,6 +39,7 @@ struct Content {
     partition: PartitionId,
     base: Offset,
     block_bytes: usize,
+    incarnation: Incarnation,
     batches: Vec<Placed>,
 }
 
@@ -58,16 +57,34 @@ impl Content {
             batches.push(Placed { bytes: from..from + batch.header.batch_len(), offsets, durable_hint });
         }
         let block_bytes = header.block_bytes as usize;
-        Some(Content { partition: header.partition, base: header.base_offset, block_bytes, batches })
+        let SegmentHeader { partition, base_offset: base, incarnation, .. } = header;
+        Some(Content { partition, base, block_bytes, incarnation, batches })
     }
 
-    /// Up to where recovery would know of damage in the segment at `path` that it is damage: in the last segment of its
-    /// log, what the hints say that it can find behind any damage; in others, everything.
-    fn known_durable(&self, segments: &[PathBuf], path: &Path) -> Offset {
-        let is_last = !segments.iter().any(|other| other.parent() == path.parent() && other.as_path() > path);
-        let found = self.batches.iter().filter(|batch| batch.bytes.start.is_multiple_of(self.block_bytes));
-        let hints = found.map(|batch| batch.durable_hint).max().unwrap_or(self.base);
-        if is_last { hints } else { Offset(u64::MAX) }
+    /// Up to where recovery knows of damage that it is damage, if these headers are spoiled and the segment is the last
+    /// of its log: what the hints say that it finds, from each block on by the lengths in the headers.
+    fn known_durable(&self, is_header_spoiled: impl Fn(&Placed) -> bool) -> Offset {
+        let (mut is_found, mut known) = (true, self.base);
+        for batch in &self.batches {
+            is_found |= batch.bytes.start.is_multiple_of(self.block_bytes);
+            is_found &= !is_header_spoiled(batch);
+            if is_found {
+                known = known.max(batch.durable_hint);
+            }
+        }
+        known
+    }
+
+    /// Whether in `found` the batch with `offset` stands at a block that is not its own: then recovery knows that it
+    /// was no flush that was cut off.
+    fn is_elsewhere(&self, offset: u64, found: &[u8]) -> bool {
+        let own = self.batches.iter().find(|batch| batch.offsets.start == offset).map(|batch| batch.bytes.start);
+        let places = (SEGMENT_HEADER_BYTES as usize..found.len()).step_by(self.block_bytes);
+        let mut others = places.filter(|place| Some(*place) != own);
+        others.any(|place| {
+            let header = check_stored_header(&found[place..]);
+            header.is_ok_and(|header| header.base_offset.0 == offset && header.incarnation == self.incarnation)
+        })
     }
 
     fn end(&self) -> Offset {
@@ -78,6 +95,13 @@ impl Content {
 fn segments(sim: &Sim) -> Vec<PathBuf> {
     let paths = sim.files().into_iter().map(|(path, _)| path);
     paths.filter(|path| path.extension() == Some("seg".as_ref())).collect()
+}
+
+/// Whether recovery may look for the end of the log in the segment at `path`: behind it are only segments without a
+/// header, which it removes.
+fn may_be_last(sim: &Sim, segments: &[PathBuf], path: &Path) -> bool {
+    let mut behind = segments.iter().filter(|other| other.parent() == path.parent() && other.as_path() > path);
+    behind.all(|path| sim.content(path).is_none_or(|bytes| SegmentHeader::decode(&bytes).is_err()))
 }
 
 /// Perhaps flips a bit of a record, or of a header block, that the drive should still have.
@@ -91,8 +115,13 @@ pub fn rot(sim: &Sim, plan: &Plan, clients: &Clients, random: &mut SimRandom) {
     }
     let path = &segments[random.below(segments.len() as u64) as usize];
     let Some(content) = sim.content(path).as_deref().and_then(Content::of) else { return };
-    let covered = clients.covered(content.partition).0.min(content.known_durable(&segments, path).0);
-    let safe: Vec<&Placed> = content.batches.iter().take_while(|batch| batch.offsets.end <= covered).collect();
+    let last = may_be_last(sim, &segments, path);
+    let covered = clients.covered(content.partition).0;
+    let is_known = |one: &&Placed| {
+        let known = content.known_durable(|other| other.bytes == one.bytes).0;
+        one.offsets.end <= if last { covered.min(known) } else { covered }
+    };
+    let safe: Vec<&Placed> = content.batches.iter().filter(is_known).collect();
     if safe.is_empty() {
         return;
     }
@@ -103,15 +132,9 @@ pub fn rot(sim: &Sim, plan: &Plan, clients: &Clients, random: &mut SimRandom) {
 
 /// Tells the judge which records the drive has spoiled by now.
 pub fn tell(sim: &Sim, clients: &Clients) {
-    let wounds = sim.wounds();
-    let mut newest: BTreeMap<&Path, &Path> = BTreeMap::new();
-    let all = segments(sim);
-    for path in &all {
-        newest.insert(path.parent().unwrap(), path);
-    }
-    for wound in &wounds {
-        let last = wound.path.parent().and_then(|dir| newest.get(dir)) == Some(&wound.path.as_path());
-        for spoiled in spoiled_by(wound, last, clients) {
+    let segments = segments(sim);
+    for wound in sim.wounds() {
+        for spoiled in spoiled_by(&wound, may_be_last(sim, &segments, &wound.path)) {
             if !clients.spoiled.borrow().contains(&spoiled) {
                 clients.spoiled.borrow_mut().push(spoiled);
                 clients.note(Event::Spoiled(spoiled));
@@ -120,37 +143,30 @@ pub fn tell(sim: &Sim, clients: &Clients) {
     }
 }
 
-/// Whether whole sectors are others than they should be: flipped bits are a few.
-fn is_misdirected(wound: &Wound) -> bool {
-    const FLIPPED_BITS_MAX: usize = 16;
-    let sectors = wound.found.chunks(SECTOR_BYTES).zip(wound.right.chunks(SECTOR_BYTES));
-    let differing = |(found, right): (&[u8], &[u8])| found.iter().zip(right).filter(|(a, b)| a != b).count();
-    sectors.into_iter().any(|pair| differing(pair) > FLIPPED_BITS_MAX)
-}
-
-fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
+/// What a wound takes: the batches that it hit, and what is behind them only where one copy cannot tell.
+///
+/// In the last segment, damage that no durable hint is beyond looks like a flush that was cut off, and all from there
+/// on is given up; unless damage before it, or the very batch in a wrong place, shows that it is none. Then the
+/// partition is not written any more, and serves nothing from there on.
+fn spoiled_by(wound: &Wound, last: bool) -> Vec<Spoiled> {
     let Some(content) = Content::of(&wound.right) else { return Vec::new() };
-    let covered = clients.covered(content.partition);
     let differs = |bytes: &Range<usize>| wound.found[bytes.clone()] != wound.right[bytes.clone()];
-    let spoil = |offsets: &Range<u64>| Spoiled {
-        partition: content.partition,
-        from: Offset(offsets.start),
-        to: Offset(offsets.end),
-        newest: last && offsets.end > covered.0,
-    };
+    let partition = content.partition;
+    let spoil = |from: u64, to: u64| Spoiled { partition, from: Offset(from), to: Offset(to), newest: false };
     if differs(&(0..HEADER_BYTES)) {
-        return vec![spoil(&(content.base.0..content.end().0))];
+        return vec![spoil(content.base.0, if last { u64::MAX } else { content.end().0 })];
     }
-    if is_misdirected(wound) {
-        // A batch that stands elsewhere than where it belongs, or what is left of it, looks like the next one behind
-        // the damage: what the two enclose is given up, with an error that says so, and it may be all that follows.
-        // What is served must be right all the same.
-        let first =
-            content.batches.iter().find(|batch| differs(&batch.bytes)).map_or(content.end().0, |b| b.offsets.start);
-        // And where it belongs may have been the end of the log, which then looks as if it had come earlier.
-        return vec![Spoiled { newest: true, ..spoil(&(first..content.end().0)) }];
+    let hit: Vec<&Placed> = content.batches.iter().filter(|batch| differs(&batch.bytes)).collect();
+    let mut all: Vec<_> = hit.iter().map(|batch| spoil(batch.offsets.start, batch.offsets.end)).collect();
+    if all.is_empty() {
+        return vec![spoil(content.end().0, content.end().0)];
     }
-    let hit: Vec<_> =
-        content.batches.iter().filter(|batch| differs(&batch.bytes)).map(|batch| spoil(&batch.offsets)).collect();
-    if hit.is_empty() { vec![spoil(&(content.end().0..content.end().0))] } else { hit }
+    let header_of = |batch: &Placed| batch.bytes.start..batch.bytes.start + BATCH_HEADER_BYTES;
+    let known = content.known_durable(|batch| differs(&header_of(batch))).0;
+    if let Some(first) = hit.iter().map(|batch| batch.offsets.start).find(|from| last && *from >= known) {
+        let is_noticed = hit[0].offsets.start < known || content.is_elsewhere(first, &wound.found);
+        let to = if is_noticed { u64::MAX } else { first };
+        all.push(Spoiled { newest: !is_noticed, ..spoil(first, to) });
+    }
+    all
 }

@@ -28,10 +28,10 @@ fn number(name: &str) -> Option<u64> {
 /// Seeds that found something once, and what. They run in every run of more than one seed.
 const KEPT: &[(u64, &str)] = &[
     (8, "a server that began on a full drive padded to another block than its segments said"),
-    (185, "a change of a file's length by a dead process came after its successor had written"),
-    (71, "a log gave up its beginning while it was read"),
-    (158, "a read met what a failed sync had taken, in the same life"),
     (5000910, "power was lost while the only record of a producer's batches was written anew in place"),
+    (802353, "a write that was split and misdirected spoiled the first sector of a start file"),
+    (809608, "a bit turned over, and the only durable hint behind it stood in the middle of a flush group"),
+    (903014, "the same in another group, and acknowledged records were cut off"),
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
