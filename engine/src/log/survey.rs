@@ -160,28 +160,35 @@ impl Survey {
     }
 
     /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`, which begin at
-    /// `start` of the file. One that leaves records out is not, if what stands there is one of those: then a drive
-    /// wrote it to a wrong place, and only what it hit is lost. If that is the very record that is due, it is the one
-    /// in the wrong place.
+    /// `start` of the file. One that leaves records out is not, if what stands there are those: then a drive wrote it
+    /// to a wrong place, and only what it hit is lost. If it is the record that is due, in one group, that may as well
+    /// be the one in the wrong place.
     fn is_next(&self, header: &BatchHeader, bytes: &[u8], (start, behind): (u64, usize)) -> bool {
         if !self.fits(header) || header.base_offset == self.expected {
             return self.fits(header);
         }
         let (mut due, mut place) = (header.end_offset(), behind);
+        // The first of those that were left out, and whether the one before stood right before this place.
+        let (mut left_out, mut adjoins) = (None, false);
         while let Some(rest) = bytes.get(place..).filter(|rest| !rest.is_empty()) {
-            match check_stored_header(rest) {
-                Ok(behind) if behind.incarnation != self.segment.incarnation => {}
-                Ok(behind) if behind.base_offset == due => {
-                    (due, place) = (behind.end_offset(), place + behind.batch_len());
-                    continue;
-                }
-                Ok(behind) => return !(self.expected < behind.base_offset && behind.base_offset < header.base_offset),
-                Err(_) => {}
+            let found = check_stored_header(rest).ok().filter(|found| found.incarnation == self.segment.incarnation);
+            let Some(found) = found else {
+                let block = u64::from(self.segment.block_bytes);
+                place = ((start + place as u64 + 1).next_multiple_of(block) - start) as usize;
+                adjoins = false;
+                continue;
+            };
+            let is_left_out = self.expected <= found.base_offset && found.base_offset < header.base_offset;
+            match left_out {
+                _ if found.base_offset == due && (left_out.is_none() || adjoins) => {}
+                // A second group of them.
+                Some(_) if found.base_offset == due => return false,
+                None if is_left_out => left_out = Some(found.base_offset),
+                _ => break,
             }
-            let block = u64::from(self.segment.block_bytes);
-            place = ((start + place as u64 + 1).next_multiple_of(block) - start) as usize;
+            (due, place, adjoins) = (found.end_offset(), place + found.batch_len(), true);
         }
-        true
+        left_out.is_none_or(|first| first == self.expected)
     }
 
     fn open_gap(&mut self, position: u64, reason: String) {
@@ -450,6 +457,17 @@ mod tests {
         let (intact, lost) = survey(&bytes, 125);
         let others: Vec<u64> = (100..125).filter(|offset| !(103..106).contains(offset)).collect();
         assert_eq!(intact, others, "{lost:?}");
+    }
+
+    #[test]
+    fn a_group_that_hit_only_the_end_of_a_batch_does_not_hide_the_next_ones() {
+        let (mut bytes, starts) = stored(12, 300, 2);
+        // A batch ends in the second block of its group, and the last batch, alone in a group, was written there.
+        bytes[starts[2] + 512..starts[2] + 1024].fill(0);
+        bytes.copy_within(starts[10]..starts[10] + 300, starts[2] + 512);
+        bytes[starts[10]..].fill(0);
+        let (intact, lost) = survey(&bytes, 112);
+        assert!((104..110).all(|offset| intact.contains(&offset)), "{intact:?}, {lost:?}");
     }
 
     #[test]

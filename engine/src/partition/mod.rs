@@ -161,7 +161,11 @@ impl<A, F> Partition<A, F> {
         assert!(count > 0, "an append of no records has no offset");
         let base_offset = self.ends.log_end();
         let end_offset = base_offset.advance(u64::from(count));
-        let durable_hint = if planted(PlantedBug::HintTooHigh) { base_offset } else { self.ends.durable_end() };
+        let durable_hint = match () {
+            () if planted(PlantedBug::HintTooHigh) => base_offset,
+            () if planted(PlantedBug::HintTooLow) => Offset(0),
+            () => self.ends.durable_end(),
+        };
         let placement = Placement { base_offset, leader_epoch: self.epoch, durable_hint };
         self.ends.advance(End::Log, end_offset);
         self.acks.push(PendingAck { base_offset, end_offset, level, token });

@@ -145,6 +145,9 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
         let file = runtime.open(&aside, OpenMode::CreateTruncate).await?;
         file.write_at(0, Rc::new(buffer)).await?;
         file.truncate(bytes.len() as u64).await?;
+        if planted(PlantedBug::CatalogRenamedBeforeSync) {
+            runtime.rename(&aside, &path).await?;
+        }
         if !planted(PlantedBug::CatalogNotSynced) {
             file.fdatasync().await?;
         }
@@ -155,7 +158,9 @@ pub async fn save<R: Runtime>(runtime: &R, data_dir: &Path, catalog: &Catalog) -
         std::io::ErrorKind::StorageFull => CatalogError::Full { path: path.clone() },
         _ => failed(error),
     })?;
-    runtime.rename(&aside, &path).await.map_err(failed)?;
+    if !planted(PlantedBug::CatalogRenamedBeforeSync) {
+        runtime.rename(&aside, &path).await.map_err(failed)?;
+    }
     runtime.sync_dir(data_dir).await.map_err(failed)
 }
 

@@ -58,6 +58,8 @@ pub enum PlantedBug {
     ShowBeforeAck,
     /// A batch says that all before it is durable when that is only in memory.
     HintTooHigh,
+    /// A batch says that nothing before it is durable.
+    HintTooLow,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
     /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.
@@ -68,6 +70,8 @@ pub enum PlantedBug {
     SegmentNotSynced,
     /// The catalogue is not synced before it replaces the old one.
     CatalogNotSynced,
+    /// The catalogue replaces the old one, and is synced after that.
+    CatalogRenamedBeforeSync,
     /// Memory of some requests is never given back to the budget.
     LeakBudget,
     /// What a sync made durable is still counted as not durable.
@@ -122,11 +126,13 @@ impl PlantedBug {
         PlantedBug::AckOfAnother,
         PlantedBug::ShowBeforeAck,
         PlantedBug::HintTooHigh,
+        PlantedBug::HintTooLow,
         PlantedBug::NoWaitForWrites,
         PlantedBug::ZerosForPadding,
         PlantedBug::SealWithoutSync,
         PlantedBug::SegmentNotSynced,
         PlantedBug::CatalogNotSynced,
+        PlantedBug::CatalogRenamedBeforeSync,
         PlantedBug::LeakBudget,
         PlantedBug::LeakUndurable,
         PlantedBug::WaiterNeverWoken,

@@ -30,6 +30,7 @@ use pyralog_engine::{
 use crate::{
     plan::Plan,
     producers::{self, Producers},
+    settings::{self, SettingsKnown},
 };
 
 pub const PARTITIONS: u32 = 2;
@@ -50,9 +51,12 @@ pub struct Clients {
     pub cores: Cell<usize>,
     /// By partition: the end of what is known to be durable, and of what a later durable record's hint covers.
     durable: RefCell<BTreeMap<PartitionId, (Offset, Offset)>>,
-    /// How many logs they make, and with which settings.
+    /// What the clients knew to be durable when they sent the batch at an offset: its durable hint is not below that.
+    hints: RefCell<BTreeMap<PartitionId, BTreeMap<u64, Offset>>>,
+    /// How many logs they make.
     pub logs: usize,
-    pub settings: LogSettings,
+    /// With which settings, and what else those may be by now.
+    pub settings: SettingsKnown,
     /// Nobody can tell then what is old.
     pub clock_jumps: bool,
     /// What their clocks say.
@@ -76,8 +80,9 @@ impl Clients {
             cores: Cell::new(0),
             durable: RefCell::default(),
             spoiled: RefCell::default(),
+            hints: RefCell::default(),
             logs: plan.logs,
-            settings: plan.settings,
+            settings: SettingsKnown::new(seed, plan.settings),
             clock_jumps: plan.rates.get(FaultKind::ClockJump) > 0,
             now_ms: Cell::new(1),
             stored_ms: RefCell::default(),
@@ -93,6 +98,11 @@ impl Clients {
     /// The end of what is known to be durable.
     fn durable_end(&self, partition: PartitionId) -> Offset {
         self.durable.borrow().get(&partition).map_or(Offset(0), |(end, _)| *end)
+    }
+
+    /// What the hint of the batch at `base` is at least.
+    pub fn hint_of(&self, partition: PartitionId, base: u64) -> Offset {
+        self.hints.borrow().get(&partition).and_then(|hints| hints.get(&base)).copied().unwrap_or_default()
     }
 
     /// A record that was sent when all before `hint` was durable is durable too.
@@ -127,6 +137,7 @@ pub async fn be_client(client: u32, shard: Shard<SimRuntime>, clients: Rc<Client
         create_log(&shard, &clients).await;
         shard.runtime().sleep(Duration::from_millis(1)).await;
     }
+    clients.settings.check(&shard);
     // As a consumer does that goes on where it was.
     read_some(client, &shard, &clients).await;
     loop {
@@ -139,6 +150,9 @@ pub async fn act(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) 
     clients.now_ms.set(shard.runtime().unix_millis());
     if clients.draw(60) == 0 {
         trim(client, shard, clients).await;
+    }
+    if clients.settings.are_to_change() {
+        settings::alter(&shard.clone(), clients).await;
     }
     match clients.draw(200) {
         0..80 if client % 2 == 1 => producers::act(client, shard, any_partition(shard, clients), clients).await,
@@ -155,7 +169,7 @@ pub async fn act(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) 
 pub async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
     let name = format!("sim-{}", clients.draw(clients.logs as u64)).parse().unwrap();
     clients.note(Event::Cause(Cause::Creating));
-    let create = CreateLog { name, partitions: PARTITIONS, settings: clients.settings };
+    let create = CreateLog { name, partitions: PARTITIONS, settings: clients.settings.first };
     if let Err(error) = shard.call(Request::CreateLog(create)).await {
         clients.failed(None, None, &error);
     }
@@ -197,6 +211,7 @@ pub fn append_one(
         {
             Ok(Reply::Appended(appended)) => {
                 clients.appends_acked.set(clients.appends_acked.get() + 1);
+                clients.hints.borrow_mut().entry(partition).or_default().insert(appended.base_offset.0, hint);
                 if appended.level >= AckLevel::Durable {
                     clients.is_durable(partition, appended.base_offset.advance(count), hint);
                     clients.note_stored(partition, appended.base_offset, sent_ms);
@@ -294,15 +309,20 @@ impl Clients {
         self.history.borrow_mut().start(StartSeen { observer, partition, start, due });
     }
 
-    /// How far the log may have given up records by itself: to the first that is not old enough.
-    fn due(&self, partition: PartitionId, now_ms: i64) -> Offset {
-        const LOOKED_AT: usize = 400;
+    /// How far the log may have given up records by itself, with any of the settings that it may have or had.
+    pub fn due(&self, partition: PartitionId, now_ms: i64) -> Offset {
         if self.clock_jumps {
             return Offset(u64::MAX);
         }
-        let (Some(age), None) = (self.settings.retention_ms, self.settings.retention_bytes) else {
-            let keeps_all = self.settings.retention_bytes.is_none();
-            return if keeps_all { Offset(0) } else { Offset(u64::MAX) };
+        let under = |settings: LogSettings| self.due_under(settings, partition, now_ms);
+        self.settings.due_before(partition).max(self.settings.of(partition.log).into_iter().map(under).max().unwrap())
+    }
+
+    /// With these settings: to the first that is not old enough.
+    fn due_under(&self, settings: LogSettings, partition: PartitionId, now_ms: i64) -> Offset {
+        const LOOKED_AT: usize = 400;
+        let (Some(age), None) = (settings.retention_ms, settings.retention_bytes) else {
+            return if settings.retention_bytes.is_none() { Offset(0) } else { Offset(u64::MAX) };
         };
         let age_ms = age.number().unwrap_or(u64::MAX) as i64;
         let stored = self.stored_ms.borrow();

@@ -31,7 +31,6 @@ const HEADER_BYTES: usize = 48;
 struct Placed {
     bytes: Range<usize>,
     offsets: Range<u64>,
-    durable_hint: Offset,
 }
 
 /// What the file of a segment should hold.
@@ -53,8 +52,7 @@ impl Content {
         while let Step::Batch(batch) = walk.step() {
             let from = batch.position as usize;
             let offsets = batch.header.base_offset.0..batch.header.end_offset().0;
-            let durable_hint = batch.header.durable_hint;
-            batches.push(Placed { bytes: from..from + batch.header.batch_len(), offsets, durable_hint });
+            batches.push(Placed { bytes: from..from + batch.header.batch_len(), offsets });
         }
         let block_bytes = header.block_bytes as usize;
         let SegmentHeader { partition, base_offset: base, incarnation, .. } = header;
@@ -62,14 +60,15 @@ impl Content {
     }
 
     /// Up to where recovery knows of damage that it is damage, if these headers are spoiled and the segment is the last
-    /// of its log: what the hints say that it finds, from each block on by the lengths in the headers.
-    fn known_durable(&self, is_header_spoiled: impl Fn(&Placed) -> bool) -> Offset {
+    /// of its log: what the hints say that it finds, from each block on by the lengths in the headers. Which hints
+    /// those are at least, the clients know: what the server stored of them is not believed.
+    fn known_durable(&self, clients: &Clients, is_header_spoiled: impl Fn(&Placed) -> bool) -> Offset {
         let (mut is_found, mut known) = (true, self.base);
         for batch in &self.batches {
             is_found |= batch.bytes.start.is_multiple_of(self.block_bytes);
             is_found &= !is_header_spoiled(batch);
             if is_found {
-                known = known.max(batch.durable_hint);
+                known = known.max(clients.hint_of(self.partition, batch.offsets.start));
             }
         }
         known
@@ -118,7 +117,7 @@ pub fn rot(sim: &Sim, plan: &Plan, clients: &Clients, random: &mut SimRandom) {
     let last = may_be_last(sim, &segments, path);
     let covered = clients.covered(content.partition).0;
     let is_known = |one: &&Placed| {
-        let known = content.known_durable(|other| other.bytes == one.bytes).0;
+        let known = content.known_durable(clients, |other| other.bytes == one.bytes).0;
         one.offsets.end <= if last { covered.min(known) } else { covered }
     };
     let safe: Vec<&Placed> = content.batches.iter().filter(is_known).collect();
@@ -134,7 +133,7 @@ pub fn rot(sim: &Sim, plan: &Plan, clients: &Clients, random: &mut SimRandom) {
 pub fn tell(sim: &Sim, clients: &Clients) {
     let segments = segments(sim);
     for wound in sim.wounds() {
-        for spoiled in spoiled_by(&wound, may_be_last(sim, &segments, &wound.path)) {
+        for spoiled in spoiled_by(&wound, may_be_last(sim, &segments, &wound.path), clients) {
             if !clients.spoiled.borrow().contains(&spoiled) {
                 clients.spoiled.borrow_mut().push(spoiled);
                 clients.note(Event::Spoiled(spoiled));
@@ -148,7 +147,7 @@ pub fn tell(sim: &Sim, clients: &Clients) {
 /// In the last segment, damage that no durable hint is beyond looks like a flush that was cut off, and all from there
 /// on is given up; unless damage before it, or the very batch in a wrong place, shows that it is none. Then the
 /// partition is not written any more, and serves nothing from there on.
-fn spoiled_by(wound: &Wound, last: bool) -> Vec<Spoiled> {
+fn spoiled_by(wound: &Wound, last: bool, clients: &Clients) -> Vec<Spoiled> {
     let Some(content) = Content::of(&wound.right) else { return Vec::new() };
     let differs = |bytes: &Range<usize>| wound.found[bytes.clone()] != wound.right[bytes.clone()];
     let partition = content.partition;
@@ -162,7 +161,7 @@ fn spoiled_by(wound: &Wound, last: bool) -> Vec<Spoiled> {
         return vec![spoil(content.end().0, content.end().0)];
     }
     let header_of = |batch: &Placed| batch.bytes.start..batch.bytes.start + BATCH_HEADER_BYTES;
-    let known = content.known_durable(|batch| differs(&header_of(batch))).0;
+    let known = content.known_durable(clients, |batch| differs(&header_of(batch))).0;
     if let Some(first) = hit.iter().map(|batch| batch.offsets.start).find(|from| last && *from >= known) {
         let is_noticed = hit[0].offsets.start < known || content.is_elsewhere(first, &wound.found);
         let to = if is_noticed { u64::MAX } else { first };

@@ -18,6 +18,7 @@ mod nth_failure;
 mod plan;
 mod producers;
 mod scenes;
+mod settings;
 
 use lives::{Report, run_seed, shorten, try_seed};
 

@@ -96,7 +96,7 @@ impl Plan {
 }
 
 /// A third of the logs keep everything, a third give up what is old, and a third what is too much.
-fn settings(random: &mut SimRandom) -> LogSettings {
+pub fn settings(random: &mut SimRandom) -> LogSettings {
     let bound = Bound::AtMost;
     match random.below(3) {
         0 => LogSettings::default(),
