@@ -40,6 +40,12 @@ pub enum RequestError {
         /// The partition asked for.
         partition: PartitionId,
     },
+    /// The partition's log was created just now, and this core has not opened its part of it.
+    #[error("partition {partition} (log number/partition) is not open yet; try again later")]
+    PartitionOpening {
+        /// The partition asked for.
+        partition: PartitionId,
+    },
     /// The log has fewer partitions.
     #[error("log `{log}` has partitions 0 to {last}, not {partition}", last = partitions - 1)]
     PartitionOutOfRange {
@@ -222,6 +228,7 @@ impl RequestError {
             E::UnknownProducer { .. } | E::SequenceReused { .. } => ErrorClass::Refused,
             E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
+            E::PartitionOpening { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,
             E::Corrupt { .. } | E::ReadFailed { .. } => ErrorClass::Corrupt,
             E::OutcomeUnknown { .. } => ErrorClass::Unknown,

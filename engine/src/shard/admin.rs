@@ -1,5 +1,5 @@
 //! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears
-//! of it.
+//! of it, and by core 0 itself as the last.
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
@@ -20,7 +20,7 @@ use crate::{
     name::LogName,
     runtime::Runtime,
     signal::{Signal, Turns},
-    types::CoreId,
+    types::{CoreId, PartitionId},
 };
 
 /// The state of catalogue changes on a core.
@@ -116,13 +116,15 @@ impl<R: Runtime> Core<R> {
         }
         let next = Arc::new(next);
         let ids: Vec<u64> = self.others().map(|core| self.announce(core, &next)).collect();
-        let mut result = self.take_catalog(next).await;
+        let mut result = self.open_new(&next).await;
         let all_answered = || self.admin.answers.borrow().values().all(Option::is_some);
         self.admin.answered.wait_until(all_answered).await;
-        let mut answers = self.admin.answers.borrow_mut();
-        for answer in ids.iter().filter_map(|id| answers.remove(id).flatten()) {
-            result = result.and(answer);
+        for id in ids {
+            let answer = self.admin.answers.borrow_mut().remove(&id).flatten();
+            result = result.and(answer.unwrap_or(Ok(())));
         }
+        // The last to show a new log: whoever sees it here finds it open everywhere.
+        self.adopt(next).await;
         result
     }
 
@@ -137,28 +139,40 @@ impl<R: Runtime> Core<R> {
         id
     }
 
-    /// Takes a catalogue over: this core's partitions of new logs are opened before anybody can see the log, those of
-    /// deleted logs are closed when this returns, and the others keep to their settings.
+    /// Takes a catalogue over from core 0. Until then requests for partitions of new logs are answered that they are
+    /// not open yet.
     pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
+        let opened = self.open_new(&next).await;
+        self.adopt(next).await;
+        opened
+    }
+
+    /// Opens this core's partitions of logs that `next` has and the present catalogue has not.
+    async fn open_new(self: &Rc<Self>, next: &Catalog) -> Result<(), RequestError> {
         let current = Arc::clone(&self.catalog.borrow());
-        let new: Vec<&Arc<LogEntry>> = next.logs().filter(|log| current.by_uid(log.uid).is_none()).collect();
-        let gone: Vec<&Arc<LogEntry>> = current.logs().filter(|log| next.by_uid(log.uid).is_none()).collect();
-        let mine = |log: &&Arc<LogEntry>| {
-            let (core, entry) = (Rc::clone(self), Arc::clone(log));
-            let (id, cores) = (self.common.id, self.cores);
-            entry
-                .partition_ids()
-                .filter(move |p| placement::owner(*p, cores) == id)
-                .map(move |p| (Rc::clone(&core), p, Arc::clone(&entry)))
-        };
-        let opened = join_all(new.iter().flat_map(mine).map(|(core, id, entry)| open_partition(core, id, entry))).await;
+        let new = next.logs().filter(|log| current.by_uid(log.uid).is_none());
+        let mine = new.flat_map(|log| self.mine(log).map(|id| open_partition(Rc::clone(self), id, Arc::clone(log))));
+        join_all(mine).await.into_iter().collect()
+    }
+
+    /// This core's partitions of a log.
+    fn mine(&self, log: &LogEntry) -> impl Iterator<Item = PartitionId> + use<R> {
+        let (id, cores) = (self.common.id, self.cores);
+        log.partition_ids().filter(move |partition| placement::owner(*partition, cores) == id)
+    }
+
+    /// Makes `next`, whose new partitions are open, the catalogue of this core: those of deleted logs are closed when
+    /// this returns, and the others keep to their settings.
+    async fn adopt(self: &Rc<Self>, next: Arc<Catalog>) {
+        let current = Arc::clone(&self.catalog.borrow());
         *self.catalog.borrow_mut() = Arc::clone(&next);
         for partition in self.open_partitions() {
             if let Some(entry) = next.by_uid(partition.id.log) {
                 partition.entry.replace(Arc::clone(entry));
             }
         }
-        let closing = gone.iter().flat_map(mine).filter_map(|(core, id, _)| core.partitions.borrow_mut().remove(&id));
+        let gone = current.logs().filter(|log| next.by_uid(log.uid).is_none());
+        let closing = gone.flat_map(|log| self.mine(log)).filter_map(|id| self.partitions.borrow_mut().remove(&id));
         for slot in closing.collect::<Vec<_>>() {
             match slot {
                 Slot::Open(partition) => partition.delete().await,
@@ -166,6 +180,5 @@ impl<R: Runtime> Core<R> {
                 Slot::Broken(_) => {}
             }
         }
-        opened.into_iter().collect()
     }
 }

@@ -268,6 +268,10 @@ impl<R: Runtime> Core<R> {
             Some(Slot::Open(partition)) => Ok(Rc::clone(partition)),
             Some(Slot::Broken(error)) => Err(error.clone()),
             Some(Slot::NoRoom) => Err(self.common.disk_full()),
+            // Its log is newer than the catalogue of this core.
+            None if id.log.0 >= self.catalog.borrow().next_uid() => {
+                Err(RequestError::PartitionOpening { partition: id })
+            }
             None => Err(RequestError::UnknownPartition { partition: id }),
         }
     }

@@ -1,8 +1,15 @@
 //! Single scenes, made on purpose.
 
-use std::{path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use pyralog_engine::{
+    error::RequestError,
     runtime::{
         Runtime,
         sim::{
@@ -12,7 +19,7 @@ use pyralog_engine::{
     },
     shard::{
         Shard,
-        request::{Append, CreateLog, Request},
+        request::{Append, CreateLog, FindOffset, OffsetAt, Outcome, Request},
     },
     testing::{
         checker::{Evidence, judge},
@@ -94,6 +101,59 @@ fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
     sim.lose_power(process);
     let (_, runtime, shard) = open();
     assert_eq!(end(&runtime, shard), shown, "a record was shown and is gone");
+}
+
+#[test]
+fn a_log_that_is_being_made_is_refused_for_now_and_is_open_everywhere_where_core_0_shows_it() {
+    let (mut early, mut shown) = (0, 0);
+    for seed in 1..=5 {
+        let rates = FaultRates::none().with(FaultKind::RingDelay, 3_000);
+        let plan =
+            Plan { rates: rates.clone(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
+        let sim = Sim::new(seed, &SimConfig { rates, alignment: plan.alignment });
+        prepare_directory(&sim);
+        let (_, runtimes, shards, _) = start(&sim, &plan, 3);
+        sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
+        let shards: Vec<Shard<SimRuntime>> = shards.borrow().iter().flatten().cloned().collect();
+        let made = Rc::new(Cell::new(false));
+        let create = CreateLog { name: "sim".parse().unwrap(), partitions: 6, settings: Default::default() };
+        let (creating, done) = (shards[0].clone(), Rc::clone(&made));
+        runtimes[0].spawn(async move {
+            creating.call(Request::CreateLog(create)).await.unwrap();
+            done.set(true);
+        });
+        let answers: Rc<RefCell<Vec<(bool, Outcome)>>> = Rc::default();
+        let (mut asked, mut over) = (0, false);
+        // Every core is asked about every partition, whether it knows of the log or not.
+        while !over || answers.borrow().len() < asked {
+            sim.run_for(Duration::from_micros(50), STEPS_MAX).unwrap();
+            let is_shown = shards[0].catalog().logs().count() > 0;
+            for (shard, runtime) in shards.iter().zip(&runtimes).filter(|_| !over) {
+                for index in 0..6 {
+                    let partition = PartitionId { log: LogUid(0), index: PartitionIndex(index) };
+                    let (shard, answers) = (shard.clone(), Rc::clone(&answers));
+                    asked += 1;
+                    runtime.spawn(async move {
+                        let find = FindOffset { partition, at: OffsetAt::Latest };
+                        let outcome = shard.call(Request::FindOffset(find)).await;
+                        answers.borrow_mut().push((is_shown, outcome));
+                    });
+                }
+            }
+            over |= made.get() && is_shown;
+        }
+        for (is_shown, outcome) in answers.borrow().iter() {
+            match outcome {
+                Ok(_) => shown += u32::from(*is_shown),
+                Err(error @ RequestError::PartitionOpening { .. }) => {
+                    assert!(!is_shown && error.is_retriable(), "core 0 shows what is not open");
+                    early += 1;
+                }
+                Err(other) => panic!("seed {seed}: {other}"),
+            }
+        }
+    }
+    assert!(early > 100 && shown > 0, "{early} requests were early, {shown} were not");
 }
 
 #[test]

@@ -112,6 +112,8 @@ codes! {
     SHUTTING_DOWN = 302;
     /// The drive is full.
     DISK_FULL = 303;
+    /// The partition's log was created just now, and is not open everywhere.
+    PARTITION_OPENING = 304;
     /// The partition stopped accepting writes after a fault.
     READ_ONLY = 401;
     /// The catalogue of logs could not be written.
@@ -226,6 +228,9 @@ impl From<&RequestError> for WireError {
             E::PartitionOutOfRange { log, partition, partitions } => {
                 (C::PARTITION_OUT_OF_RANGE, json!({ "log": log, "partition": partition, "partitions": partitions }))
             }
+            E::PartitionOpening { partition } => {
+                (C::PARTITION_OPENING, json!({ "log": partition.log, "partition": partition.index }))
+            }
             E::OffsetOutOfRange { offset, start, end } => {
                 (C::OFFSET_OUT_OF_RANGE, json!({ "offset": offset, "start": start, "end": end }))
             }
@@ -311,6 +316,7 @@ mod tests {
         vec![
             E::UnknownLog { name: "a".into() },
             E::UnknownPartition { partition },
+            E::PartitionOpening { partition },
             E::PartitionOutOfRange { log, partition: partition.index, partitions: 2 },
             E::OffsetOutOfRange { offset: Offset(9), start: Offset(1), end: Offset(5) },
             E::BatchRefused { reason: reason.clone() },

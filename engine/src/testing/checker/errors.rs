@@ -69,7 +69,7 @@ impl<'a> Judge<'a> {
             E::ReadFailed { .. } => spoiled || self.any(&DRIVE),
             E::CatalogFailed { .. } => self.any(&[Cause::DriveFailed, Cause::DriveFull]),
             E::ShuttingDown => self.any(&[Cause::Stopping]),
-            E::UnknownPartition { .. } => self.any(&[Cause::Creating]),
+            E::PartitionOpening { .. } => self.any(&[Cause::Creating]),
             // Clients may create the same log.
             E::LogExists { .. } => true,
             _ => false,
