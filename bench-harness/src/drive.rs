@@ -77,6 +77,20 @@ impl Outcome {
     }
 }
 
+/// A log that was written and not read back yet.
+pub struct Filled {
+    load: Load,
+    outcome: Outcome,
+    ledgers: Vec<Vec<Ledger>>,
+}
+
+impl Filled {
+    /// The log.
+    pub fn log(&self) -> &LogId {
+        &self.load.log
+    }
+}
+
 /// Runs rows against one server.
 pub struct Driver<'a> {
     /// Where, and on which CPUs.
@@ -96,8 +110,7 @@ pub struct Driver<'a> {
 impl Driver<'_> {
     /// Runs the row and deletes its log, whatever came of it.
     pub async fn row(&self, plan: &Plan) -> Result<Outcome, HarnessError> {
-        let name = self.run.log_name(&plan.name);
-        let log = LogId::new(&name).expect("log name"); // why: row names are ours, and of letters, digits and dashes
+        let log = self.run.log(&plan.name);
         self.target.create(&log, plan.partitions, plan.ack).await?;
         let outcome = self.on_log(plan, &log).await;
         let deleted = self.target.delete(&log).await;
@@ -130,6 +143,26 @@ impl Driver<'_> {
         let (mut outcome, _) = load.carry_out(self).await?;
         outcome.checked = load.job.done.load(Relaxed);
         outcome.level = level;
+        Ok(outcome)
+    }
+
+    /// Puts a writing load on a new log and keeps the log, to be read back later, perhaps from a server that was
+    /// started anew.
+    pub async fn fill(&self, plan: &Plan) -> Result<Filled, HarnessError> {
+        let log = self.run.log(&plan.name);
+        self.target.create(&log, plan.partitions, plan.ack).await?;
+        let dataset = Arc::new(plan.data.dataset(self.run.0, plan.partitions));
+        let mut load = self.load(plan, &log, &dataset, None);
+        let (outcome, found) = load.carry_out(self).await?;
+        Ok(Filled { load, outcome, ledgers: ledgers_by_writer(found.ledgers) })
+    }
+
+    /// Reads back what was filled, and judges it.
+    pub async fn read_back(&self, filled: Filled) -> Result<Outcome, HarnessError> {
+        let Filled { mut load, mut outcome, ledgers } = filled;
+        let (defects, checked) = load.read_back(self, ledgers).await?;
+        outcome.defects += defects;
+        outcome.checked = checked;
         Ok(outcome)
     }
 

@@ -1,4 +1,4 @@
-//! The command: parses, connects, runs the rows one after the other, reports.
+//! The command: parses, plays what was asked for, reports.
 
 use std::{
     process::ExitCode,
@@ -9,12 +9,13 @@ use std::{
 };
 
 use bench_harness::{
-    args::{Cli, Command, CommonArgs},
+    args::{Cli, Command, CommonArgs, RunArgs, SeedTableArgs},
     plan::Plan,
     progress::Progress,
     report::{Report, files, human},
-    seed_table::{self, Target as SeedTarget},
-    session::Session,
+    suites::{
+        self, Played, Stage, batch_sweep, idle, nothing, profiles, recovery, scale, seed_table, soak, sweep, tail,
+    },
     target::HarnessError,
     verdict::{self, Outcome},
 };
@@ -22,60 +23,78 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    match carry_out(&cli) {
-        Ok(outcome) => outcome.exit_code(),
-        Err(error) => {
+    let outcome = carry_out(&cli.command);
+    outcome
+        .unwrap_or_else(|error| {
             eprintln!("bench-harness: {error}");
-            Outcome::of_error(&error).exit_code()
-        }
-    }
+            Outcome::of_error(&error)
+        })
+        .exit_code()
 }
 
-fn carry_out(cli: &Cli) -> Result<Outcome, HarnessError> {
-    match &cli.command {
-        Command::Run(args) => measure(&args.common, vec![(Plan::of_run(args)?, None)]),
-        Command::SeedTable(args) => {
-            let plans = seed_table::plans(args)?;
-            measure(&args.common, plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect())
-        }
+fn carry_out(command: &Command) -> Result<Outcome, HarnessError> {
+    match command {
         Command::Compare(args) => verdict::compare(&args.before, &args.after, args.tolerance),
         Command::Baseline(command) => verdict::baseline(command),
         Command::Html(args) => files::write_html(&args.page, &files::read_json(&args.report)?).map(|()| Outcome::Good),
+        Command::Run(args) => measure(&args.common, async |stage| run(args, stage).await),
+        Command::SeedTable(args) => measure(&args.common, async |stage| table(args, stage).await),
+        Command::Sweep(args) => measure(&args.run.common, async |stage| sweep::play(args, stage).await),
+        Command::BatchSweep(args) => measure(&args.common, async |stage| batch_sweep::play(&args.common, stage).await),
+        Command::Profiles(args) => measure(&args.common, async |stage| profiles::play(args, stage).await),
+        Command::Scale(args) => measure(&args.common, async |stage| scale::play(args, stage).await),
+        Command::TailVsCatchup(args) => measure(&args.common, async |stage| tail::play(args, stage).await),
+        Command::Soak(args) => measure(&args.common, async |stage| soak::play(args, stage).await),
+        Command::Idle(args) => measure(&args.common, async |stage| idle::play(args, stage).await),
+        Command::Recovery(args) => measure(&args.common, async |stage| recovery::play(args, stage).await),
     }
 }
 
-fn measure(common: &CommonArgs, plans: Vec<(Plan, Option<SeedTarget>)>) -> Result<Outcome, HarnessError> {
+async fn run(args: &RunArgs, stage: &Stage) -> Played {
+    let plan = Plan::of_run(args).map_err(nothing)?;
+    suites::rows(stage.session(&args.common).await.map_err(nothing)?, vec![(plan, None)]).await
+}
+
+async fn table(args: &SeedTableArgs, stage: &Stage) -> Played {
+    let plans = seed_table::plans(args).map_err(nothing)?;
     if plans.is_empty() {
-        return Err(HarnessError::Usage("no row has such a name".to_owned()));
+        return Err(nothing(HarnessError::Usage("no row has such a name".to_owned())));
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
-    let report = runtime.map_err(HarnessError::system("starting a runtime"))?.block_on(run(common, &plans))?;
-    Ok(verdict::of_report(&report, &common.asserts))
+    let rows = plans.into_iter().map(|(plan, target)| (plan, Some(target))).collect();
+    suites::rows(stage.session(&args.common).await.map_err(nothing)?, rows).await
 }
 
-async fn run(common: &CommonArgs, plans: &[(Plan, Option<SeedTarget>)]) -> Result<Report, HarnessError> {
-    let (progress, stop) = (Progress::new(), stop_on_control_c());
-    let mut session = Session::open(common, &progress, stop).await?;
-    let mut failed = None;
-    for (plan, seed_target) in plans {
-        if let Err(error) = session.row(plan, *seed_target).await {
-            failed = Some(error);
-            break;
+/// Plays a suite and tells what came of it, to people and into files.
+fn measure(common: &CommonArgs, play: impl AsyncFnOnce(&Stage) -> Played) -> Result<Outcome, HarnessError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let played = runtime.map_err(HarnessError::system("starting a runtime"))?.block_on(async {
+        let stage = Stage { progress: Progress::new(), stop: stop_on_control_c() };
+        let played = play(&stage).await;
+        stage.progress.finish();
+        played
+    });
+    match played {
+        Ok(report) => {
+            tell(common, &report)?;
+            Ok(verdict::of_report(&report, &common.asserts))
+        }
+        Err((report, error)) => {
+            // What was measured before a failure is worth seeing.
+            report.filter(|report| !report.rows.is_empty()).map_or(Ok(()), |report| tell(common, &report))?;
+            Err(error)
         }
     }
-    progress.finish();
-    let report = session.report;
-    // What was measured before a failure is worth seeing.
-    if !report.rows.is_empty() {
-        print!("{}", human::table(&report));
-    }
+}
+
+fn tell(common: &CommonArgs, report: &Report) -> Result<(), HarnessError> {
+    print!("{}", human::table(report));
     if let Some(file) = &common.json {
-        files::write_json(file, &report)?;
+        files::write_json(file, report)?;
     }
     if let Some(file) = &common.html {
-        files::write_html(file, &report)?;
+        files::write_html(file, report)?;
     }
-    failed.map_or(Ok(report), Err)
+    Ok(())
 }
 
 /// A flag that Control-C sets.

@@ -3,10 +3,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering::Relaxed},
-    },
+    sync::{Arc, atomic::AtomicBool},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -19,7 +16,7 @@ use crate::{
     plan::Plan,
     progress::Progress,
     report::{Report, Row, files, repeats},
-    seed_table::Target as SeedTarget,
+    suites::seed_table::Target as SeedTarget,
     target::{HarnessError, RunId, Target},
     trust::{Host, StatusPage},
 };
@@ -62,6 +59,10 @@ impl<'a> Session<'a> {
             floor: None,
             missing: missing.into_iter().collect(),
             rows: Vec::new(),
+            conclusions: Vec::new(),
+            memory: None,
+            idle: None,
+            recovery: None,
         };
         if !args.floor_seconds.is_zero() {
             report.floor = Some(floor(&driver, &report, folder));
@@ -84,14 +85,10 @@ impl<'a> Session<'a> {
             files::export(folder, &plan.name, &all)?;
         }
         let mut row = repeats::combine(runs, Row::new(plan, &all, target), target);
+        row.profile = self.report.server.profile.clone();
         row.floor_share = self.report.floor.as_ref().and_then(|floor| floor.share(&row));
         self.report.rows.push(row);
         Ok(&self.report.rows[self.report.rows.len() - 1])
-    }
-
-    /// Whether Control-C was pressed.
-    pub fn is_stopped(&self) -> bool {
-        self.driver.stop.load(Relaxed)
     }
 
     /// What runs the rows.

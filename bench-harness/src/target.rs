@@ -124,9 +124,10 @@ impl RunId {
         RunId(crate::dataset::splitmix(&mut state) as u32)
     }
 
-    /// The name of this run's log for a row.
-    pub fn log_name(self, row: &str) -> String {
-        format!("bench/{row}-{self}")
+    /// This run's log for a row.
+    pub fn log(self, row: &str) -> LogId {
+        let plain: String = row.chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).take(64).collect();
+        LogId::new(&format!("bench/{plain}-{self}")).expect("log name") // why: of letters, digits and dashes, and short
     }
 }
 
@@ -139,5 +140,18 @@ impl Default for RunId {
 impl fmt::Display for RunId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:08x}", self.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_row_has_a_log_of_its_run_whatever_its_name() {
+        for row in ["write-single", "write@1.5K", "a/b c", &"long".repeat(100)] {
+            let name = RunId(7).log(row).name().to_string();
+            assert!(name.starts_with("bench/") && name.ends_with("-00000007"), "{name}");
+        }
     }
 }

@@ -10,9 +10,12 @@ use pyralog_engine::{
 };
 
 pub mod parse;
+pub mod suites;
 
 pub use parse::CpuList;
-use parse::{cpu_list, factor, fraction, rate, seconds, seconds_or_zero, up_to};
+pub use suites::*;
+
+use parse::{cpu_list, fraction, rate, seconds, seconds_or_zero, up_to};
 
 use crate::{
     dataset::{Keys, Sizes},
@@ -43,6 +46,22 @@ pub enum Command {
     SeedTable(SeedTableArgs),
     /// Run one workload.
     Run(RunArgs),
+    /// Run a workload at growing rates and find the knee, or with --slo search the highest rate that keeps a promise.
+    Sweep(Box<SweepArgs>),
+    /// Try batches of growing size with small, medium and large records, and compare with the guide's advice.
+    BatchSweep(BatchSweepArgs),
+    /// Start a server with each shipped profile and check what the guide expects of it.
+    Profiles(ProfilesArgs),
+    /// Start servers of 1, 2, … cores and see how throughput grows.
+    Scale(ScaleArgs),
+    /// See what consumers at the tail notice of readers that catch up.
+    TailVsCatchup(TailArgs),
+    /// Put a load on a server for long and see whether its memory stays flat.
+    Soak(SoakArgs),
+    /// See what a server costs that nobody asks anything.
+    Idle(IdleArgs),
+    /// Fill a log, kill the server, and see how long it takes to serve again, and whether everything is there.
+    Recovery(RecoveryArgs),
     /// Compare two reports, row by row.
     Compare(CompareArgs),
     /// Keep a report under a name, or compare one with what was kept.
@@ -183,23 +202,6 @@ pub struct DataArgs {
     pub payload: Option<PathBuf>,
 }
 
-/// Options of `seed-table`.
-#[derive(Clone, Debug, Args)]
-pub struct SeedTableArgs {
-    /// What every row has in common.
-    #[command(flatten)]
-    pub common: CommonArgs,
-    /// Offer each row this many times its target rate.
-    #[arg(long, default_value = "1", value_name = "FACTOR", value_parser = factor, conflicts_with = "closed")]
-    pub offer: f64,
-    /// Closed loop: as much as the server takes, with few requests in flight. Its latencies flatter the server.
-    #[arg(long)]
-    pub closed: bool,
-    /// Run only the rows whose name contains this; may be repeated.
-    #[arg(long = "row", value_name = "NAME")]
-    pub rows: Vec<String>,
-}
-
 /// Options of `run`.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
@@ -308,6 +310,23 @@ mod tests {
                     --compressibility 0.5 --arrivals poisson --rate 5000 --reads 0.3 --order tail --end-to-end";
         let Ok(Command::Run(run)) = parse(line) else { panic!("{:?}", parse(line)) };
         assert_eq!((run.pace.arrivals, run.common.data.codec), (Arrivals::Poisson, Codec::Lz4));
+    }
+
+    #[test]
+    fn every_suite_parses() {
+        for line in [
+            "x sweep --workload write --slo p99<1ms --from 5000",
+            "x sweep --workload write --batch 100 --from 1000 --to 100000 --steps 5",
+            "x batch-sweep --seconds 2",
+            "x profiles --dlog target/release/dlog --server-cpu 0 --cpu 1",
+            "x scale --server-cpu 0-3 --batch 100",
+            "x tail-vs-catchup --rate 50000 --readers 2",
+            "x soak --minutes 30 --rate 10000",
+            "x idle --seconds 20",
+            "x recovery --data-dir . --profile latency --ack written",
+        ] {
+            assert!(parse(line).is_ok(), "{:?}", parse(line).unwrap_err());
+        }
     }
 
     #[test]

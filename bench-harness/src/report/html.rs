@@ -31,6 +31,9 @@ pub fn page(report: &Report) -> Result<String, Box<dyn Error>> {
         escaped(&report.command.join(" "))
     )?;
     table(report, &mut html)?;
+    for conclusion in &report.conclusions {
+        write!(html, "<p><strong>{}</strong></p>", escaped(conclusion))?;
+    }
     if report.rows.len() > 1 {
         figure(&mut html, "Latency against throughput, all rows", &plots::throughput(report)?)?;
     }

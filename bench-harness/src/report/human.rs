@@ -18,9 +18,14 @@ pub fn table(report: &Report) -> String {
         lines.extend(row.target.map(|_| target_line(row)));
         lines.push(measured_line(row));
     }
-    text.push_str(&align(&lines));
+    if !report.rows.is_empty() {
+        text.push_str(&align(&lines));
+    }
     for row in &report.rows {
         describe(row, &mut text);
+    }
+    if !report.conclusions.is_empty() {
+        let _ = write!(text, "\n{}\n", report.conclusions.join("\n"));
     }
     if report.rows.iter().any(|row| row.p999_us.is_none()) {
         text.push_str("\n-  fewer than 100 samples lie beyond this percentile: run longer to know it\n");
@@ -251,7 +256,7 @@ fn bytes(number: u64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{report::tests::row, seed_table::Target};
+    use crate::{report::tests::row, suites::seed_table::Target};
 
     #[test]
     fn numbers_are_short() {

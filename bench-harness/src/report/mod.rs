@@ -12,17 +12,20 @@ use crate::{
     floor::{Floor, Share},
     measuring::{Latencies, Measured, intervals::Interval, rounded},
     plan::{Pace, Plan},
-    seed_table::Target,
+    suites::seed_table::Target,
     trust::{Host, Trust, validity},
 };
 
 pub mod assertion;
 pub mod compare;
 pub mod files;
+pub mod findings;
 pub mod html;
 pub mod human;
 pub mod plots;
 pub mod repeats;
+
+pub use findings::{Idle, Memory, Recovery};
 
 /// What `--json` writes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -43,6 +46,14 @@ pub struct Report {
     pub missing: Vec<String>,
     /// The rows in the order in which they ran.
     pub rows: Vec<Row>,
+    /// What a suite concludes from them, in words.
+    pub conclusions: Vec<String>,
+    /// The server's memory, of `soak`.
+    pub memory: Option<Memory>,
+    /// The server's CPU, of `idle`.
+    pub idle: Option<Idle>,
+    /// The time after a crash, of `recovery`.
+    pub recovery: Option<Recovery>,
 }
 
 /// One row. A percentile that fewer than 100 samples lie beyond is `null`.
@@ -80,6 +91,8 @@ pub struct Row {
     pub reordered: u64,
     /// Records that nobody wrote so.
     pub corrupt: u64,
+    /// The server's profile.
+    pub profile: String,
     /// The ack level reached by the writes.
     pub ack: String,
     /// Records in a batch.
@@ -204,9 +217,23 @@ pub struct TargetVerdict {
 }
 
 impl Report {
-    /// Whether no request failed and no record was wrong.
+    /// Whether no request failed, no record was wrong, and nothing else that is found is bad.
     pub fn is_clean(&self) -> bool {
-        self.rows.iter().all(Row::is_clean)
+        let is_flat = self.memory.is_none_or(|memory| memory.is_flat);
+        let is_idle = self.idle.is_none_or(|idle| idle.is_idle);
+        self.rows.iter().all(Row::is_clean) && is_flat && is_idle
+    }
+
+    /// The reports of several servers as one: all rows, and for the rest what the first says.
+    pub fn joined(before: Option<Report>, more: Report) -> Report {
+        match before {
+            None => more,
+            Some(mut all) => {
+                all.rows.extend(more.rows);
+                all.conclusions.extend(more.conclusions);
+                all
+            }
+        }
     }
 }
 
@@ -386,6 +413,10 @@ pub(crate) mod tests {
             floor: None,
             missing: Vec::new(),
             rows,
+            conclusions: Vec::new(),
+            memory: None,
+            idle: None,
+            recovery: None,
         }
     }
 

@@ -4,7 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Row;
-use crate::{measuring::rounded, seed_table::Target};
+use crate::{measuring::rounded, suites::seed_table::Target};
 
 /// One run of a row.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
