@@ -13,7 +13,7 @@ use std::{
 };
 
 use futures_util::future::{LocalBoxFuture, join_all};
-use pyralog_engine::runtime::{Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime};
+use pyralog_engine::runtime::{Buffer, DirEntry, File, MapError, Mesh, OpenMode, RingReceiver, RingSender, Runtime};
 
 /// Bytes that any device takes as one block.
 const BLOCK: usize = 4096;
@@ -166,6 +166,52 @@ async fn a_removed_file_lives_until_it_is_closed<R: Runtime>(runtime: R, dir: Pa
     assert_eq!(file.size().await.unwrap(), BLOCK as u64);
     let second = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
     assert_eq!(second.size().await.unwrap(), 0, "the name now means another file");
+}
+
+async fn mapped_bytes_are_those_of_the_file_and_outlive_its_name<R: Runtime>(runtime: R, dir: PathBuf) {
+    let path = dir.join("file");
+    let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 2, 1)).await.unwrap();
+    file.write_at(2 * BLOCK as u64, filled(&runtime, 1, 2)).await.unwrap();
+    file.truncate(2 * BLOCK as u64 + 10).await.unwrap();
+    let whole = file.map(0, 64 * BLOCK).await.unwrap();
+    assert_eq!(whole.as_ref(), [vec![1; 2 * BLOCK], vec![2; 10]].concat(), "as much as there is");
+    let middle = file.map(BLOCK as u64 + 100, BLOCK - 99).await.unwrap();
+    assert_eq!(middle.as_ref()[..BLOCK - 100], vec![1; BLOCK - 100], "of any alignment");
+    assert_eq!(middle.as_ref()[BLOCK - 100..], [2]);
+    for beyond in [2 * BLOCK as u64 + 10, 64 * BLOCK as u64] {
+        assert!(file.map(beyond, BLOCK).await.unwrap().as_ref().is_empty());
+    }
+    assert!(file.map(0, 0).await.unwrap().as_ref().is_empty());
+    assert_eq!(file.read_at(0, BLOCK).await.unwrap(), vec![1; BLOCK], "it is read beside that");
+    runtime.remove_file(&path).await.unwrap();
+    drop(file);
+    assert_eq!(whole.as_ref().len(), 2 * BLOCK + 10);
+    assert_eq!(middle.as_ref()[..1], [1]);
+}
+
+async fn who_claims_a_file_shares_it_with_no_mapping<R: Runtime>(runtime: R, dir: PathBuf) {
+    let path = dir.join("file");
+    let file = runtime.open(&path, OpenMode::CreateNew).await.unwrap();
+    file.write_at(0, filled(&runtime, 1, 1)).await.unwrap();
+    let (mapped, again) = (file.map(0, BLOCK).await.unwrap(), file.map(0, 1).await.unwrap());
+    assert!(!file.claim().await.unwrap(), "a mapping of the same opening");
+    drop(file);
+    let other = runtime.open(&path, OpenMode::Existing).await.unwrap();
+    assert!(!other.claim().await.unwrap(), "mappings that outlive their opening");
+    drop(mapped);
+    assert!(!other.claim().await.unwrap(), "another mapping");
+    drop(again);
+    assert!(other.claim().await.unwrap(), "nobody has it mapped any more");
+    assert!(other.claim().await.unwrap(), "it is claimed");
+    let third = runtime.open(&path, OpenMode::Existing).await.unwrap();
+    assert!(!third.claim().await.unwrap(), "somebody else has claimed it");
+    for file in [&other, &third] {
+        assert!(matches!(file.map(0, 1).await, Err(MapError::Unreadable(_))), "a claimed file was mapped");
+    }
+    other.truncate(0).await.unwrap();
+    drop(other);
+    assert!(third.map(0, 1).await.unwrap().as_ref().is_empty(), "the claim ends with its opening");
 }
 
 async fn directories_are_made_listed_and_removed<R: Runtime>(runtime: R, dir: PathBuf) {
@@ -395,7 +441,7 @@ mod real {
 
     use pyralog_engine::{
         runtime::{
-            glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh},
+            glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh, try_lock},
             start::StartError,
         },
         types::CoreId,
@@ -463,6 +509,8 @@ mod real {
         renaming_replaces_and_an_open_file_follows_its_name
         a_directory_moves_to_another_with_all_that_is_in_it
         a_removed_file_lives_until_it_is_closed
+        mapped_bytes_are_those_of_the_file_and_outlive_its_name
+        who_claims_a_file_shares_it_with_no_mapping
         directories_are_made_listed_and_removed
         a_file_system_says_what_it_has_left
         many_writes_at_once_all_arrive
@@ -479,6 +527,41 @@ mod real {
         rings_keep_the_order_and_lose_nothing
         rings_are_bounded_and_drain_after_the_sender_is_gone
         a_sender_learns_that_the_receiver_is_gone
+    }
+
+    /// What the kernel says of the mapping of the file called `name`: the bytes of it, in memory, and locked, in KiB.
+    fn kernels_view(name: &str) -> [u64; 3] {
+        let text = std::fs::read_to_string("/proc/self/smaps").unwrap();
+        let after = text.lines().skip_while(|line| !line.ends_with(name));
+        let of = |what: &str| {
+            let line = after.clone().find(|line| line.starts_with(what)).unwrap();
+            line.split_whitespace().nth(1).unwrap().parse().unwrap()
+        };
+        [of("Size:"), of("Rss:"), of("Locked:")]
+    }
+
+    #[test]
+    fn every_page_of_a_mapping_is_in_memory_and_locked_there() {
+        on_one_core(async |runtime: GlommioRuntime, dir: PathBuf| {
+            let file = runtime.open(&dir.join("to-be-mapped"), OpenMode::CreateNew).await.unwrap();
+            for at in 0..4 {
+                file.write_at(at << 20, filled(&runtime, 256, at as u8)).await.unwrap();
+            }
+            file.fdatasync().await.unwrap();
+            let mapping = file.map(10_000, 3 << 20).await.unwrap();
+            assert_eq!(kernels_view("/to-be-mapped"), [3076; 3]);
+            assert_eq!((mapping.as_ref()[0], mapping.as_ref()[(3 << 20) - 1]), (0, 3));
+            drop(mapping);
+            let left = std::fs::read_to_string("/proc/self/smaps").unwrap();
+            assert!(!left.contains("/to-be-mapped"), "a mapping that nobody has any more");
+        });
+    }
+
+    #[test]
+    fn more_memory_than_may_be_locked_is_refused_with_its_size() {
+        try_lock(1 << 20).unwrap();
+        let error = try_lock(1 << 60).unwrap_err().to_string();
+        assert!(error.starts_with("1152921504606846976 bytes of memory cannot be locked"), "{error}");
     }
 
     #[test]
@@ -685,6 +768,8 @@ mod simulated {
         renaming_replaces_and_an_open_file_follows_its_name
         a_directory_moves_to_another_with_all_that_is_in_it
         a_removed_file_lives_until_it_is_closed
+        mapped_bytes_are_those_of_the_file_and_outlive_its_name
+        who_claims_a_file_shares_it_with_no_mapping
         directories_are_made_listed_and_removed
         a_file_system_says_what_it_has_left
         many_writes_at_once_all_arrive

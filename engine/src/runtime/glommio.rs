@@ -1,41 +1,39 @@
 //! The real world: one pinned glommio executor per core, each with its own io_uring rings.
 //!
-//! Beside `vigil` the only file of the engine that names glommio. It works around what is known of glommio 0.9, each
+//! Beside `vigil` the only room of the engine that names glommio. It works around what is known of glommio 0.9, each
 //! where it happens: the poll probe that misfires on fresh files, `connect` that sleeps through its wake-up, `statx`
 //! that goes by the file's first name, `send` that waits for ever when the receiver went away, blocking closures whose
 //! panic hangs the caller.
 
+mod file;
+mod helper;
+mod mapping;
+mod rings;
+
 use std::{
-    cell::{Cell, OnceCell},
+    cell::Cell,
     io,
     marker::PhantomData,
-    os::fd::AsRawFd,
-    panic::{AssertUnwindSafe, catch_unwind},
     path::{Path, PathBuf},
     rc::Rc,
     sync::{OnceLock, mpsc},
     time::{Duration, Instant, SystemTime},
 };
 
-use bytes::Bytes;
-use futures_util::future::{join, join_all};
-use glommio::{
-    GlommioError, LocalExecutorBuilder, Placement, ResourceType, TaskQueueHandle,
-    channels::shared_channel::{ConnectedReceiver, ConnectedSender, SharedReceiver, SharedSender, new_bounded},
-    io::{DmaBuffer, DmaFile, OpenOptions, ReadResult},
-};
-use send_wrapper::SendWrapper;
+use glommio::{LocalExecutorBuilder, Placement, TaskQueueHandle, io::DmaBuffer};
+
+pub use file::GlommioFile;
+use helper::{blocking, helper_is_idle};
+pub use mapping::{Mapping, MappingUnavailable, try_lock};
+pub use rings::{GlommioReceiver, GlommioSender, MeshSeat, mesh};
 
 use super::{
-    Buffer, DirEntry, File, Mesh, OpenMode, RingReceiver, RingSender, Runtime, directory,
+    Buffer, DirEntry, File, OpenMode, Runtime, directory,
     slice::ask_for_long_slices,
     start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock, raise_open_files},
     vigil,
 };
 use crate::types::CoreId;
-
-/// How long a sender whose ring is full waits before it looks again. A ring of a thousand drains in about this time.
-const FULL_RING_PAUSE: Duration = Duration::from_micros(100);
 
 /// The preempt timer until the vigil is kept. An executor whose timer is up before its first task runs never runs it;
 /// this one outlasts any pause of a thread.
@@ -54,9 +52,6 @@ thread_local! {
     /// The task queues of this thread's executor, by class.
     static QUEUES: Cell<Option<[TaskQueueHandle; vigil::CLASSES]>> = const { Cell::new(None) };
 }
-
-/// How often an executor wakes while its rings are being connected.
-const CONNECT_TICK: Duration = Duration::from_millis(1);
 
 /// A handle on the glommio executor it was made on. See [`Runtime`].
 #[derive(Clone)]
@@ -405,14 +400,7 @@ impl Runtime for GlommioRuntime {
     }
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<GlommioFile> {
-        let mut options = OpenOptions::new();
-        options.read(true).write(true).mode(0o640);
-        match mode {
-            OpenMode::Existing => &mut options,
-            OpenMode::CreateNew => options.create_new(true),
-            OpenMode::CreateTruncate => options.create(true).truncate(true),
-        };
-        Ok(GlommioFile { file: options.dma_open(path).await.map_err(io_error)?, synchronous: OnceCell::new() })
+        GlommioFile::open(path, mode).await
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -461,265 +449,4 @@ fn spawn_into(class: usize, task: impl Future<Output = ()> + 'static) {
         // An executor that `launch` did not make has one queue.
         None => glommio::spawn_local(task).detach(),
     };
-}
-
-/// Runs `operation` on the core's helper thread. If it panics, the caller gets an error: glommio would let it wait for
-/// ever.
-async fn blocking<T: Send + 'static>(operation: impl FnOnce() -> io::Result<T> + Send + 'static) -> io::Result<T> {
-    let guarded = move || {
-        catch_unwind(AssertUnwindSafe(operation))
-            .unwrap_or_else(|_| Err(io::Error::other("the blocking operation panicked")))
-    };
-    let _counted = UnderWay::begin();
-    glommio::executor().spawn_blocking(guarded).await
-}
-
-thread_local! {
-    /// Operations that this core's helper thread has not answered.
-    static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
-}
-
-/// Counts an operation until its answer came, or nobody waits for it.
-struct UnderWay;
-
-impl UnderWay {
-    fn begin() -> Self {
-        UNDER_WAY.set(UNDER_WAY.get() + 1);
-        UnderWay
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get() - 1);
-    }
-}
-
-/// Waits until the helper thread owes no answer. It panics when it has one for an executor that is gone, and a panic
-/// ends the process: a clean stop would look like a crash.
-async fn helper_is_idle() {
-    while UNDER_WAY.get() > 0 {
-        glommio::timer::sleep(Duration::from_millis(1)).await;
-    }
-}
-
-/// The operating system's own error, with its number. glommio's conversion loses the number of most.
-fn io_error(error: GlommioError<()>) -> io::Error {
-    match error {
-        GlommioError::IoError(source) | GlommioError::EnhancedIoError { source, .. } => source,
-        other => other.into(),
-    }
-}
-
-/// A file opened with O_DIRECT. See [`File`].
-///
-/// Futures of it may be dropped at any time: glommio keeps buffers that the kernel may still touch until the kernel is
-/// done.
-pub struct GlommioFile {
-    file: DmaFile,
-    /// The same file opened with O_DSYNC, once somebody wants that: glommio has no such flag for a single write.
-    synchronous: OnceCell<DmaFile>,
-}
-
-impl File for GlommioFile {
-    type Buffer = DmaBuffer;
-
-    fn alignment(&self) -> u64 {
-        self.file.alignment().max(512)
-    }
-
-    async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        if len == 0 {
-            return Ok(Bytes::new());
-        }
-        let first = self.read_once(position, len).await?;
-        // Short and ragged: the end of the file. Short and aligned: perhaps the end, perhaps a kernel that stopped
-        // early.
-        if first.len() == len || first.is_empty() || !(first.len() as u64).is_multiple_of(self.alignment()) {
-            return Ok(first);
-        }
-        let mut whole = Vec::from(first);
-        while whole.len() < len {
-            let more = self.read_once(position + whole.len() as u64, len - whole.len()).await?;
-            whole.extend_from_slice(&more);
-            if more.is_empty() || !(more.len() as u64).is_multiple_of(self.alignment()) {
-                break;
-            }
-        }
-        Ok(Bytes::from(whole))
-    }
-
-    async fn write_at(&self, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
-        write_whole(&self.file, position, buffer).await
-    }
-
-    async fn write_durable_at(&self, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
-        let file = match self.synchronous.get() {
-            Some(file) => file,
-            None => {
-                let opened = self.open_synchronous().await?;
-                // Another write may have been faster: then its file stays.
-                self.synchronous.get_or_init(|| opened)
-            }
-        };
-        write_whole(file, position, buffer).await
-    }
-
-    async fn fdatasync(&self) -> io::Result<()> {
-        self.file.fdatasync().await.map_err(io_error)
-    }
-
-    async fn size(&self) -> io::Result<u64> {
-        // Not `DmaFile::file_size`: it goes by the name the file had when it was opened, and ours are renamed.
-        match std::fs::metadata(format!("/proc/self/fd/{}", self.file.as_raw_fd())) {
-            Ok(metadata) => Ok(metadata.len()),
-            Err(_) => self.file.file_size().await.map_err(io_error),
-        }
-    }
-
-    async fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len).await.map_err(io_error)
-    }
-}
-
-async fn write_whole(file: &DmaFile, position: u64, buffer: Rc<DmaBuffer>) -> io::Result<()> {
-    let len = buffer.len();
-    let mut done = file.write_rc_at(Rc::clone(&buffer), position).await.map_err(io_error)?;
-    // A write falls short when the drive fills up. Asking for the rest either works or says what is wrong.
-    while done < len {
-        let rest_at = done - done % file.alignment().max(512) as usize;
-        let mut rest = glommio::allocate_dma_buffer(len - rest_at);
-        rest.as_bytes_mut().copy_from_slice(&buffer.as_bytes()[rest_at..]);
-        let more = file.write_at(rest, position + rest_at as u64).await.map_err(io_error)?;
-        if rest_at + more <= done {
-            return Err(io::Error::new(io::ErrorKind::WriteZero, format!("wrote {done} of {len} bytes")));
-        }
-        done = rest_at + more;
-    }
-    Ok(())
-}
-
-impl GlommioFile {
-    /// By its descriptor, not by a name: files are renamed.
-    async fn open_synchronous(&self) -> io::Result<DmaFile> {
-        let mut options = OpenOptions::new();
-        options.write(true).custom_flags(libc::O_DSYNC);
-        options.dma_open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).await.map_err(io_error)
-    }
-
-    async fn read_once(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        /// Lets the bytes stay where the drive put them; see [`super::share`] for what `SendWrapper` guards.
-        struct Read(SendWrapper<ReadResult>);
-        impl AsRef<[u8]> for Read {
-            fn as_ref(&self) -> &[u8] {
-                &self.0
-            }
-        }
-        let read = self.file.read_at_aligned(position, len).await.map_err(io_error)?;
-        Ok(Bytes::from_owner(Read(SendWrapper::new(read))))
-    }
-}
-
-impl Buffer for DmaBuffer {
-    fn bytes(&self) -> &[u8] {
-        self.as_bytes()
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        self.as_bytes_mut()
-    }
-
-    fn trim(&mut self, len: usize) {
-        self.trim_to_size(len);
-    }
-}
-
-/// One core's seat in a [`mesh`]; moves to its core, where [`MeshSeat::connect`] makes it usable.
-pub struct MeshSeat<T: Send + 'static> {
-    senders: Vec<Option<SharedSender<T>>>,
-    receivers: Vec<Option<SharedReceiver<T>>>,
-}
-
-/// A ring from every one of `cores` cores to every other, each with room for `capacity` items: one seat per core.
-pub fn mesh<T: Send + 'static>(cores: usize, capacity: usize) -> Vec<MeshSeat<T>> {
-    let mut seats: Vec<MeshSeat<T>> = (0..cores)
-        .map(|_| MeshSeat {
-            senders: (0..cores).map(|_| None).collect(),
-            receivers: (0..cores).map(|_| None).collect(),
-        })
-        .collect();
-    for from in 0..cores {
-        for to in (0..cores).filter(|to| *to != from) {
-            let (sender, receiver) = new_bounded(capacity);
-            seats[from].senders[to] = Some(sender);
-            seats[to].receivers[from] = Some(receiver);
-        }
-    }
-    seats
-}
-
-impl<T: Send + 'static> MeshSeat<T> {
-    /// Connects this core's rings. Returns when every other core has done the same.
-    pub async fn connect(self, runtime: &GlommioRuntime) -> Mesh<GlommioRuntime, T> {
-        // An executor that sleeps while its peer connects may miss the wake-up for good (seen in 15 of 20 starts of
-        // four executors). A timer that keeps waking it until all stands cures it (0 of 20).
-        let connecting = Rc::new(());
-        let (alive, ticker) = (Rc::downgrade(&connecting), runtime.clone());
-        runtime.spawn(async move {
-            while alive.upgrade().is_some() {
-                ticker.sleep(CONNECT_TICK).await;
-            }
-        });
-        // All at once: each waits for its peer, so one after the other would be a deadlock.
-        let senders = join_all(self.senders.into_iter().map(async |sender| match sender {
-            Some(sender) => Some(GlommioSender { ring: sender.connect().await }),
-            None => None,
-        }));
-        let receivers = join_all(self.receivers.into_iter().map(async |receiver| match receiver {
-            Some(receiver) => Some(GlommioReceiver { ring: receiver.connect().await }),
-            None => None,
-        }));
-        let (senders, receivers) = join(senders, receivers).await;
-        drop(connecting);
-        Mesh { senders, receivers }
-    }
-}
-
-/// See [`RingSender`].
-pub struct GlommioSender<T: Send + 'static> {
-    ring: ConnectedSender<T>,
-}
-
-impl<T: Send + 'static> RingSender<T> for GlommioSender<T> {
-    fn try_send(&self, item: T) -> Result<(), T> {
-        self.ring.try_send(item).map_err(|error| match error {
-            GlommioError::WouldBlock(ResourceType::Channel(item))
-            | GlommioError::Closed(ResourceType::Channel(item)) => item,
-            other => unreachable!("a channel refuses only because it is full or closed: {other}"),
-        })
-    }
-
-    async fn send(&self, mut item: T) -> Result<(), T> {
-        // Not glommio's own `send`: it waits for ever when the receiver goes away while the ring is full.
-        loop {
-            match self.ring.try_send(item) {
-                Ok(()) => return Ok(()),
-                Err(GlommioError::WouldBlock(ResourceType::Channel(refused))) => item = refused,
-                Err(GlommioError::Closed(ResourceType::Channel(refused))) => return Err(refused),
-                Err(other) => unreachable!("a channel refuses only because it is full or closed: {other}"),
-            }
-            glommio::timer::sleep(FULL_RING_PAUSE).await;
-        }
-    }
-}
-
-/// See [`RingReceiver`].
-pub struct GlommioReceiver<T: Send + 'static> {
-    ring: ConnectedReceiver<T>,
-}
-
-impl<T: Send + 'static> RingReceiver<T> for GlommioReceiver<T> {
-    async fn recv(&self) -> Option<T> {
-        self.ring.recv().await
-    }
 }

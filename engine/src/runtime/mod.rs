@@ -105,16 +105,31 @@ pub struct DirEntry {
 
 /// An open file, read and written with O_DIRECT. Dropping it closes it.
 ///
-/// Positions and lengths are multiples of [`File::alignment`], except that a read may run past the end of the file.
+/// Positions and lengths are multiples of [`File::alignment`], except that a read may run past the end of the file, and
+/// that mappings have none.
 pub trait File: 'static {
     /// See [`Runtime::Buffer`].
     type Buffer: Buffer;
+    /// Bytes of a file in memory, by [`File::map`].
+    type Mapped: AsRef<[u8]> + 'static;
 
     /// What positions and lengths must be multiples of: the device's logical block, a power of two from 512 to 4096.
     fn alignment(&self) -> u64;
 
     /// Reads `len` bytes at `position`; fewer at the end of the file, none beyond it.
     fn read_at(&self, position: u64, len: usize) -> impl Future<Output = io::Result<Bytes>>;
+
+    /// Maps `len` bytes at `position` into memory, of any alignment; fewer at the end of the file, none beyond it. They
+    /// are there, and stay there, when this returns: reading them waits for no drive and cannot fail, whatever happens
+    /// to the drive. The mapping outlives the file's closing.
+    ///
+    /// The bytes must not be written and the file not be cut while any mapping of it lives: a page that is taken away
+    /// under a reader ends the process. Whoever is about to [`File::claim`]s the file first.
+    fn map(&self, position: u64, len: usize) -> impl Future<Output = Result<Self::Mapped, MapError>>;
+
+    /// Whether the file is mapped by nobody, in any way. If so it is not mapped again before this opening of it is
+    /// closed: [`File::map`] gives an error.
+    fn claim(&self) -> impl Future<Output = io::Result<bool>>;
 
     /// Writes all of `buffer` at `position`, or gives an error. Written is not durable. To write only the first part of
     /// a buffer, [`Buffer::trim`] it before it is shared.
@@ -135,6 +150,18 @@ pub trait File: 'static {
     /// Cuts off or extends (with zeros) to `len` bytes, of any alignment. Cutting off waits for every write under
     /// way to the file, also those that a killed process left behind.
     fn truncate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+}
+
+/// Why bytes of a file were not mapped. They may be read all the same.
+#[derive(Debug, thiserror::Error)]
+pub enum MapError {
+    /// The drive did not give them, or the file is claimed.
+    #[error("the bytes cannot be mapped: {0}")]
+    Unreadable(io::Error),
+    /// The system does not let this process have them, and will not let it have others: no room under a limit, or it
+    /// cannot do it at all.
+    #[error("the system refuses a mapping: {0}")]
+    Refused(io::Error),
 }
 
 /// Memory that a device can read. Its length never grows.

@@ -36,6 +36,8 @@ pub(super) struct Disk {
     full_until: Cell<Duration>,
     /// What it holds.
     size_bytes: Cell<u64>,
+    /// The system gives no mappings.
+    pub(super) refuses_mappings: Cell<bool>,
 }
 
 /// A file with something wrong in it.
@@ -76,6 +78,7 @@ impl Disk {
             calls_end: Cell::new(Duration::ZERO),
             full_until: Cell::new(Duration::ZERO),
             size_bytes: Cell::new(u64::MAX),
+            refuses_mappings: Cell::new(false),
         }
     }
 }
@@ -311,6 +314,7 @@ impl World {
         bytes: &[u8],
     ) -> io::Result<Placed> {
         let (version, len) = (self.next_write(), bytes.len());
+        inode.borrow().check_not_mapped(&(position..position + len as u64));
         let target = self.place_of_write(inode, position, len);
         if target == position {
             inode.borrow_mut().write(position, bytes, version);

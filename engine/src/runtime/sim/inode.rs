@@ -1,13 +1,13 @@
 //! The content of one simulated file: what reads see, what a loss of power cannot take, and what lies between the two,
 //! sector by sector.
 
-use std::{collections::BTreeMap, rc::Rc, time::Duration};
+use std::{collections::BTreeMap, ops::Range, rc::Rc, time::Duration};
 
 use super::random::SimRandom;
 
 /// Bytes that survive or perish together.
 pub(super) const SECTOR: usize = 512;
-const PAGE: usize = 4096;
+pub(super) const PAGE: usize = 4096;
 const SECTORS: usize = PAGE / SECTOR;
 
 type Page = [u8; PAGE];
@@ -87,6 +87,10 @@ pub(super) struct Inode {
     wounds: BTreeMap<u64, [u8; SECTOR]>,
     /// The length that durable writes need: no sync that began before them takes it back.
     durable_writes_end: u64,
+    /// Pages that are mapped, once for each mapping.
+    pub(super) mapped: Vec<Range<u64>>,
+    /// How many openings keep it from being mapped.
+    pub(super) claims: u32,
 }
 
 /// What a sync will make durable: what was completed when it began.
@@ -241,6 +245,7 @@ impl Inode {
     }
 
     pub(super) fn truncate(&mut self, len: u64, version: u64) {
+        self.check_cut(len);
         let old = self.visible_len;
         self.visible.cut(len);
         self.visible_len = len;

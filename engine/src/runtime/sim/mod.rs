@@ -9,6 +9,7 @@ mod disk;
 mod executor;
 pub mod faults;
 mod inode;
+mod mapping;
 mod names;
 mod random;
 mod ring;
@@ -28,10 +29,12 @@ pub use disk::Wound;
 use executor::{Place, Stream, World};
 use faults::{Failure, FaultCounts, FaultKind, FaultRates};
 use inode::Inode;
+use mapping::Claim;
+pub use mapping::SimMapping;
 pub use random::SimRandom;
 pub use ring::{SimReceiver, SimSender};
 
-use super::{Buffer, DirEntry, File, Mesh, OpenMode, Runtime};
+use super::{Buffer, DirEntry, File, MapError, Mesh, OpenMode, Runtime};
 use crate::limits::DEVICE_BLOCK_BYTES_MAX;
 
 /// What the wall clock says when a world begins: some time in 2023.
@@ -226,6 +229,11 @@ impl Sim {
         self.world.set_disk_bytes(bytes);
     }
 
+    /// From now on the system gives no process a mapping, or does again.
+    pub fn refuse_mappings(&self, refuse: bool) {
+        self.world.disk.refuses_mappings.set(refuse);
+    }
+
     /// Turns over one bit of a file, durably. `false` if there is no such file or it is empty.
     pub fn flip_bit(&self, path: &Path) -> bool {
         self.world.flip_bit(path, None)
@@ -337,7 +345,7 @@ impl Runtime for SimRuntime {
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
         begin(&self.world, mode != OpenMode::Existing).await?;
         let inode = self.world.open(path, mode).await?;
-        Ok(SimFile { world: Rc::clone(&self.world), inode })
+        Ok(SimFile { world: Rc::clone(&self.world), inode, claim: RefCell::new(None) })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -379,10 +387,12 @@ impl Runtime for SimRuntime {
 pub struct SimFile {
     world: Rc<World>,
     inode: Rc<RefCell<Inode>>,
+    claim: RefCell<Option<Claim>>,
 }
 
 impl File for SimFile {
     type Buffer = SimBuffer;
+    type Mapped = SimMapping;
 
     fn alignment(&self) -> u64 {
         self.world.disk.alignment
@@ -391,6 +401,18 @@ impl File for SimFile {
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
         begin(&self.world, false).await?;
         self.world.read(&self.inode, position, len).await.map(Bytes::from)
+    }
+
+    async fn map(&self, position: u64, len: usize) -> Result<SimMapping, MapError> {
+        begin(&self.world, false).await.map_err(MapError::Unreadable)?;
+        self.world.map(&self.inode, position, len).await
+    }
+
+    async fn claim(&self) -> io::Result<bool> {
+        if self.claim.borrow().is_none() {
+            *self.claim.borrow_mut() = self.world.claim(&self.inode);
+        }
+        Ok(self.claim.borrow().is_some())
     }
 
     async fn write_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {

@@ -7,8 +7,10 @@ use crate::{
 };
 
 /// The only files that may hold unsafe code, each with a reason. Every use in them has a `SAFETY:` comment.
-const UNSAFE_FILES: [(&str, &str); 1] =
-    [("engine/src/runtime/slice.rs", "no library has the system call that sets the time slice of a thread")];
+const UNSAFE_FILES: [(&str, &str); 2] = [
+    ("engine/src/runtime/slice.rs", "no library has the system call that sets the time slice of a thread"),
+    ("engine/src/runtime/glommio/mapping.rs", "only the kernel knows what memory a mapping of a file is"),
+];
 
 /// How many lines above an `unsafe` its comment may begin.
 const SAFETY_COMMENT_LINES: usize = 12;
