@@ -117,6 +117,10 @@ pub struct CoreMetrics {
     pub disk_write_bytes: Counter,
     /// Syncs sent to the device.
     pub disk_syncs: Counter,
+    /// Parts of sealed segments that were mapped.
+    pub mapped_reads: Counter,
+    /// Bytes of these, by whole pages.
+    pub mapped_read_bytes: Counter,
     /// Read operations sent to the device.
     pub disk_reads: Counter,
     /// Bytes of these.

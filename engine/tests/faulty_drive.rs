@@ -36,6 +36,7 @@ fn config() -> ShardConfig {
         scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Durable,
         cache_bytes: 64 << 10,
+        use_mmap: false,
         tail_bytes: 16 << 10,
         budget_bytes: 8 << 20,
         reserve_bytes: RESERVE,

@@ -33,6 +33,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Durable,
         cache_bytes: 4 << 20,
+        use_mmap: false,
         tail_bytes: 256 << 10,
         budget_bytes: 64 << 20,
         reserve_bytes: 0,

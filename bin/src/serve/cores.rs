@@ -105,6 +105,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         },
         default_ack: ack_level(ack),
         cache_bytes: plan.read_cache_bytes_per_core - tail_bytes,
+        use_mmap: config.storage.segment_config.use_mmap,
         tail_bytes: bytes(tail_bytes),
         budget_bytes: bytes(plan.requests_bytes_per_core),
         reserve_bytes: config.storage.reserve_bytes.0,

@@ -61,7 +61,7 @@ impl<R: Runtime> AheadMemory<R> {
     }
 
     /// Takes room for a stretch of `log`, from those begun first if there is none. `None` if there is too little.
-    fn room(&self, log: &Rc<Log<R>>, (id, bytes): (u64, usize)) -> Option<Room> {
+    fn room(&self, log: &Rc<Log<R>>, (id, bytes): (u64, usize)) -> Option<Share> {
         if bytes < STRETCH_BYTES_MIN {
             return None;
         }
@@ -76,8 +76,7 @@ impl<R: Runtime> AheadMemory<R> {
             begun.retain(|(log, id)| log.upgrade().is_some_and(|log| log.ahead.has_stretch(*id)));
         }
         begun.push_back((Rc::downgrade(log), id));
-        self.used_bytes.set(self.used_bytes.get() + bytes);
-        Some(Room { used_bytes: Rc::clone(&self.used_bytes), bytes })
+        Share::take(&self.used_bytes, bytes, self.bytes_max)
     }
 }
 
@@ -96,13 +95,22 @@ impl Drop for Lane<'_> {
     }
 }
 
-/// Room that a stretch takes.
-struct Room {
+/// Room that something takes within a bound, given back when this is dropped.
+pub(super) struct Share {
     used_bytes: Rc<Cell<usize>>,
     bytes: usize,
 }
 
-impl Drop for Room {
+impl Share {
+    /// Takes `bytes` beside the `used_bytes`. `None` if that is more than `bytes_max`.
+    pub(super) fn take(used_bytes: &Rc<Cell<usize>>, bytes: usize, bytes_max: usize) -> Option<Share> {
+        let used = used_bytes.get().checked_add(bytes).filter(|used| *used <= bytes_max)?;
+        used_bytes.set(used);
+        Some(Share { used_bytes: Rc::clone(used_bytes), bytes })
+    }
+}
+
+impl Drop for Share {
     fn drop(&mut self) {
         self.used_bytes.set(self.used_bytes.get() - self.bytes);
     }
@@ -121,7 +129,7 @@ struct Stretch<R: Runtime> {
     from: Offset,
     /// `None` while it is read.
     ready: Option<Ready<R>>,
-    _room: Room,
+    _room: Share,
 }
 
 struct Reader<R: Runtime> {
@@ -176,6 +184,12 @@ impl<R: Runtime> ReadAhead<R> {
     fn drop_stretch(&self, id: u64) {
         self.readers.borrow_mut().iter_mut().for_each(|reader| reader.stretches.retain(|stretch| stretch.id != id));
         self.changed.notify();
+    }
+
+    /// Drops what was read of segments but those that `stay`.
+    pub(super) fn retain(&self, stay: impl Fn(Offset) -> bool) {
+        let stays = |stretch: &Stretch<R>| stretch.ready.as_ref().is_none_or(|ready| stay(ready.segment.base_offset()));
+        self.readers.borrow_mut().iter_mut().for_each(|reader| reader.stretches.retain(stays));
     }
 
     fn arrived(&self, id: u64, ready: Ready<R>) {
@@ -263,9 +277,9 @@ impl<R: Runtime> Log<R> {
         self.context.runtime.spawn_background(async move {
             let range = ReadRange { offset: begin, end: Offset(u64::MAX), max_bytes: bytes };
             match log.read_stretch(range).await {
-                Ok(ready) => log.ahead.arrived(id, ready),
-                // Whoever asks for it meets the same error.
-                Err(_) => log.ahead.drop_stretch(id),
+                Ok(ready) if log.holds(ready.segment.base_offset()) => log.ahead.arrived(id, ready),
+                // Deleted meanwhile; or whoever asks for it meets the same error.
+                Ok(_) | Err(_) => log.ahead.drop_stretch(id),
             }
         });
     }

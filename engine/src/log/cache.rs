@@ -54,6 +54,11 @@ impl BlockCache {
 
     /// Forgets all blocks of a partition, whose files are gone.
     pub fn forget(&self, partition: PartitionId) {
-        self.blocks.borrow_mut().retain(|key, _| key.partition != partition);
+        self.retain(|key| key.partition != partition);
+    }
+
+    /// Keeps only the blocks that `stays` says so of.
+    pub fn retain(&self, stays: impl Fn(&BlockKey) -> bool) {
+        self.blocks.borrow_mut().retain(|key, _| stays(key));
     }
 }

@@ -40,6 +40,12 @@ impl Losses {
         (offset < loss.lost.to).then(|| loss.clone())
     }
 
+    /// Whether any of the records from `from` to before `to` is known to be lost.
+    pub fn any_in(&self, from: Offset, to: Offset) -> bool {
+        let known = self.known.borrow();
+        known.range(..to).next_back().is_some_and(|(_, loss)| from < loss.lost.to)
+    }
+
     /// All of them.
     pub fn all(&self) -> Vec<Loss> {
         self.known.borrow().values().cloned().collect()

@@ -18,6 +18,7 @@ use super::{
     recovery::{self, Recovered},
     room::Room,
     tail_memory::TailMemory,
+    windows::Windows,
 };
 use crate::{
     record::{BatchBuilder, Codec, check_produced},
@@ -37,6 +38,7 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         metrics: Arc::default(),
         cache: BlockCache::new(1 << 16),
         ahead: AheadMemory::new(1 << 20),
+        windows: Windows::new(0, 0),
         loaded: Loaded::new(8 << 10),
         zeros: Rc::new(runtime.allocate(1 << 20)),
         block_bytes,
@@ -45,6 +47,13 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         room: Room::new(0),
         reaper: Default::default(),
     })
+}
+
+/// The same with room for `bytes_max` bytes of mappings, of which half are kept.
+pub fn mapping_context(runtime: &SimRuntime, bytes_max: usize) -> Rc<LogContext<SimRuntime>> {
+    let mut context = context(runtime, 4096);
+    Rc::get_mut(&mut context).unwrap().windows = Windows::new(bytes_max as u64 / 2, bytes_max);
+    context
 }
 
 /// A batch of one record that is `bytes` long.

@@ -126,6 +126,7 @@ impl<R: Runtime> Log<R> {
         *segment.file.borrow_mut() = Some(file);
         // Not before: that they are there says that this segment was (see `missing`).
         if let Some((previous, _)) = previous {
+            previous.sealed.set(true);
             self.keep_index(previous);
         }
         self.write_producers(segment);

@@ -112,6 +112,8 @@ impl<R: Runtime> Log<R> {
             }
             Err(error) => return Err(self.whole_segment_lost(&known, error.to_string())),
         };
+        // The file of the last segment is open, or the log is not written at all.
+        let is_sealed = self.successor(&known).is_some();
         if known.was_loaded.get() && known.header == header {
             // Let go of before: it stays the same segment.
             let index = self.index_of(&known, Rc::new(file)).await?;
@@ -121,6 +123,7 @@ impl<R: Runtime> Log<R> {
         }
         let segment = Segment::planned(&self.dir, header);
         segment.end_position.set(known.end_position.get());
+        segment.sealed.set(is_sealed);
         let segment = Rc::new(segment);
         let index = self.index_of(&segment, Rc::new(file)).await?;
         *segment.index.borrow_mut() = Some(index);

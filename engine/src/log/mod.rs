@@ -34,6 +34,7 @@ pub mod survey;
 pub mod tail;
 pub mod tail_memory;
 pub mod verify;
+pub mod windows;
 
 use std::{
     cell::{Cell, RefCell},
@@ -53,6 +54,7 @@ use spare::Spare;
 use tail::{Admitted, Tail};
 use tail_memory::TailMemory;
 use thiserror::Error;
+use windows::Windows;
 
 use crate::{
     metrics::CoreMetrics,
@@ -70,6 +72,8 @@ pub struct LogContext<R: Runtime> {
     pub metrics: Arc<CoreMetrics>,
     /// Index blocks read from the device.
     pub cache: BlockCache,
+    /// Mappings of sealed segments.
+    pub windows: Windows,
     /// What is read before it is asked for.
     pub ahead: AheadMemory<R>,
     /// What is loaded of sealed segments.

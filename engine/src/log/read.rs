@@ -217,9 +217,7 @@ impl<R: Runtime> Log<R> {
             last = next;
         }
         let whole = last.end.filter(|end| *end <= written_end);
-        let segment_named = !planted(PlantedBug::BlockOfAnotherSegment);
-        let base_offset = if segment_named { segment.base_offset() } else { Offset(0) };
-        let key = BlockKey { partition: self.partition, base_offset, number: first.number };
+        let key = self.block_key(segment, first.number);
         let cached_as = (whole.is_some() && last.number == first.number).then_some(key);
         let entry = |number| index.as_ref().and_then(|index| index.entry_offset(number));
         let bound = entry(last.number + 1).filter(|_| whole.is_some());
@@ -232,6 +230,12 @@ impl<R: Runtime> Log<R> {
         }
     }
 
+    pub(super) fn block_key(&self, segment: &Segment<R>, number: usize) -> BlockKey {
+        let segment_named = !planted(PlantedBug::BlockOfAnotherSegment);
+        let base_offset = if segment_named { segment.base_offset() } else { Offset(0) };
+        BlockKey { partition: self.partition, base_offset, number }
+    }
+
     /// The offset that follows what the device has of `segment`.
     pub(super) fn written_offset(&self, segment: &Rc<Segment<R>>) -> Offset {
         match self.successor(segment) {
@@ -242,6 +246,9 @@ impl<R: Runtime> Log<R> {
 
     async fn checked_bytes(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
         let start = stretch.start;
+        if let Some(checked) = self.windowed(segment, stretch).await {
+            return Ok(checked);
+        }
         if let Some(bytes) = stretch.cached_as.and_then(|key| self.context.cache.get(&key)) {
             self.context.metrics.cache_hits.add(1);
             return Ok(Checked { start, bytes, losses: Vec::new() });
@@ -257,6 +264,9 @@ impl<R: Runtime> Log<R> {
     /// Reads a stretch and checks it. Where records seem to be lost it is read again: a drive may once have answered
     /// with the bytes of another place.
     async fn read_checked(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
+        if let Some(bytes) = self.map_stretch(segment, stretch).await {
+            return Ok(Checked { start: stretch.start, bytes, losses: Vec::new() });
+        }
         let mut bytes = self.read_file(segment, stretch.start, stretch.end).await?;
         let mut losses = check(segment, stretch, &bytes);
         if !losses.is_empty() {
@@ -272,8 +282,10 @@ impl<R: Runtime> Log<R> {
 
     /// Reads a file from `start` to `end`, or to where it ends.
     pub(super) async fn read_file(&self, segment: &Segment<R>, start: u64, end: u64) -> Result<Bytes, RequestError> {
-        let failed =
-            |error: std::io::Error| RequestError::ReadFailed { file: segment.path.clone(), reason: error.to_string() };
+        let failed = |error: std::io::Error| RequestError::ReadFailed {
+            file: segment.path.clone(),
+            reason: format!("bytes {start} to {end}: {error}"),
+        };
         let file = segment.file.borrow().clone();
         let file = file.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
         let align = file.alignment();
@@ -288,7 +300,7 @@ impl<R: Runtime> Log<R> {
 }
 
 /// Checks every byte of what was read of a stretch, and that its records go on without a gap. Gives what is lost.
-fn check<R: Runtime>(segment: &Segment<R>, stretch: &Stretch, bytes: &[u8]) -> Vec<Lost> {
+pub(super) fn check<R: Runtime>(segment: &Segment<R>, stretch: &Stretch, bytes: &[u8]) -> Vec<Lost> {
     let mut losses = Vec::new();
     let mut see = |found| {
         if let Found::Lost(lost) = found {

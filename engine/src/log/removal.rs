@@ -196,6 +196,7 @@ impl<R: Runtime> Log<R> {
             self.context.metrics.segment_bytes_deleted.add(segment.end_position.get());
             // The reaper closes it, once nobody reads from it any more.
             let file = segment.file.borrow_mut().take();
+            self.forget_windows();
             Reaper::reap(&self.context, Remains { path, file });
         }
         Ok(())
@@ -231,6 +232,7 @@ impl<R: Runtime> Log<R> {
     /// Lets go of the log's files: its log is deleted.
     pub async fn close(&self) {
         self.close_spare().await;
+        self.forget_all_windows();
         self.segments.borrow().iter().for_each(|segment| drop(segment.file.borrow_mut().take()));
     }
 }
@@ -253,6 +255,9 @@ const STEP_BYTES: u64 = 16 << 20;
 /// Between two steps, and between two looks whether a reader is done: leaves the device and the core's helper thread to
 /// others. Together with the step this bounds the rate to some 3 GB/s.
 const PAUSE: Duration = Duration::from_millis(5);
+
+/// After a look at a file that is still mapped.
+const BUSY_PAUSE: Duration = Duration::from_millis(100);
 
 /// A file that nothing needs any more.
 pub struct Remains<R: Runtime> {
@@ -292,8 +297,16 @@ impl<R: Runtime> Reaper<R> {
             loop {
                 let next = context.reaper.waiting.borrow_mut().pop_front();
                 let Some(Remains { path, file }) = next else { break };
-                if let Err(error) = remove(&context.runtime, &path, file).await {
-                    tracing::warn!(path = %path.display(), %error, "what was deleted is removed at the next start");
+                match remove(&context.runtime, &path, file).await {
+                    Ok(()) => {}
+                    // An answer that nobody has fetched uses a mapping of it. The others need not wait for that.
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                        context.reaper.waiting.borrow_mut().push_back(Remains { path, file: None });
+                        context.runtime.sleep(BUSY_PAUSE).await;
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %path.display(), %error, "what was deleted is removed at the next start");
+                    }
                 }
             }
             context.reaper.at_work.set(false);
@@ -314,25 +327,37 @@ async fn remove<R: Runtime>(runtime: &R, path: &Path, file: Option<Rc<R::File>>)
     }
 }
 
-/// Two levels: the folder of a log, and those of its partitions in it.
+/// Two levels: the folder of a log, and those of its partitions in it. `ResourceBusy` if some files are mapped, which
+/// are then left.
 async fn remove_dir<R: Runtime>(runtime: &R, path: &Path) -> io::Result<()> {
+    let mut busy = None;
     for inner in runtime.list_dir(path).await? {
         let files = if inner.is_dir { runtime.list_dir(&inner.path).await? } else { vec![inner.clone()] };
         for file in files {
             // What is not ours stays, and the folders with it.
             if !file.is_dir && belongs_to_log(&file.path) {
-                unless_gone(remove_file(runtime, &file.path).await)?;
+                match unless_gone(remove_file(runtime, &file.path).await) {
+                    Err(error) if error.kind() == io::ErrorKind::ResourceBusy => busy = Some(error),
+                    other => other?,
+                }
             }
         }
         if inner.is_dir && runtime.list_dir(&inner.path).await?.is_empty() {
             runtime.remove_dir(&inner.path).await?;
         }
     }
-    if runtime.list_dir(path).await?.is_empty() { runtime.remove_dir(path).await } else { Ok(()) }
+    if runtime.list_dir(path).await?.is_empty() {
+        runtime.remove_dir(path).await?;
+    }
+    busy.map_or(Ok(()), Err)
 }
 
 async fn remove_file<R: Runtime>(runtime: &R, path: &Path) -> io::Result<()> {
     let file = runtime.open(path, OpenMode::Existing).await?;
+    // By whatever core, and not mapped again from here on: to be cut under a mapping is the end of the process.
+    if !planted(PlantedBug::CutUnderMapping) && !file.claim().await? {
+        return Err(io::ErrorKind::ResourceBusy.into());
+    }
     let mut len = file.size().await?;
     while len > STEP_BYTES {
         len -= STEP_BYTES;

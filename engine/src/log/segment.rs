@@ -151,6 +151,8 @@ pub struct Segment<R: Runtime> {
     pub end_position: Cell<u64>,
     /// How far the file is filled with zeros ahead of use; meaningful while the segment is active.
     pub prepared_end: Cell<u64>,
+    /// It will never be written or cut again: its successor has a file.
+    pub sealed: Cell<bool>,
     /// `None` until it is first needed, for a sealed segment.
     pub index: RefCell<Option<Index>>,
     /// The newest timestamp in it, once its index was loaded; meaningful when it is sealed.
@@ -178,6 +180,7 @@ impl<R: Runtime> Segment<R> {
             file: RefCell::new(None),
             end_position: Cell::new(SEGMENT_HEADER_BYTES),
             prepared_end: Cell::new(0),
+            sealed: Cell::new(false),
             index: RefCell::new(Some(Index::default())),
             max_timestamp: Cell::new(None),
             read_lately: Cell::new(false),

@@ -56,7 +56,7 @@ mod tests {
     use crate::{
         log::{
             LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
-            recovery, room::Room,
+            recovery, room::Room, windows::Windows,
         },
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
@@ -88,6 +88,7 @@ mod tests {
                 metrics: Arc::default(),
                 cache: BlockCache::new(1 << 16),
                 ahead: AheadMemory::new(1 << 20),
+                windows: Windows::new(0, 0),
                 loaded: Loaded::new(8 << 10),
                 zeros: Rc::new(runtime.allocate(1 << 20)),
                 block_bytes: 512,

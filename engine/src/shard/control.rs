@@ -59,7 +59,7 @@ impl From<Loss> for DamageStatus {
     }
 }
 
-/// What a shard has in use now. All of it is nothing, the tails aside, when nothing is under way.
+/// What a shard has in use now. All of it is nothing, the tails and mappings aside, when nothing is under way.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct InUse {
     /// Bytes of the budget of requests in flight.
@@ -72,6 +72,10 @@ pub struct InUse {
     pub tail_bytes: u64,
     /// See above.
     pub tail_bytes_max: u64,
+    /// Bytes of sealed segments that are mapped, and how many there may be.
+    pub mapped_bytes: u64,
+    /// See above.
+    pub mapped_bytes_max: u64,
     /// Appends and fetches that wait.
     pub waiting: u64,
     /// Messages to other cores that are not sent, and requests that they have not answered.

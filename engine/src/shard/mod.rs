@@ -33,7 +33,7 @@ use std::{
 };
 
 pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
-pub use opening::{Wiring, log_dir, log_name_of, open};
+pub use opening::{Wiring, log_dir, log_name_of, mapped_bytes, open};
 
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};
@@ -74,6 +74,8 @@ pub struct ShardConfig {
     pub default_ack: AckLevel,
     /// Bytes of index blocks kept after reading them from the device.
     pub cache_bytes: u64,
+    /// Whether sealed segments are read through mappings; they take a part of the cache's room.
+    pub use_mmap: bool,
     /// Bytes of batches kept after writing them, for readers near the end of a partition.
     pub tail_bytes: usize,
     /// Bytes that requests in flight may use.
@@ -200,12 +202,15 @@ impl<R: Runtime> Shard<R> {
         let Core { common, budget, mailbox, .. } = &*self.0;
         let waiting =
             self.0.open_partitions().iter().map(|partition| partition.state.borrow().waiting()).sum::<usize>();
+        let mapped = common.context.windows.used_bytes();
         InUse {
             reserved_bytes: budget.used_bytes() as u64,
             undurable_bytes: common.context.metrics.undurable_bytes.get(),
             unwritten_bytes: common.unwritten_bytes.get() as u64,
             tail_bytes: common.context.tails.kept_bytes() as u64,
             tail_bytes_max: common.config.tail_bytes as u64,
+            mapped_bytes: mapped.0 as u64,
+            mapped_bytes_max: mapped.1 as u64,
             waiting: waiting as u64,
             messages: mailbox.pending() as u64,
         }

@@ -33,6 +33,7 @@ use crate::{
         removal::Reaper,
         room::Room,
         tail_memory::TailMemory,
+        windows::Windows,
     },
     metrics::CoreMetrics,
     name::LogName,
@@ -72,7 +73,8 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     let catalog = catalog_store::load(&runtime, &config.data_dir).await?;
     let block_bytes = probe_block(&runtime, &config.data_dir, id).await?;
     let context = Rc::new(LogContext {
-        cache: BlockCache::new(config.cache_bytes - read_ahead_bytes(&config) - index_bytes(&config)),
+        cache: BlockCache::new(block_bytes_kept(&config) - window_bytes(&config)),
+        windows: Windows::new(window_bytes(&config), mapped_bytes(&config) as usize),
         loaded: Loaded::new(index_bytes(&config) as usize),
         ahead: AheadMemory::new(read_ahead_bytes(&config) as usize),
         zeros: Rc::new(runtime.allocate(ZERO_BYTES)),
@@ -313,6 +315,22 @@ fn read_ahead_bytes(config: &ShardConfig) -> u64 {
 fn index_bytes(config: &ShardConfig) -> u64 {
     const ENOUGH: u64 = 16 << 20;
     (config.cache_bytes / 8).min(ENOUGH)
+}
+
+/// The part of a core's cache that is for blocks of segments, in memory of the core's own or mapped.
+fn block_bytes_kept(config: &ShardConfig) -> u64 {
+    config.cache_bytes - read_ahead_bytes(config) - index_bytes(config)
+}
+
+/// The part of that for windows of sealed segments. The rest is for the active ones, and for what cannot be mapped.
+fn window_bytes(config: &ShardConfig) -> u64 {
+    if config.use_mmap { block_bytes_kept(config) / 4 * 3 } else { 0 }
+}
+
+/// How many bytes of sealed segments a core may have mapped, and locked in memory, at once: its windows, and what it
+/// reads ahead. All within `cache_bytes`.
+pub fn mapped_bytes(config: &ShardConfig) -> u64 {
+    if config.use_mmap { window_bytes(config) + read_ahead_bytes(config) } else { 0 }
 }
 
 /// The device's logical block, asked of a file that is removed again: an empty directory has none to ask. Without room

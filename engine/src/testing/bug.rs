@@ -94,6 +94,10 @@ pub enum PlantedBug {
     StoreRefused,
     /// Damage of durable records is cut off like a write that did not end.
     CutOffAtRot,
+    /// A segment that is still written is mapped.
+    MapUnsealed,
+    /// The space of a deleted file is given back though somebody has it mapped.
+    CutUnderMapping,
 }
 
 impl PlantedBug {
@@ -144,6 +148,8 @@ impl PlantedBug {
         PlantedBug::ClaimMore,
         PlantedBug::StoreRefused,
         PlantedBug::CutOffAtRot,
+        PlantedBug::MapUnsealed,
+        PlantedBug::CutUnderMapping,
     ];
 }
 

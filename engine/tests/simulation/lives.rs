@@ -28,7 +28,7 @@ use pyralog_engine::{
 use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
     damage,
-    plan::Plan,
+    plan::{Mappings, Plan},
     producers::settle,
 };
 
@@ -47,7 +47,7 @@ pub struct Report {
 
 pub fn run_seed(seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
-    let plan = Plan::draw(&mut random);
+    let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
@@ -293,6 +293,7 @@ fn note_in_use(shard: &Shard<SimRuntime>, clients: &Clients) {
     note("bytes not durable", now.undurable_bytes, 0);
     note("bytes not written", now.unwritten_bytes, 0);
     note("bytes of tails", now.tail_bytes, now.tail_bytes_max);
+    note("bytes mapped", now.mapped_bytes, now.mapped_bytes_max);
     note("appends and fetches waiting", now.waiting, 0);
     note("messages to other cores", now.messages, 0);
 }

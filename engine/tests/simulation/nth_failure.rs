@@ -36,10 +36,14 @@ const OPERATIONS_MAX: u64 = 2_000;
 fn any_one_operation_may_fail_once_or_for_good() {
     let mut runs = 0;
     for failure in [Failure::Error, Failure::NoSpace, Failure::Crash] {
-        for sticky in [false, true] {
-            let last = (1..OPERATIONS_MAX).find(|nth| !run(*nth, failure, sticky));
+        for (sticky, mappings) in [(false, 0), (false, 10_000), (true, 0)] {
+            let last = (1..OPERATIONS_MAX).find(|nth| !run(*nth, (failure, sticky), mappings));
             let last = last.expect("a run without a failure");
-            println!("{failure:?}, sticky: {sticky}: {} operations failed one after the other", last - 1);
+            println!(
+                "{failure:?}, sticky: {sticky}, mapped: {}: {} operations failed one after the other",
+                mappings > 0,
+                last - 1
+            );
             assert!(last > 50, "a life of a log has more operations than {last}");
             runs += last;
         }
@@ -48,13 +52,14 @@ fn any_one_operation_may_fail_once_or_for_good() {
 }
 
 /// Runs the script. `false` if there is no operation number `nth` in it.
-fn run(nth: u64, failure: Failure, sticky: bool) -> bool {
+fn run(nth: u64, (failure, sticky): (Failure, bool), mappings: u32) -> bool {
     let rates = FaultRates::none()
         .with(FaultKind::LostUnsynced, 5_000)
         .with(FaultKind::LostName, 5_000)
         .with(FaultKind::LostSize, 5_000);
     let drawn = Plan::draw(&mut SimRandom::new(1, 100));
     let plan = Plan { rates, segment_bytes: 96 << 10, logs: 1, settings: Default::default(), ..drawn };
+    plan.mappings.borrow_mut().0 = mappings;
     let sim = Sim::new(nth, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     prepare_directory(&sim);
     let clients = Clients::new(1, &plan);

@@ -1,6 +1,6 @@
 //! What a seed means, drawn before anything runs.
 
-use std::{path::PathBuf, time::Duration};
+use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 use pyralog_engine::{
     log::scrub::ScrubPace,
@@ -25,6 +25,25 @@ pub struct Plan {
     pub drive_fails: bool,
     /// Of the log.
     pub settings: LogSettings,
+    /// Which cores of which lives map sealed segments.
+    pub mappings: RefCell<Mappings>,
+}
+
+/// How often a core maps sealed segments, in ten thousand chances, and what draws it.
+pub struct Mappings(pub u32, SimRandom);
+
+impl Mappings {
+    /// None.
+    pub fn none() -> Self {
+        Mappings(0, SimRandom::new(0, 0))
+    }
+
+    /// From a stream of its own, so that all else of a seed stays as it is: half of the seeds have none, and so are the
+    /// runs that they were before there were any. The stream is one in which that is so of the kept seeds.
+    pub fn of_seed(seed: u64) -> Self {
+        let mut random = SimRandom::new(seed, 225);
+        Mappings([0, 0, 5_000, 10_000][random.below(4) as usize], random)
+    }
 }
 
 impl Plan {
@@ -73,10 +92,13 @@ impl Plan {
             logs: if random.happens(3_000) { 6 } else { 2 },
             drive_fails,
             settings: settings(random),
+            mappings: RefCell::new(Mappings::none()),
         }
     }
 
+    /// Of a core that is about to start.
     pub fn config(&self) -> ShardConfig {
+        let Mappings(rate, random) = &mut *self.mappings.borrow_mut();
         ShardConfig {
             data_dir: PathBuf::from("/data"),
             segment_bytes: self.segment_bytes,
@@ -86,6 +108,7 @@ impl Plan {
             scrub: ScrubPace { bytes_per_second: 16 << 20, period: Duration::from_millis(40) },
             default_ack: AckLevel::Durable,
             cache_bytes: 512 << 10,
+            use_mmap: random.happens(*rate),
             tail_bytes: 16 << 10,
             budget_bytes: 8 << 20,
             reserve_bytes: 0,

@@ -61,6 +61,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         scrub: ScrubPace { bytes_per_second: 0, period: Duration::from_secs(60) },
         default_ack: AckLevel::Received,
         cache_bytes: 16 << 20,
+        use_mmap: false,
         tail_bytes: 1 << 20,
         budget_bytes: 64 << 20,
         retention: Default::default(),
