@@ -7,7 +7,7 @@ use async_channel::{Receiver, Sender};
 use pyralog_engine::{
     log::{retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
-    runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh},
+    runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh, try_lock},
     shard::{
         self, ShardConfig, Wiring,
         control::{ControlHandle, control_channel},
@@ -115,6 +115,18 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         },
         retention_interval: Duration::from_millis(retention.check_interval_ms.0),
     }
+}
+
+/// Lets the cores read with direct I/O only, should the system not let them map as much as they may want to. Then says
+/// why.
+pub fn settle_mappings(config: &mut Config, plan: &Plan, cores: u64, ack: Ack) -> Option<String> {
+    let wanted = cores * shard::mapped_bytes(&shard_config(config, plan, cores, ack));
+    if !config.storage.segment_config.use_mmap {
+        return None;
+    }
+    let error = try_lock(wanted).err()?;
+    config.storage.segment_config.use_mmap = false;
+    Some(format!("sealed segments are read with direct I/O, as if storage.segment_config.use_mmap were false: {error}"))
 }
 
 /// The endpoints' settings that follow from the configuration.

@@ -148,6 +148,7 @@ fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
         ));
     }
     let plan = demand(settings, cpus.len() as u64).plan(host.memory_bytes)?;
+    warnings.extend(cores::settle_mappings(&mut config, &plan, cpus.len() as u64, settings.promise().ack));
     cores::server_limits(&config, &plan).validate()?;
     let data = DataDir::open(&config.server.data_dir)?;
     config.server.data_dir = data.path().to_owned();

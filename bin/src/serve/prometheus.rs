@@ -26,6 +26,8 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_disk_syncs_total", "Syncs sent to the drives.", |m| &m.disk_syncs),
     ("dlog_disk_reads_total", "Read operations sent to the drives.", |m| &m.disk_reads),
     ("dlog_disk_read_bytes_total", "Bytes of these.", |m| &m.disk_read_bytes),
+    ("dlog_mapped_reads_total", "Parts of sealed segments that were mapped.", |m| &m.mapped_reads),
+    ("dlog_mapped_read_bytes_total", "Bytes of these, by whole pages.", |m| &m.mapped_read_bytes),
     ("dlog_cache_hits_total", "Reads that found their bytes in the cache.", |m| &m.cache_hits),
     ("dlog_cache_misses_total", "Reads that did not.", |m| &m.cache_misses),
     ("dlog_read_ahead_hits_total", "Reads that found their bytes read ahead.", |m| &m.read_ahead_hits),

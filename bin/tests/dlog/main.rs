@@ -9,6 +9,7 @@ mod damage;
 mod failing_drive;
 mod full_drive;
 mod idempotence;
+mod mappings;
 mod power;
 mod retention;
 mod server;

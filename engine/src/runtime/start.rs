@@ -139,13 +139,17 @@ fn io_uring_error(error: &io::Error) -> StartError {
 ///
 /// Errors: `MemlockTooLow`.
 pub fn check_memlock(cores: usize, io_memory_bytes: usize) -> Result<Registration, StartError> {
+    judge_memlock(raise_memlock(), may_lock_any_memory(), cores, io_memory_bytes)
+}
+
+/// Raises the soft limit on locked memory to the hard one, which needs no privilege. Gives the limit: as it is, should
+/// that fail all the same.
+pub fn raise_memlock() -> u64 {
     let Rlimit { current, maximum } = getrlimit(Resource::Memlock);
     if current != maximum {
-        // Needs no privilege. If it fails all the same, the checks below speak of the limit as it is.
         let _ = setrlimit(Resource::Memlock, Rlimit { current: maximum, maximum });
     }
-    let has_bytes = getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX);
-    judge_memlock(has_bytes, may_lock_any_memory(), cores, io_memory_bytes)
+    getrlimit(Resource::Memlock).current.unwrap_or(u64::MAX)
 }
 
 /// Raises the soft limit on open files to the hard one, which needs no privilege: every partition keeps its newest

@@ -19,16 +19,22 @@ use rustix::{
     param::page_size,
 };
 
-use super::super::MapError;
+use super::super::{MapError, start::raise_memlock};
 
 /// Why the system would refuse mappings.
 #[derive(Debug, thiserror::Error)]
 pub enum MappingUnavailable {
     /// There is no room under the limit on locked memory.
-    #[error("{wanted_bytes} bytes of memory cannot be locked: {source}")]
+    #[error(
+        "{wanted_bytes} bytes of memory cannot be locked, memlock is {has_bytes} (`ulimit -l {}` or LimitMEMLOCK=): \
+         {source}",
+        wanted_bytes.div_ceil(1024)
+    )]
     Locked {
         /// What was tried.
         wanted_bytes: u64,
+        /// The limit now.
+        has_bytes: u64,
         /// The operating system's words.
         source: io::Error,
     },
@@ -39,7 +45,8 @@ pub enum MappingUnavailable {
 
 /// Whether `bytes` of mappings can be locked in memory, all at once. Takes no memory and leaves nothing behind.
 pub fn try_lock(bytes: u64) -> Result<(), MappingUnavailable> {
-    let refused = |source: Errno| MappingUnavailable::Locked { wanted_bytes: bytes, source: source.into() };
+    let has_bytes = raise_memlock();
+    let refused = |source: Errno| MappingUnavailable::Locked { wanted_bytes: bytes, has_bytes, source: source.into() };
     let len = usize::try_from(bytes).map_err(|_| refused(Errno::NOMEM))?.max(page_size());
     // SAFETY: the kernel chooses the place, so nothing that exists is replaced.
     let start = unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ, MapFlags::PRIVATE) };
