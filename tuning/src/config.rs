@@ -202,15 +202,14 @@ pub struct SegmentConfig {
     /// recovered faster, and let retention free space in smaller steps.
     pub max_size: ByteSize,
     /// Whether sealed segments are read through memory mappings; the active segment is always read with direct I/O.
-    /// What is mapped is read into the system's page cache away from the core and locked in memory before it is used, so
-    /// that no core waits for a page and a drive that fails is an error and no SIGBUS. It takes a part of
+    /// What is mapped is read into the system's page cache away from the core and locked in memory before it is used,
+    /// so that no core waits for a page, and a drive that fails is an error and no SIGBUS. The mappings take a part of
     /// `memory.read_cache`, which must fit under the limit on locked memory (`ulimit -l`, LimitMEMLOCK=); if it does
     /// not, the server says so and reads with direct I/O.
     ///
-    /// Trades: with mappings, what was read once stays in the page cache while the machine has memory for it, so that
-    /// sealed segments that fit there are read again without the drive; that memory is taken from nobody who needs it,
-    /// but is counted by nobody either. Without them the core's own cache is all there is, and reading what is not in it
-    /// costs less.
+    /// Trades: with mappings the system keeps what was read for as long as nobody needs the memory, so sealed segments
+    /// that fit there are read again without the drive. Without them the core's own cache is all there is, nothing
+    /// is cached twice, and a read that must go to the drive costs less.
     pub use_mmap: bool,
     /// Whether a write is acknowledged only after it is synced to stable storage.
     ///

@@ -1,5 +1,5 @@
-//! Sealed segments read through mappings: on a drive that fails, what is mapped stays readable, what is not is an error,
-//! and no process ends with SIGBUS; and without the right to lock memory a server reads with direct I/O and says so.
+//! Sealed segments read through mappings: on a drive that fails, what is mapped stays readable, what is not is an
+//! error, and no process ends with SIGBUS; without the right to lock memory a server reads with direct I/O and says so.
 
 use std::{fs, path::Path, process::Stdio, rc::Rc};
 

@@ -5,9 +5,9 @@
 //! there is no room for them, the same bytes are read with O_DIRECT, and what that says counts: so an unreadable sector
 //! costs no more than without mappings, and stale pages of the system are not taken for the drive's.
 //!
-//! Who reads on is given mappings of what he wants, past the cache. Who jumps about is given *windows*: the index blocks
-//! that begin in the same [`WINDOW_BYTES`] of the file, mapped and checked together, and kept. All mappings of a core,
-//! kept or in use by answers that nobody has fetched, are within one bound; beyond it nothing more is mapped.
+//! Who reads on is given mappings of what he wants, past the cache. Who jumps about is given *windows*: the index
+//! blocks that begin in the same [`WINDOW_BYTES`] of the file, mapped and checked together, and kept. All mappings of a
+//! core, kept or in use by answers that nobody has fetched, are within one bound; beyond it nothing more is mapped.
 //!
 //! Only what will never be written or cut again may be mapped: sealed segments, until they are deleted. Whoever gives
 //! back their space claims the file first (`removal`), and waits for mappings that answers still use.
