@@ -32,7 +32,9 @@ pub struct Defects {
     pub reordered: u64,
     /// Records that are not what anybody wrote, or were refused and are there nevertheless.
     pub corrupt: u64,
-    /// Some of them, in words.
+    /// Acknowledged records that retention deleted before they were read. No defect.
+    pub expired: u64,
+    /// Some of the defects, in words.
     pub samples: Vec<String>,
 }
 
@@ -76,6 +78,7 @@ impl AddAssign for Defects {
         self.duplicated += other.duplicated;
         self.reordered += other.reordered;
         self.corrupt += other.corrupt;
+        self.expired += other.expired;
         let room = SAMPLES_MAX.saturating_sub(self.samples.len());
         self.samples.extend(other.samples.into_iter().take(room));
     }
@@ -83,7 +86,7 @@ impl AddAssign for Defects {
 
 impl fmt::Display for Defects {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Defects { lost, duplicated, reordered, corrupt, samples } = self;
+        let Defects { lost, duplicated, reordered, corrupt, samples, expired: _ } = self;
         write!(f, "{lost} lost, {duplicated} duplicated, {reordered} reordered, {corrupt} corrupt")?;
         samples.iter().try_for_each(|sample| write!(f, "\n  {sample}"))
     }
@@ -157,6 +160,15 @@ impl<'a> PartitionJudge<'a> {
             let what = || format!("partition {partition}, offset {offset}: {who:?} has the key {key:?}");
             self.defects.note(Kind::Corrupt, 1, what);
         }
+    }
+
+    /// The log begins at `start` now, beyond the next offset: the records between were deleted on purpose.
+    pub fn expire_before(&mut self, start: u64) {
+        let gone = self.next_offset..start;
+        for writer in &mut self.writers {
+            self.defects.expired += writer.expire(&gone);
+        }
+        self.next_offset = start.max(self.next_offset);
     }
 
     /// Takes note of something unreadable at the offset that is next, such as a batch that does not parse.
@@ -253,6 +265,20 @@ impl Writer {
         }
     }
 
+    /// Forgets the acks of the records at these offsets; returns how many there were.
+    fn expire(&mut self, gone: &Range<u64>) -> u64 {
+        let before: u64 = self.runs.iter().map(|run| run.count).sum();
+        let part = |run: &Run, from: u64, to: u64| {
+            let (from, to) = (from.max(run.offset), to.min(run.offsets().end));
+            let sequence = run.sequence + from.saturating_sub(run.offset);
+            (from < to).then(|| Run { sequence, offset: from, count: to - from })
+        };
+        let kept = |run: &Run| [part(run, 0, gone.start), part(run, gone.end.max(gone.start), u64::MAX)];
+        self.runs = self.runs.iter().flat_map(kept).flatten().collect();
+        self.current = 0;
+        before - self.runs.iter().map(|run| run.count).sum::<u64>()
+    }
+
     /// The offset that the ack of this record named, if it was acknowledged.
     fn acked_offset(&mut self, sequence: u64) -> Option<u64> {
         let holds = |run: Option<&Run>| run.filter(|run| run.sequences().contains(&sequence)).copied();
@@ -342,6 +368,31 @@ mod tests {
         let mut world = World::new();
         world.stored.remove(4);
         assert_eq!(counts(&world.judge()), [1, 0, 15, 0]);
+    }
+
+    #[test]
+    fn what_retention_deleted_is_expired_and_what_else_is_missing_is_lost() {
+        for expired in [0..0, 0..6, 4..11, 0..20] {
+            for missing in [None, Some(13)] {
+                let world = World::new();
+                let mut judge = PartitionJudge::new(&world.dataset, 5, &world.ledgers);
+                for (offset, who) in (0..).zip(&world.stored) {
+                    if expired.start == offset {
+                        judge.expire_before(expired.end);
+                    }
+                    if expired.contains(&offset) || missing == Some(offset) {
+                        continue;
+                    }
+                    let mut value = vec![0; world.dataset.value_bytes()];
+                    world.dataset.write(*who, &mut value);
+                    judge.record(offset, &value);
+                }
+                let defects = judge.finish();
+                let lost = u64::from(missing.is_some_and(|offset| !expired.contains(&offset)));
+                assert_eq!((defects.expired, defects.lost), (expired.end - expired.start, lost), "{expired:?}");
+                assert_eq!(defects.is_clean(), lost == 0, "{defects}");
+            }
+        }
     }
 
     #[test]

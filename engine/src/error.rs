@@ -178,11 +178,17 @@ pub enum RequestError {
         /// What is wrong.
         reason: String,
     },
-    /// Reading failed.
-    #[error("reading {file} failed: {reason}")]
+    /// Reading failed. The records may be there: the drive did not give them.
+    #[error("reading {file} failed at byte {position}: {reason}{}", unread_records(*from, *to))]
     ReadFailed {
         /// The segment file.
         file: PathBuf,
+        /// Where in it the read began.
+        position: u64,
+        /// The first record that was to be read.
+        from: Offset,
+        /// The one after the last; `from` if nobody knows.
+        to: Offset,
         /// The operating system's words.
         reason: String,
     },
@@ -207,6 +213,10 @@ fn room(free_bytes: u64, reserve_bytes: u64) -> String {
     } else {
         format!("it takes no more, though it says that {:.1} MiB are free", mib(free_bytes))
     }
+}
+
+fn unread_records(from: Offset, to: Offset) -> String {
+    if from < to { format!("; it is about records {from} to {}", to.0 - 1) } else { String::new() }
 }
 
 fn lost_records(from: Offset, to: Offset) -> String {

@@ -155,6 +155,9 @@ fn describe(row: &Row, text: &mut String) {
         row.reordered,
         row.corrupt
     );
+    if row.expired > 0 {
+        let _ = writeln!(text, "  {} acknowledged records were expired: retention deleted them", row.expired);
+    }
     times(text, "response time", row.response.as_ref());
     times(text, "service time", row.service.as_ref());
     times(text, "end-to-end time", row.end_to_end.as_ref());

@@ -91,6 +91,9 @@ pub struct Row {
     pub reordered: u64,
     /// Records that nobody wrote so.
     pub corrupt: u64,
+    /// Acknowledged records that retention deleted before they were read back; nothing is wrong with that.
+    #[serde(default)]
+    pub expired: u64,
     /// The server's profile.
     pub profile: String,
     /// The ack level reached by the writes.
@@ -259,6 +262,7 @@ impl Row {
             duplicated: outcome.defects.duplicated,
             reordered: outcome.defects.reordered,
             corrupt: outcome.defects.corrupt,
+            expired: outcome.defects.expired,
             ack: outcome.level.map_or_else(|| "none".to_owned(), |level| level.to_string()),
             seconds: (seconds * 1e3).round() / 1e3,
             requests: measured.requests,

@@ -92,8 +92,13 @@ impl<R: Runtime> Log<R> {
     /// Opens the sealed segment that holds `offset` and gets its index, from its sidecar or from itself.
     pub(super) async fn load_segment(self: &Rc<Self>, offset: Offset) -> Result<(), RequestError> {
         let Some(known) = self.segment_of(offset) else { return Ok(()) };
-        let failed =
-            |error: std::io::Error| RequestError::ReadFailed { file: known.path.clone(), reason: error.to_string() };
+        let failed = |error: std::io::Error| RequestError::ReadFailed {
+            file: known.path.clone(),
+            position: 0,
+            from: known.base_offset(),
+            to: self.written_offset(&known),
+            reason: error.to_string(),
+        };
         let runtime = &self.context.runtime;
         let file = match runtime.open(&known.path, OpenMode::Existing).await {
             Ok(file) => file,
@@ -186,7 +191,8 @@ impl<R: Runtime> Log<R> {
         let mut losses = Vec::new();
         let base = segment.base_offset();
         let span = (SEGMENT_HEADER_BYTES, segment.end_position.get());
-        let mut survey = Survey::new(&segment.header, span, (base, self.written_offset(segment)));
+        let bound = self.written_offset(segment);
+        let mut survey = Survey::new(&segment.header, span, (base, bound));
         let mut see = |found| match found {
             Found::Batch(batch) => {
                 index.note(batch.header.base_offset, batch.position, batch.header.max_timestamp_ms);
@@ -200,7 +206,9 @@ impl<R: Runtime> Log<R> {
             }
         };
         while let Some((position, len)) = survey.wants() {
-            let bytes = self.read_file(segment, position, position + len as u64).await?;
+            // What was shown so far was read.
+            let records = (survey.expected().min(bound), bound);
+            let bytes = self.read_file(segment, (position, position + len as u64), records).await?;
             survey.take(&bytes, &mut see);
             self.context.runtime.yield_now().await;
         }

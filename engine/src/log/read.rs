@@ -267,10 +267,11 @@ impl<R: Runtime> Log<R> {
         if let Some(bytes) = self.map_stretch(segment, stretch).await {
             return Ok(Checked { start: stretch.start, bytes, losses: Vec::new() });
         }
-        let mut bytes = self.read_file(segment, stretch.start, stretch.end).await?;
+        let span = (stretch.start, stretch.end);
+        let mut bytes = self.read_file(segment, span, (stretch.first, stretch.bound)).await?;
         let mut losses = check(segment, stretch, &bytes);
         if !losses.is_empty() {
-            let again = self.read_file(segment, stretch.start, stretch.end).await?;
+            let again = self.read_file(segment, span, (stretch.first, stretch.bound)).await?;
             let lost_again = check(segment, stretch, &again);
             if records_in(&lost_again) < records_in(&losses) {
                 (bytes, losses) = (again, lost_again);
@@ -280,21 +281,29 @@ impl<R: Runtime> Log<R> {
         Ok(Checked { start: stretch.start, bytes, losses })
     }
 
-    /// Reads a file from `start` to `end`, or to where it ends.
-    pub(super) async fn read_file(&self, segment: &Segment<R>, start: u64, end: u64) -> Result<Bytes, RequestError> {
+    /// Reads a file from `start` to `end`, or to where it ends; for an error to name, the records that are there.
+    pub(super) async fn read_file(
+        &self,
+        segment: &Segment<R>,
+        (start, end): (u64, u64),
+        (from, to): (Offset, Offset),
+    ) -> Result<Bytes, RequestError> {
         let failed = |error: std::io::Error| RequestError::ReadFailed {
             file: segment.path.clone(),
+            position: start,
+            from,
+            to,
             reason: format!("bytes {start} to {end}: {error}"),
         };
         let file = segment.file.borrow().clone();
         let file = file.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
         let align = file.alignment();
-        let from = start - start % align;
-        let len = end.next_multiple_of(align) - from;
+        let first = start - start % align;
+        let len = end.next_multiple_of(align) - first;
         self.context.metrics.disk_reads.add(1);
         self.context.metrics.disk_read_bytes.add(len);
-        let bytes = file.read_at(from, len as usize).await.map_err(failed)?;
-        let wanted = (start - from) as usize..(end - from) as usize;
+        let bytes = file.read_at(first, len as usize).await.map_err(failed)?;
+        let wanted = (start - first) as usize..(end - first) as usize;
         Ok(bytes.slice(wanted.start.min(bytes.len())..wanted.end.min(bytes.len())))
     }
 }
@@ -568,5 +577,29 @@ mod tests {
         };
         let all = sim.block_on(&cores[0], again, 1_000_000).unwrap();
         assert_eq!(all, (0..end).chain(0..end).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn a_read_that_fails_names_the_place_and_the_records_that_it_was_about() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let making = {
+            let context = Rc::clone(&context);
+            async move {
+                append_each(&open(&context).await.log, &batch_of(8192), 0..20).await;
+                open(&context).await.log
+            }
+        };
+        let log = sim.block_on(&cores[0], making, 1_000_000).unwrap();
+        sim.set_rates(FaultRates::none().with(FaultKind::ReadError, 10_000));
+        // Index blocks begin at every second batch, from which on as much is read as was asked for.
+        let story = async move { offsets_from(&log, 7, 20).await };
+        let error = sim.block_on(&cores[0], story, 100_000).unwrap().unwrap_err();
+        let RequestError::ReadFailed { file, position, from, to, .. } = &error else { panic!("{error}") };
+        assert_eq!(*file, segment_path(Path::new(DIR), Offset(0)));
+        assert_eq!((*position, *from), (SEGMENT_HEADER_BYTES + 6 * 8192, Offset(6)));
+        assert!((Offset(8)..=Offset(20)).contains(to), "{error}");
+        assert!(error.to_string().contains("; it is about records 6 to "), "{error}");
     }
 }

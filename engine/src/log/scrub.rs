@@ -2,6 +2,7 @@
 //! then, and the records that are lost are known before somebody needs them.
 
 use std::{
+    ops::Range,
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -41,13 +42,13 @@ impl ScrubPace {
     }
 }
 
-/// Reads and checks every sealed segment of `log` once. Holds the log only while it reads, so that it may be deleted
-/// meanwhile.
-pub async fn scrub<R: Runtime>(log: Weak<Log<R>>, pace: ScrubPace) {
-    let mut next = Offset(0);
+/// Reads and checks every sealed segment of `log` once that begins in `span`. Holds the log only while it reads, so
+/// that it may be deleted meanwhile.
+pub async fn scrub<R: Runtime>(log: Weak<Log<R>>, pace: ScrubPace, span: Range<Offset>) {
+    let mut next = span.start;
     loop {
         let Some(log) = log.upgrade() else { return };
-        let Some(segment) = log.sealed_from(next) else { return };
+        let Some(segment) = log.sealed_from(next).filter(|segment| segment.base_offset() < span.end) else { return };
         next = Offset(segment.base_offset().0 + 1);
         if let Err(error) = log.scrub_segment(&segment, pace).await
             && log.still_has(&segment)
@@ -59,6 +60,13 @@ pub async fn scrub<R: Runtime>(log: Weak<Log<R>>, pace: ScrubPace) {
 }
 
 impl<R: Runtime> Log<R> {
+    /// Where the sealed segment begins that `number` chooses; 0 if there is none.
+    pub fn any_sealed(&self, number: u64) -> Offset {
+        let segments = self.segments.borrow();
+        let sealed = segments.len() as u64 - 1;
+        number.checked_rem(sealed).map_or(Offset(0), |at| segments[at as usize].base_offset())
+    }
+
     /// The first sealed segment whose base is not before `base`.
     fn sealed_from(&self, base: Offset) -> Option<Rc<Segment<R>>> {
         let segments = self.segments.borrow();
@@ -164,7 +172,12 @@ mod tests {
             async move {
                 let pace = ScrubPace { bytes_per_second: 1 << 20, period: Duration::from_secs(60) };
                 let before = context.runtime.monotonic();
-                scrub(Rc::downgrade(&log), pace).await;
+                let middle = log.any_sealed(4);
+                assert!((0..3).all(|number| log.any_sealed(number) != log.any_sealed(number + 1)));
+                // As after a restart: from somewhere on, and then what is before that.
+                for span in [middle..Offset(u64::MAX), Offset(0)..middle] {
+                    scrub(Rc::downgrade(&log), pace, span).await;
+                }
                 context.runtime.monotonic() - before
             }
         };

@@ -39,7 +39,7 @@ use crate::{
     name::LogName,
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
     signal::Turns,
-    types::{CoreId, PartitionId},
+    types::{CoreId, Offset, PartitionId},
 };
 
 /// How many partitions are recovered side by side: enough to keep a drive busy, few enough to bound memory.
@@ -249,7 +249,8 @@ async fn recover<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry) 
 fn cannot_open<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry, fault: &LogFault) -> RequestError {
     tracing::error!(log = %entry.name, partition = %id.index, %fault, "the partition could not be opened");
     let file = partition_dir(&core.common.config.data_dir, &entry.name, id);
-    RequestError::ReadFailed { file, reason: fault.to_string() }
+    let nothing = Offset(0);
+    RequestError::ReadFailed { file, position: 0, from: nothing, to: nothing, reason: fault.to_string() }
 }
 
 /// Opens a partition that found no room, as soon as there is some; unless its log is deleted before. In turn: a

@@ -128,6 +128,9 @@ fn end_of(fetched: &Fetched, from: Offset) -> Result<Offset, RequestError> {
         if header.len() == BATCH_HEADER_BYTES {
             let batch = check_stored_header(&header).map_err(|error| RequestError::ReadFailed {
                 file: "(batches read for a subscription)".into(),
+                position: 0,
+                from: end,
+                to: end,
                 reason: error.to_string(),
             })?;
             end = batch.end_offset();

@@ -265,8 +265,10 @@ impl From<&RequestError> for WireError {
                 let details = json!({ "file": file, "position": position, "from": from, "to": to, "reason": reason });
                 (C::CORRUPT, details)
             }
-            E::ReadFailed { file, reason } => {
-                (C::READ_FAILED, json!({ "file": file.display().to_string(), "reason": reason }))
+            E::ReadFailed { file, position, from, to, reason } => {
+                let file = file.display().to_string();
+                let details = json!({ "file": file, "position": position, "from": from, "to": to, "reason": reason });
+                (C::READ_FAILED, details)
             }
             E::OutcomeUnknown { reason } => (C::OUTCOME_UNKNOWN, json!({ "reason": reason })),
             E::CatalogFailed { reason } => (C::CATALOG_FAILED, json!({ "reason": reason })),
@@ -333,7 +335,7 @@ mod tests {
             E::DiskFull { path: "/d".into(), free_bytes: 7, reserve_bytes: 9 },
             E::ReadOnly { partition, reason: reason.clone() },
             E::Corrupt { file: "/d/f".into(), position: 4096, from: Offset(3), to: Offset(5), reason: reason.clone() },
-            E::ReadFailed { file: "/d/f".into(), reason: reason.clone() },
+            E::ReadFailed { file: "/d/f".into(), position: 8, from: Offset(3), to: Offset(5), reason: reason.clone() },
             E::OutcomeUnknown { reason: reason.clone() },
             E::CatalogFailed { reason },
         ]
