@@ -576,11 +576,18 @@ mod real {
             before(info);
         }));
         let options = LaunchOptions { abort_on_panic: false, ..LaunchOptions::default() };
+        let dir = tempfile::tempdir_in("/var/tmp").unwrap();
+        let path = dir.path().join("cut");
         for _ in 0..20 {
+            let path = path.clone();
             let main = |_: CoreId, runtime: GlommioRuntime| async move {
-                for _ in 0..100 {
-                    let busy = runtime.clone();
-                    runtime.spawn(async move { drop(busy.list_dir("/usr/bin".as_ref()).await) });
+                let file = Rc::new(runtime.open(&path, OpenMode::CreateTruncate).await.unwrap());
+                for len in 0..100 {
+                    let (busy, file) = (runtime.clone(), Rc::clone(&file));
+                    runtime.spawn(async move { while busy.list_dir("/usr/bin".as_ref()).await.is_ok() {} });
+                    // Nobody waits for it any more.
+                    let mut cut = Box::pin(async move { file.truncate(len << 20).await });
+                    std::future::poll_fn(|context| std::task::Poll::Ready(cut.as_mut().poll(context).is_ready())).await;
                 }
                 runtime.yield_now().await;
             };

@@ -23,7 +23,7 @@ use std::{
 use glommio::{LocalExecutorBuilder, Placement, TaskQueueHandle, io::DmaBuffer};
 
 pub use file::GlommioFile;
-use helper::{blocking, helper_is_idle};
+use helper::blocking;
 pub use mapping::{Mapping, MappingUnavailable, try_lock};
 pub use rings::{GlommioReceiver, GlommioSender, MeshSeat, mesh};
 
@@ -252,7 +252,7 @@ where
                         match told_to_go.recv().await {
                             Ok(()) => {
                                 let result = main(core, runtime).await;
-                                helper_is_idle().await;
+                                helper::settle().await;
                                 Some(result)
                             }
                             Err(async_channel::RecvError) => None,

@@ -112,7 +112,9 @@ impl File for GlommioFile {
     }
 
     async fn truncate(&self, len: u64) -> io::Result<()> {
-        self.file.truncate(len).await.map_err(io_error)
+        // Not `DmaFile::truncate`: whether the helper thread still owes it an answer, nobody could tell.
+        let file = std::fs::OpenOptions::new().write(true).open(self.by_descriptor())?;
+        blocking(move || file.set_len(len)).await
     }
 }
 
@@ -149,14 +151,18 @@ impl GlommioFile {
     /// The same file, opened for reading without O_DIRECT; by its descriptor, as files are renamed. The descriptor is
     /// ours and open, so this walks no directory and waits for no drive.
     fn open_again(&self) -> io::Result<std::fs::File> {
-        std::fs::File::open(format!("/proc/self/fd/{}", self.file.as_raw_fd()))
+        std::fs::File::open(self.by_descriptor())
+    }
+
+    fn by_descriptor(&self) -> String {
+        format!("/proc/self/fd/{}", self.file.as_raw_fd())
     }
 
     /// By its descriptor, not by a name: files are renamed.
     async fn open_synchronous(&self) -> io::Result<DmaFile> {
         let mut options = OpenOptions::new();
         options.write(true).custom_flags(libc::O_DSYNC);
-        options.dma_open(format!("/proc/self/fd/{}", self.file.as_raw_fd())).await.map_err(io_error)
+        options.dma_open(self.by_descriptor()).await.map_err(io_error)
     }
 
     async fn read_once(&self, position: u64, len: usize) -> io::Result<Bytes> {

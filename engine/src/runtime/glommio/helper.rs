@@ -8,42 +8,40 @@ use std::{
 };
 
 /// Runs `operation` on the core's helper thread. If it panics, the caller gets an error: glommio would let it wait for
-/// ever.
+/// ever. Once the core ends ([`settle`]) nothing is begun any more, and the caller waits until it is gone.
 pub(super) async fn blocking<T: Send + 'static>(
     operation: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {
+    if ENDING.get() {
+        return std::future::pending().await;
+    }
     let guarded = move || {
         catch_unwind(AssertUnwindSafe(operation))
             .unwrap_or_else(|_| Err(io::Error::other("the blocking operation panicked")))
     };
-    let _counted = UnderWay::begin();
-    glommio::executor().spawn_blocking(guarded).await
+    // A task of its own waits for the answer, so that it is waited for though the caller may be gone.
+    let (answer, answered) = async_channel::bounded(1);
+    UNDER_WAY.set(UNDER_WAY.get() + 1);
+    super::spawn_into(super::SERVING, async move {
+        let outcome = glommio::executor().spawn_blocking(guarded).await;
+        UNDER_WAY.set(UNDER_WAY.get() - 1);
+        // Fails if nobody waits.
+        let _ = answer.try_send(outcome);
+    });
+    answered.recv().await.unwrap_or_else(|_| Err(io::Error::other("the core ended")))
 }
 
 thread_local! {
     /// Operations that this core's helper thread has not answered.
     static UNDER_WAY: Cell<usize> = const { Cell::new(0) };
+    /// The core ends.
+    static ENDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Counts an operation until its answer came, or nobody waits for it.
-struct UnderWay;
-
-impl UnderWay {
-    fn begin() -> Self {
-        UNDER_WAY.set(UNDER_WAY.get() + 1);
-        UnderWay
-    }
-}
-
-impl Drop for UnderWay {
-    fn drop(&mut self) {
-        UNDER_WAY.set(UNDER_WAY.get() - 1);
-    }
-}
-
-/// Waits until the helper thread owes no answer. It panics when it has one for an executor that is gone, and a panic
-/// ends the process: a clean stop would look like a crash.
-pub(super) async fn helper_is_idle() {
+/// Ends the helper's work: none is begun any more, and what is under way is waited for. The helper panics when it has an
+/// answer for an executor that is gone, and a panic ends the process: a clean stop would look like a crash.
+pub(super) async fn settle() {
+    ENDING.set(true);
     while UNDER_WAY.get() > 0 {
         glommio::timer::sleep(Duration::from_millis(1)).await;
     }
