@@ -38,8 +38,8 @@ thread_local! {
     static ENDING: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Ends the helper's work: none is begun any more, and what is under way is waited for. The helper panics when it has an
-/// answer for an executor that is gone, and a panic ends the process: a clean stop would look like a crash.
+/// Ends the helper's work: none is begun any more, and what is under way is waited for. The helper panics when it has
+/// an answer for an executor that is gone, and a panic ends the process: a clean stop would look like a crash.
 pub(super) async fn settle() {
     ENDING.set(true);
     while UNDER_WAY.get() > 0 {
