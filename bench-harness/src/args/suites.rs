@@ -23,6 +23,9 @@ pub struct SeedTableArgs {
     /// Closed loop: as much as the server takes, with few requests in flight. Its latencies flatter the server.
     #[arg(long)]
     pub closed: bool,
+    /// The default, by the name that scripts know it by.
+    #[arg(long, hide = true, conflicts_with = "closed")]
+    pub open_loop: bool,
     /// Run only the rows whose name contains this; may be repeated.
     #[arg(long = "row", value_name = "NAME")]
     pub rows: Vec<String>,
