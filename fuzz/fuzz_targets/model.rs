@@ -12,7 +12,7 @@ use pyralog_engine::{
     limits::BATCH_HEADER_BYTES,
     log::{
         Log, LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
-        recovery, room::Room, tail_memory::TailMemory,
+        recovery, room::Room, tail_memory::TailMemory, windows::Windows,
     },
     record::{BatchBuilder, Codec, check_produced, split_batches},
     runtime::{
@@ -68,6 +68,7 @@ async fn open(runtime: SimRuntime) -> recovery::Recovered<SimRuntime> {
         tails: TailMemory::new(8 << 10),
         reaper: Default::default(),
         room: Room::new(0),
+        windows: Windows::new(0, 0),
         runtime,
     };
     let dir = PathBuf::from("/p");

@@ -192,8 +192,12 @@ async fn attempt(
                 assert_eq!(first.base_offset, second.base_offset, "the same batch at two offsets");
                 assert!(first.duplicate || second.duplicate, "the same batch was new twice");
             }
-            // One that succeeded says more than one that did not.
-            Some(first.or(second))
+            // One that succeeded says more than one that did not, and one whose fate is not known more than a refusal.
+            Some(match (first, second) {
+                (Ok(stored), _) | (_, Ok(stored)) => Ok(stored),
+                (Err(unknown), Err(_)) if unknown.class() == ErrorClass::Unknown => Err(unknown),
+                (Err(_), Err(second)) => Err(second),
+            })
         }
         _ => Some(call().await),
     }
