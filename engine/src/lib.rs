@@ -24,6 +24,7 @@ pub mod metrics;
 pub mod name;
 pub mod partition;
 pub mod record;
+pub mod replication;
 pub mod runtime;
 pub mod settings;
 pub mod shard;

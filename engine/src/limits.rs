@@ -73,6 +73,14 @@ pub const FETCH_BYTES_MAX: u32 = 4 << 20;
 /// How long one fetch may wait for data, in milliseconds.
 pub const FETCH_WAIT_MS_MAX: u32 = 30_000;
 
+/// Replicas of a partition, and slots for them: one byte holds a set of them. Twice the largest factor in use anywhere is
+/// room enough, and each slot has every eighth epoch for its own, which leaves it 2^29 reigns.
+pub const REPLICAS_MAX: u8 = 8;
+
+/// Bytes that a leader has sent to one follower and does not know to be written there: what a slow follower costs. Two
+/// batches of the largest size, so that one can be sent while the other is written.
+pub const REPLICATION_WINDOW_BYTES: u64 = 2 * BATCH_BYTES_MAX as u64;
+
 const _: () = assert!(BATCH_HEADER_BYTES <= 96, "the header is at most 96 bytes");
 const _: () = assert!(RECORD_BYTES_MAX < BATCH_BYTES_MAX, "the largest record must fit into a batch");
 const _: () = assert!(SEGMENT_BYTES_MIN > SEGMENT_HEADER_BYTES + BATCH_BYTES_MAX as u64, "a segment must hold a batch");

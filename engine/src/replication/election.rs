@@ -1,0 +1,202 @@
+//! How a replica becomes leader, and how one that lost its memory finds out whom it may follow.
+//!
+//! A candidate begins a reign of its own number, promises it to itself, and asks all others to listen to nothing earlier
+//! any more. Who has a log that is worth more refuses, and tries itself. With the votes of an election quorum the
+//! candidate leads: every record that was acknowledged is on a write quorum, so on one of the voters, whose log is worth no
+//! more than the candidate's.
+
+use std::time::Duration;
+
+use super::{
+    assignment::{ReplicaId, ReplicaSet},
+    ballot::Memory,
+    effect::{Effect, Stuck},
+    message::{Claim, Message},
+    own::Own,
+};
+use crate::types::{LeaderEpoch, Offset};
+
+/// A replica that would lead.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Candidate {
+    /// The reign to be; promised by the candidate itself.
+    pub(super) epoch: LeaderEpoch,
+    /// Who votes for it, itself among them once its own promise is durable.
+    votes: ReplicaSet,
+    /// Who answered that it has no vote, having lost its memory.
+    without_memory: ReplicaSet,
+    /// The most that any voter, or the candidate, knows to be on a write quorum.
+    committed: Offset,
+    /// Somebody has promised a later reign already: this attempt may come to nothing, the next begins later still.
+    outbid: bool,
+    /// The operator said that this replica shall lead, whoever is missing.
+    forced: bool,
+    /// When to ask again.
+    retry_at: Duration,
+}
+
+impl Candidate {
+    /// Begins a reign: by votes, or by the operator's word.
+    pub(super) fn begin<B>(own: &mut Own<B>, forced: bool, now: Duration) -> Self {
+        assert!(own.cutting.is_none(), "a candidate whose log is being cut off at {:?}", own.cutting);
+        let epoch = own.epoch_to_lead();
+        own.vow(|ballot| {
+            ballot.promised = epoch;
+            if forced {
+                (ballot.forced, ballot.memory) = (epoch, Memory::Intact);
+            }
+        });
+        assert!(own.is_intact(), "replica {} lost its memory and would lead", own.id);
+        own.tell(None);
+        let committed = own.committed();
+        let mut candidate = Candidate {
+            epoch,
+            votes: ReplicaSet::default(),
+            without_memory: ReplicaSet::default(),
+            committed,
+            outbid: false,
+            forced,
+            retry_at: now,
+        };
+        candidate.ask(own, now);
+        candidate
+    }
+
+    fn ask<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        self.retry_at = own.turn(now) + own.pace.election_retry;
+        let (life, claim, config, forced) = (own.life, own.claim(), own.ballot.config, own.ballot.forced);
+        for to in config.replicas().without(own.id).iter().filter(|to| !self.votes.contains(*to)) {
+            own.send_saved(to, Message::Elect { epoch: self.epoch, life, claim, config, forced });
+        }
+    }
+
+    /// The candidate's own promise may be durable now.
+    pub(super) fn handle_saved<B>(&mut self, own: &Own<B>) {
+        if own.saved.promised >= self.epoch {
+            self.votes.insert(own.id);
+        }
+    }
+
+    pub(super) fn handle_vote(&mut self, from: ReplicaId, committed: Offset) {
+        self.votes.insert(from);
+        self.committed = self.committed.max(committed);
+    }
+
+    pub(super) fn handle_refusal(&mut self, from: ReplicaId, promised: LeaderEpoch, claim: Option<Claim>) {
+        self.outbid |= promised > self.epoch;
+        if claim.is_none() {
+            self.without_memory.insert(from);
+        }
+    }
+
+    pub(super) fn handle_outbid(&mut self, promised: LeaderEpoch) {
+        self.outbid |= promised > self.epoch;
+    }
+
+    /// Whether it leads now.
+    pub(super) fn is_elected<B>(&self, own: &Own<B>) -> bool {
+        let enough = self.forced || own.ballot.config.is_election_quorum(self.votes);
+        enough && self.votes.contains(own.id) && (self.forced || own.held.received >= self.committed)
+    }
+
+    /// Tries again if it is time to. Gives whether it must begin a later reign for that.
+    pub(super) fn tick<B>(&mut self, own: &mut Own<B>, now: Duration) -> bool {
+        if now < self.retry_at {
+            return false;
+        }
+        let Candidate { votes, without_memory, committed, .. } = *self;
+        own.effect(Effect::Stuck(Stuck { votes, without_memory, committed, log_end: own.held.received }));
+        if !self.outbid {
+            self.ask(own, now);
+        }
+        self.outbid
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_times(&mut self) {
+        self.retry_at = Duration::ZERO;
+    }
+}
+
+/// Answers a candidate. Gives whether this replica voted for it.
+pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) -> bool {
+    let Message::Elect { epoch, life, claim, config, forced } = elect else { return false };
+    own.see(epoch);
+    let grants = own.is_intact()
+        && own.cutting.is_none()
+        && epoch > own.ballot.promised
+        && config.id >= own.ballot.config.id
+        && claim >= own.claim();
+    if grants {
+        own.vow(|ballot| {
+            ballot.promised = epoch;
+            ballot.forced = ballot.forced.max(forced);
+            ballot.config = config;
+        });
+        let committed = own.committed();
+        own.send_saved(from, Message::Vote { epoch, life, committed });
+        return true;
+    }
+    // A vote that was lost on its way is given again: the promise is the same.
+    if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() && own.id != from {
+        let committed = own.committed();
+        own.send_saved(from, Message::Vote { epoch, life, committed });
+        return false;
+    }
+    let (promised, config) = (own.ballot.promised, own.ballot.config);
+    let claim = own.is_intact().then(|| own.claim());
+    own.send_saved(from, Message::Refuse { epoch, life, promised, claim, config });
+    false
+}
+
+/// What a replica that lost its memory has found out. It may have promised that it would listen to nobody before some
+/// epoch, and must not listen to an earlier leader only because it forgot. Among those it hears from is one that knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Inquiry {
+    /// Who has answered in this life.
+    heard: ReplicaSet,
+    /// The highest promise that they told.
+    promised: LeaderEpoch,
+    /// When they were last asked.
+    asked_at: Duration,
+}
+
+impl Inquiry {
+    pub(super) fn begin<B>(own: &mut Own<B>, now: Duration) -> Self {
+        let mut inquiry = Inquiry::default();
+        inquiry.ask(own, now);
+        inquiry
+    }
+
+    fn ask<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        self.asked_at = now;
+        let life = own.life;
+        let others = own.ballot.config.replicas().without(own.id);
+        others.iter().filter(|to| !self.heard.contains(*to)).for_each(|to| own.send(to, Message::Inquire { life }));
+    }
+
+    pub(super) fn handle_known(&mut self, from: ReplicaId, promised: LeaderEpoch) {
+        self.heard.insert(from);
+        self.promised = self.promised.max(promised);
+    }
+
+    /// Takes over what it found out if that is enough. Gives whether it is.
+    pub(super) fn ends<B>(&self, own: &mut Own<B>) -> bool {
+        let enough = own.ballot.config.is_inquiry_quorum(own.id, self.heard) && !self.heard.is_empty();
+        if enough {
+            own.vow(|ballot| ballot.promised = ballot.promised.max(self.promised));
+        }
+        enough
+    }
+
+    pub(super) fn tick<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        if now.saturating_sub(self.asked_at) >= own.pace.resend {
+            self.ask(own, now);
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_times(&mut self) {
+        self.asked_at = Duration::ZERO;
+    }
+}

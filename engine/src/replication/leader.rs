@@ -1,0 +1,474 @@
+//! A replica that leads: it gives records their place, sends them to its followers, and says what a write quorum holds.
+//!
+//! A reign begins with taking over: until a write quorum has durably accepted the leader's log, up to where the reign
+//! began, nothing is acknowledged, nothing new is visible and no read is answered. From then on everything before that
+//! place is final. No record of the reign itself is needed for it, because logs are ordered in elections by the reign
+//! that was *accepted*, not by the epoch of their last record.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use super::{
+    assignment::{Configuration, Members, ReplicaId, ReplicaSet},
+    effect::Effect,
+    message::{Ack, Batches, Held, Message, Probe, Standing},
+    own::Own,
+    progress::{Phase, Progress},
+    reads::{ReadTicket, Reads},
+};
+use crate::types::{LeaderEpoch, Offset};
+
+/// See the module.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(super) struct Leader {
+    /// The reign: what the own ballot has promised, else it is over.
+    pub(super) epoch: LeaderEpoch,
+    /// The end of the log when the reign began.
+    start: Offset,
+    /// Everybody who is sent the log: the other members, and those that are to become members.
+    pub(super) followers: BTreeMap<ReplicaId, Progress>,
+    /// A write quorum has accepted the log of this reign.
+    pub(super) established: bool,
+    /// What a write quorum holds, by level. Zero until established, and never goes back.
+    pub(super) moved: Held,
+    reads: Reads,
+    /// Members that are to be: their new replicas catch up before they count.
+    change: Option<Members>,
+    /// The end of the log when the members began to change: the new ones must have all before it on their own.
+    change_from: Offset,
+    /// Whoever shall lead instead.
+    handover: Option<Handover>,
+    /// When to tell the followers where the leader stands.
+    beat_at: Duration,
+}
+
+/// A change of leaders that is under way. No appends are admitted meanwhile.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+struct Handover {
+    to: ReplicaId,
+    /// When it has come to nothing.
+    until: Duration,
+    /// The other one was told to take over.
+    told: bool,
+}
+
+/// Why a leader will not do what it is asked to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum NotNow {
+    /// Somebody else leads, or nobody does.
+    #[error("this replica does not lead")]
+    NotLeading,
+    /// The reign has just begun: too few replicas have taken the log over.
+    #[error("a write quorum has not taken the log over yet")]
+    NotEstablished,
+    /// One change at a time.
+    #[error("the members, or the leader, are changing already")]
+    Changing,
+    /// The replica lags behind, or is no member.
+    #[error("replica {0} is not in sync")]
+    NotInSync(ReplicaId),
+    /// A leader does not dismiss itself: leadership is handed over first.
+    #[error("the leader {0} is not among the new members")]
+    LeaderLeaves(ReplicaId),
+}
+
+impl Leader {
+    /// Begins the reign that was voted for.
+    pub(super) fn begin<B>(own: &mut Own<B>, epoch: LeaderEpoch, now: Duration) -> Self {
+        assert!(epoch == own.ballot.promised, "leading in {epoch} after {}", own.ballot);
+        assert!(own.saved.promised == epoch, "leading in {epoch}, which is not durable: {}", own.saved);
+        assert!(own.epochs.last() < epoch, "the log has records of {epoch} already");
+        let start = own.held.received;
+        own.effect(Effect::Lead { epoch, start });
+        // The newest configuration, whether it was ever decided or not, becomes one of this reign: so it orders above all
+        // that earlier leaders may have issued and nobody here has heard of.
+        let durable = own.held.durable >= start;
+        own.vow(|ballot| {
+            ballot.config.id.epoch = epoch;
+            ballot.accepted = if durable { epoch } else { ballot.accepted };
+        });
+        let mut leader = Leader {
+            epoch,
+            start,
+            followers: BTreeMap::new(),
+            established: false,
+            moved: Held::default(),
+            reads: Reads::default(),
+            change: None,
+            change_from: start,
+            handover: None,
+            beat_at: now + own.pace.beat,
+        };
+        leader.recruit(own, now);
+        leader
+    }
+
+    /// Probes those who are to be followers and are not yet, and forgets those who are not to be.
+    fn recruit<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        let learners = self.change.map_or(ReplicaSet::default(), |members| members.replicas());
+        let all = own.ballot.config.replicas().union(learners).without(own.id);
+        self.followers.retain(|replica, _| all.contains(*replica));
+        for replica in all.iter() {
+            if !self.followers.contains_key(&replica) {
+                self.followers.insert(replica, Progress::new(own.held.received, now));
+                self.probe(own, replica, now);
+            }
+        }
+    }
+
+    /// Begins a session with a follower.
+    fn probe<B>(&mut self, own: &mut Own<B>, to: ReplicaId, now: Duration) {
+        let Some(progress) = self.followers.get_mut(&to) else { return };
+        progress.probe(now);
+        let probe = self.probe_of(own, to);
+        own.send_saved(to, probe);
+    }
+
+    fn probe_of<B>(&self, own: &Own<B>, to: ReplicaId) -> Message<B> {
+        Message::Probe(Probe {
+            epoch: self.epoch,
+            round: self.followers[&to].round,
+            start: self.start,
+            log_end: own.held.received,
+            config: own.ballot.config,
+            forced: own.ballot.forced,
+        })
+    }
+
+    /// A follower says where it stands: find out whether its log is the beginning of this one.
+    pub(super) fn handle_standing<B>(&mut self, own: &mut Own<B>, from: ReplicaId, s: Standing, now: Duration) {
+        let epoch = self.epoch;
+        let Some(progress) = self.followers.get_mut(&from) else { return };
+        if progress.phase == Phase::Replicating || s.session.round != progress.round {
+            return;
+        }
+        progress.answered(s.session);
+        progress.sent_at = now;
+        let had = progress.promised_durable;
+        if s.rebuilding {
+            progress.promised_durable = Offset(0);
+        } else if s.durable < had {
+            progress.promised_durable = Offset(0);
+            own.send(from, Message::Amnesia { epoch, session: s.session });
+            return own.effect(Effect::Regressed { replica: from, had, has: s.durable });
+        }
+        let ours = own.epochs.end_of(s.last.epoch, own.held.received);
+        let agrees = ours.epoch == s.last.epoch && s.last.end <= ours.end;
+        let (session, at) = (s.session, own.log_start);
+        if agrees && s.last.end >= at {
+            progress.aligned(s.last.end, now);
+            self.beat(own, from);
+        } else if s.last.end < at || s.last.epoch == LeaderEpoch(0) {
+            own.send(from, Message::Restart { epoch, session, at });
+        } else {
+            own.send(from, Message::Align { epoch, session, until: ours });
+        }
+    }
+
+    /// A follower says how far it is.
+    pub(super) fn handle_ack<B>(&mut self, own: &mut Own<B>, from: ReplicaId, ack: &Ack, now: Duration) {
+        let end = own.held.received;
+        let Some(progress) = self.followers.get_mut(&from) else { return };
+        if progress.phase != Phase::Replicating || !progress.is_in(ack.session) {
+            return;
+        }
+        assert!(ack.held.received <= end, "replica {from} has {} of a log that ends at {end}", ack.held);
+        progress.heard(ack, now);
+        self.judge(own, from, now);
+    }
+
+    fn judge<B>(&mut self, own: &mut Own<B>, replica: ReplicaId, now: Duration) {
+        let Some(progress) = self.followers.get_mut(&replica) else { return };
+        if progress.judge(own.held.received, &own.pace, now) {
+            own.effect(Effect::InSync { replica, keeps_up: progress.in_sync });
+        }
+    }
+
+    /// A follower knows nothing of the session: it began a new life, or its probe was lost.
+    pub(super) fn handle_stranger<B>(&mut self, own: &mut Own<B>, from: ReplicaId, now: Duration) {
+        if self.followers.get(&from).is_some_and(|progress| progress.phase != Phase::Probing) {
+            self.probe(own, from, now);
+        }
+    }
+
+    pub(super) fn handle_confirmed(&mut self, from: ReplicaId, round: u64) {
+        self.reads.confirm(from, round);
+    }
+
+    /// Batches were read for a follower.
+    pub(super) fn handle_loaded<B>(
+        &mut self,
+        own: &mut Own<B>,
+        to: ReplicaId,
+        (batches, bytes): (Batches<B>, u64),
+        now: Duration,
+    ) {
+        let Some(progress) = self.followers.get_mut(&to) else { return };
+        let wanted = progress.phase == Phase::Replicating && progress.loading && progress.next == batches.from;
+        progress.loading = false;
+        let Some(session) = progress.session().filter(|_| wanted) else { return };
+        assert!(batches.end <= own.held.received, "read up to {} in {}", batches.end, own.held);
+        progress.sending(batches.end, bytes, &own.pace, now);
+        let (epoch, committed) = (self.epoch, self.moved.durable);
+        own.send(to, Message::Append { epoch, session, committed, batches });
+    }
+
+    pub(super) fn handle_load_failed(&mut self, to: ReplicaId) {
+        if let Some(progress) = self.followers.get_mut(&to) {
+            progress.loading = false;
+        }
+    }
+
+    /// A read comes.
+    pub(super) fn ask(&mut self) -> ReadTicket {
+        self.reads.ask()
+    }
+
+    /// Begins to change the members.
+    ///
+    /// Errors: `NotEstablished`, `Changing`, `LeaderLeaves`.
+    pub(super) fn change<B>(&mut self, own: &mut Own<B>, members: Members, now: Duration) -> Result<(), NotNow> {
+        let changing = self.change.is_some() || own.ballot.config.incoming.is_some();
+        match (self.established, changing || self.handover.is_some()) {
+            (false, _) => Err(NotNow::NotEstablished),
+            (true, true) => Err(NotNow::Changing),
+            (true, false) if !members.replicas().contains(own.id) => Err(NotNow::LeaderLeaves(own.id)),
+            (true, false) => {
+                self.change = Some(members);
+                self.recruit(own, now);
+                Ok(())
+            }
+        }
+    }
+
+    /// Begins to hand leadership over.
+    ///
+    /// Errors: `NotEstablished`, `Changing`, `NotInSync`.
+    pub(super) fn hand_over<B>(&mut self, own: &mut Own<B>, to: ReplicaId, now: Duration) -> Result<(), NotNow> {
+        let changing = self.change.is_some() || own.ballot.config.incoming.is_some();
+        let fit = own.ballot.config.replicas().contains(to) && self.followers.get(&to).is_some_and(|p| p.in_sync);
+        match (self.established, changing || self.handover.is_some(), fit) {
+            (false, ..) => Err(NotNow::NotEstablished),
+            (true, true, _) => Err(NotNow::Changing),
+            (true, false, false) => Err(NotNow::NotInSync(to)),
+            (true, false, true) => {
+                self.handover = Some(Handover { to, until: now + own.pace.handover_max, told: false });
+                own.effect(Effect::Drain);
+                Ok(())
+            }
+        }
+    }
+
+    /// Whether appends are admitted.
+    pub(super) fn admits(&self) -> bool {
+        self.handover.is_none()
+    }
+
+    /// Whoever keeps up, the leader included.
+    pub(super) fn in_sync<B>(&self, own: &Own<B>) -> ReplicaSet {
+        let followers = self.followers.iter().filter(|(_, progress)| progress.in_sync).map(|(replica, _)| *replica);
+        followers.chain([own.id]).collect()
+    }
+
+    /// Looks at what follows from what has just happened. Called after everything.
+    pub(super) fn settle<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        if own.ballot.accepted < self.epoch && own.held.durable >= self.start {
+            own.vow(|ballot| ballot.accepted = self.epoch);
+        }
+        self.move_watermarks(own);
+        self.carry_change(own, now);
+        self.carry_reads(own);
+        self.carry_handover(own);
+        self.load(own, now);
+    }
+
+    /// How far a replica counts: not at all before it has accepted this reign.
+    fn counted<B>(&self, own: &Own<B>, replica: ReplicaId) -> Option<Held> {
+        if replica == own.id {
+            return (own.saved.accepted == self.epoch).then_some(own.held);
+        }
+        self.followers.get(&replica).filter(|progress| progress.accepted).map(|progress| progress.held)
+    }
+
+    fn accepted<B>(&self, own: &Own<B>) -> ReplicaSet {
+        let all = self.followers.keys().copied().chain([own.id]);
+        all.filter(|replica| self.counted(own, *replica).is_some()).collect()
+    }
+
+    fn move_watermarks<B>(&mut self, own: &mut Own<B>) {
+        let config = own.ballot.config;
+        if !self.established {
+            if !config.is_write_quorum(self.accepted(own)) {
+                return;
+            }
+            self.established = true;
+            own.effect(Effect::Established { epoch: self.epoch });
+        }
+        let level = |level: fn(&Held) -> Offset| {
+            config.held_by_quorum(|replica| self.counted(own, replica).map_or(Offset(0), |held| level(&held)))
+        };
+        let now = Held {
+            received: level(|held| held.received),
+            written: level(|held| held.written),
+            durable: level(|held| held.durable),
+        };
+        // A replica that begins a new session, or a member that is new, may hold less than the one that counted before
+        // it. What was said stays said.
+        let moved = self.moved.max(now);
+        assert!(moved.is_ordered() && moved.received <= own.held.received, "{moved} of a log that has {}", own.held);
+        if moved != self.moved {
+            assert!(moved.durable >= self.start, "the watermark is at {moved} in a reign from {}", self.start);
+            self.moved = moved;
+            own.note_committed(moved.durable, self.epoch);
+            own.effect(Effect::Moved(moved));
+        }
+    }
+
+    /// Whether a write quorum durably knows the configuration as it is now, so that no leader to come is without it.
+    fn is_decided<B>(&self, own: &Own<B>) -> bool {
+        let id = own.ballot.config.id;
+        let knows = |replica: &ReplicaId| match self.followers.get(replica) {
+            Some(progress) => progress.accepted && progress.config == id,
+            None => own.saved.accepted == self.epoch && own.saved.config.id == id,
+        };
+        let all = self.followers.keys().copied().chain([own.id]);
+        own.ballot.config.is_write_quorum(all.filter(knows).collect())
+    }
+
+    /// The steps of a change: the new replicas catch up; then every quorum is one of both; when that is decided, and the
+    /// new members hold on their own all that there was before, they are the members; when that is decided, it is over.
+    fn carry_change<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        let config = own.ballot.config;
+        if !self.established || !self.is_decided(own) {
+            return;
+        }
+        if let Some(incoming) = config.incoming {
+            let alone = Configuration { current: incoming, incoming: None, ..config };
+            let held = alone.held_by_quorum(|replica| self.counted(own, replica).map_or(Offset(0), |h| h.durable));
+            if held >= self.change_from {
+                self.change = Some(incoming);
+                self.reconfigure(own, alone);
+            }
+        } else if self.change == Some(config.current) {
+            for (replica, progress) in &self.followers {
+                if let Some(session) = progress.session().filter(|_| !config.replicas().contains(*replica)) {
+                    own.send(*replica, Message::Retire { epoch: self.epoch, session });
+                }
+            }
+            self.change = None;
+            self.recruit(own, now);
+            own.effect(Effect::Changed(config.current));
+        } else if let Some(incoming) = self.change {
+            let ready = |replica| replica == own.id || self.followers.get(&replica).is_some_and(|p| p.in_sync);
+            let new = incoming.replicas().iter().filter(|replica| !config.replicas().contains(*replica));
+            if new.into_iter().all(ready) {
+                self.change_from = own.held.received;
+                self.reconfigure(own, Configuration { incoming: Some(incoming), ..config });
+            }
+        }
+    }
+
+    fn reconfigure<B>(&mut self, own: &mut Own<B>, mut config: Configuration) {
+        config.id.version += 1;
+        assert!(config.id.epoch == self.epoch, "configuration {config} issued in {}", self.epoch);
+        own.learn(config);
+        self.beat_all(own);
+    }
+
+    fn carry_reads<B>(&mut self, own: &mut Own<B>) {
+        while self.established {
+            if let Some(round) = self.reads.begin(own.id) {
+                self.confirm(own, round, ReplicaSet::default());
+            }
+            match self.reads.end(&own.ballot.config) {
+                Some(through) => own.effect(Effect::Answer { through }),
+                None => return,
+            }
+        }
+    }
+
+    fn confirm<B>(&self, own: &mut Own<B>, round: u64, confirmed: ReplicaSet) {
+        for replica in self.followers.keys().filter(|replica| !confirmed.contains(**replica)) {
+            own.send(*replica, Message::Confirm { epoch: self.epoch, round });
+        }
+    }
+
+    fn carry_handover<B>(&mut self, own: &mut Own<B>) {
+        let Some(handover) = self.handover.as_mut().filter(|handover| !handover.told) else { return };
+        let Some(progress) = self.followers.get(&handover.to) else { return };
+        let Some(session) = progress.session() else { return };
+        if progress.accepted && progress.held.received == own.held.received {
+            handover.told = true;
+            own.send(handover.to, Message::TakeOver { epoch: self.epoch, session });
+        }
+    }
+
+    /// Has batches read for every follower that has room for more.
+    fn load<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        let end = own.held.received;
+        for (to, progress) in &mut self.followers {
+            let Some(bytes_max) = progress.room(end, &own.pace, now) else { continue };
+            let from = progress.next;
+            if from < own.log_start {
+                // What comes next was deleted while it caught up: the next tick probes it anew.
+                continue;
+            }
+            progress.loading = true;
+            let until = own.epochs.end_of(own.epochs.at(from), end).end;
+            own.effect(Effect::Load { to: *to, from, until, bytes_max });
+        }
+    }
+
+    fn beat<B>(&self, own: &mut Own<B>, to: ReplicaId) {
+        let Some(progress) = self.followers.get(&to).filter(|p| p.phase == Phase::Replicating) else { return };
+        let Some(session) = progress.session() else { return };
+        let (epoch, committed, log_start, config) = (self.epoch, self.moved.durable, own.log_start, own.ballot.config);
+        own.send_saved(to, Message::Beat { epoch, session, committed, log_start, config });
+    }
+
+    fn beat_all<B>(&self, own: &mut Own<B>) {
+        self.followers.keys().for_each(|to| self.beat(own, *to));
+    }
+
+    /// Says again what may have been lost.
+    pub(super) fn tick<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        let followers: Vec<ReplicaId> = self.followers.keys().copied().collect();
+        for to in followers {
+            self.judge(own, to, now);
+            let (resend, log_start) = (own.pace.resend, own.log_start);
+            let Some(progress) = self.followers.get_mut(&to) else { continue };
+            progress.resend_if_lost(&own.pace, now);
+            let silent = now.saturating_sub(progress.sent_at) >= resend;
+            match progress.phase {
+                Phase::Probing if silent => {
+                    progress.sent_at = now;
+                    let probe = self.probe_of(own, to);
+                    own.send_saved(to, probe);
+                }
+                Phase::Aligning if silent => self.probe(own, to, now),
+                Phase::Replicating if progress.next < log_start => self.probe(own, to, now),
+                _ => {}
+            }
+        }
+        if now >= self.beat_at {
+            self.beat_at = now + own.pace.beat;
+            self.beat_all(own);
+            if let Some((round, confirmed)) = self.reads.open_round() {
+                self.confirm(own, round, confirmed);
+            }
+        }
+        if let Some(handover) = &mut self.handover {
+            handover.told = false;
+            if now >= handover.until {
+                self.handover = None;
+                own.effect(Effect::Resume);
+            }
+        }
+    }
+
+    #[cfg(test)]
+    pub(super) fn forget_times(&mut self) {
+        self.beat_at = Duration::ZERO;
+        self.followers.values_mut().for_each(Progress::forget_times);
+        self.handover = self.handover.map(|handover| Handover { until: Duration::ZERO, ..handover });
+    }
+}

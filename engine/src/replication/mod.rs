@@ -1,0 +1,583 @@
+//! One replica of a partition: which records count as stored, whose log is the log, and who says so.
+//!
+//! Pure: messages of other replicas, reports of the own log and the time come in through [`Replica`]; messages and
+//! effects go out through [`Replica::poll_effect`]. No file, no clock, no task, and not a byte of a batch is looked at. A
+//! link between two replicas may lose, double, delay and reorder, so it may be a ring between cores or a network. Invariant:
+//! a record that was acknowledged by a write quorum is in the log of every later leader, at the same offset.
+//! `docs/REPLICATION.md` describes the protocol state by state and argues that it holds.
+
+pub mod assignment;
+pub mod ballot;
+pub mod effect;
+mod election;
+pub mod epochs;
+mod follower;
+mod leader;
+pub mod message;
+mod own;
+mod progress;
+mod reads;
+mod repair;
+mod text;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
+use assignment::{Members, ReplicaId, ReplicaSet};
+use ballot::{Ballot, Memory};
+use effect::Effect;
+use election::{Candidate, Inquiry};
+use follower::{Follower, Following};
+use leader::Leader;
+use message::{Batches, Held, Message, Probe};
+use own::Own;
+use repair::Repair;
+
+pub use leader::NotNow;
+pub use own::Opened;
+pub use reads::ReadTicket;
+
+use crate::{
+    limits::{BATCH_BYTES_MAX, REPLICATION_WINDOW_BYTES},
+    types::{LeaderEpoch, Offset},
+};
+
+/// How fast, how patient, how much at once. No promise depends on these: they decide when something is tried again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Pace {
+    /// What was not answered for so long is sent again.
+    pub resend: Duration,
+    /// How often a leader tells its followers where it stands when it has nothing else to tell.
+    pub beat: Duration,
+    /// A follower that has not kept up for so long is out of sync.
+    pub lag_max: Duration,
+    /// How long a candidate waits for votes before it asks again.
+    pub election_retry: Duration,
+    /// By how much later each slot tries to lead than the one before it.
+    pub election_stagger: Duration,
+    /// How long a handover may take before the old leader goes on.
+    pub handover_max: Duration,
+    /// Bytes in flight to a follower that keeps up; one that does not gets a quarter.
+    pub window_bytes: u64,
+    /// How fast a follower that does not keep up is sent what it lacks.
+    pub catch_up_bytes_per_second: u64,
+}
+
+impl Default for Pace {
+    /// For cores of one host, where a message takes microseconds and a sync a millisecond: a failed leader is replaced
+    /// well within a second, also if the first attempt comes to nothing.
+    fn default() -> Self {
+        Pace {
+            resend: Duration::from_millis(100),
+            beat: Duration::from_millis(50),
+            lag_max: Duration::from_millis(500),
+            election_retry: Duration::from_millis(150),
+            election_stagger: Duration::from_millis(10),
+            handover_max: Duration::from_millis(500),
+            window_bytes: REPLICATION_WINDOW_BYTES,
+            catch_up_bytes_per_second: 256 << 20,
+        }
+    }
+}
+
+const _: () = assert!(REPLICATION_WINDOW_BYTES / 4 > 0 && REPLICATION_WINDOW_BYTES >= BATCH_BYTES_MAX as u64);
+
+/// See the module. `B` is what carries batches.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Replica<B> {
+    own: Own<B>,
+    role: Role,
+    /// While a replica that lost its memory asks what it may have promised. `None` if it did not lose it, or knows.
+    inquiry: Option<Inquiry>,
+    /// Records that are fetched from others.
+    repair: Option<Repair>,
+}
+
+/// What a replica is at the moment. Every one begins as a follower without a leader.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+enum Role {
+    Follower(Follower),
+    Candidate(Candidate),
+    Leader(Leader),
+}
+
+/// A replica's role, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleName {
+    /// It follows, or waits for somebody to lead.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It leads.
+    Leader,
+    /// It lost its memory, and is given back what it had.
+    Rebuilding,
+    /// It found what must not be, and does nothing any more.
+    Halted,
+}
+
+impl<B> Replica<B> {
+    /// A replica as its drive has it. With others silent, it tries to lead when its turn comes.
+    pub fn open(opened: Opened, pace: Pace, now: Duration) -> Self {
+        let mut own = Own::new(opened, pace);
+        let inquiry = (!own.is_intact()).then(|| Inquiry::begin(&mut own, now));
+        let role = Role::Follower(Follower::alone(own.turn(now)));
+        Replica { own, role, inquiry, repair: None }
+    }
+
+    /// Takes what another replica says.
+    pub fn handle_message(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
+        assert!(from != self.own.id, "replica {from} hears itself");
+        if self.own.halted {
+            return;
+        }
+        match message {
+            Message::Elect { .. } => self.on_elect(from, message, now),
+            Message::Vote { .. } | Message::Refuse { .. } | Message::Deposed { .. } => {
+                self.on_election_news(from, message, now);
+            }
+            Message::Probe(probe) => self.on_probe(from, &probe, now),
+            Message::Standing(_)
+            | Message::Ack(_)
+            | Message::Stranger { .. }
+            | Message::Confirmed { .. } => self.on_follower_news(from, message, now),
+            Message::Align { epoch, session, .. }
+            | Message::Restart { epoch, session, .. }
+            | Message::Amnesia { epoch, session }
+            | Message::Append { epoch, session, .. }
+            | Message::Beat { epoch, session, .. }
+            | Message::TakeOver { epoch, session }
+            | Message::Retire { epoch, session } => {
+                if self.admits(from, epoch) && self.is_in(from, epoch, session) {
+                    self.on_leader_news(message, now);
+                }
+            }
+            Message::Confirm { epoch, round } => {
+                if self.admits(from, epoch) && self.own.is_intact() && epoch == self.own.ballot.promised {
+                    self.own.send_saved(from, Message::Confirmed { epoch, round });
+                }
+            }
+            Message::Inquire { .. } | Message::Known { .. } => self.on_inquiry(from, message),
+            Message::Want { from: first, until } => repair::give(&mut self.own, from, first, until),
+            Message::Spare(batches) => self.on_spare(batches, now),
+        }
+        self.settle(now);
+    }
+
+    fn on_elect(&mut self, from: ReplicaId, elect: Message<B>, now: Duration) {
+        let own = &mut self.own;
+        let claims_less = matches!(&elect, Message::Elect { claim, .. } if *claim < own.claim());
+        if election::answer(own, from, elect) {
+            own.tell(None);
+            let retry_at = own.turn(now) + own.pace.election_retry;
+            self.role = Role::Follower(Follower::alone(retry_at));
+        } else if let Role::Follower(Follower { following: None, campaign_at }) = &mut self.role
+            && claims_less
+        {
+            // It will not get far without this vote, and this replica would get its.
+            *campaign_at = now.min(*campaign_at);
+        }
+    }
+
+    fn on_election_news(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
+        match (&mut self.role, message) {
+            (Role::Candidate(candidate), Message::Vote { epoch, life, committed }) => {
+                if epoch == candidate.epoch && life == self.own.life {
+                    candidate.handle_vote(from, committed);
+                }
+            }
+            (role, Message::Refuse { epoch, life, promised, claim, config }) if life == self.own.life => {
+                self.own.see(promised);
+                let news = config.id > self.own.ballot.config.id;
+                if let Role::Candidate(candidate) = role
+                    && epoch == candidate.epoch
+                {
+                    candidate.handle_refusal(from, promised, claim);
+                    if news {
+                        // Votes were counted among members of the past.
+                        self.own.learn(config);
+                        *role = Role::Follower(Follower::alone(now));
+                    }
+                }
+            }
+            (role, Message::Deposed { promised }) => {
+                self.own.see(promised);
+                match role {
+                    Role::Leader(leader) if leader.epoch < promised => self.step_down(now),
+                    Role::Candidate(candidate) => candidate.handle_outbid(promised),
+                    Role::Leader(_) | Role::Follower(_) => {}
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// This replica leads no more, and would again: somebody has promised more than it offers.
+    fn step_down(&mut self, now: Duration) {
+        self.role = Role::Follower(Follower::alone(self.own.turn(now)));
+        self.own.tell(None);
+    }
+
+    /// Whether `epoch` is not over. If it is, whoever speaks in it hears of that.
+    fn admits(&mut self, from: ReplicaId, epoch: LeaderEpoch) -> bool {
+        self.own.see(epoch);
+        let promised = self.own.ballot.promised;
+        if epoch < promised {
+            self.own.send_saved(from, Message::Deposed { promised });
+        }
+        epoch >= promised
+    }
+
+    /// Whether `session` is under way with `from`. If not, `from` hears of that.
+    fn is_in(&mut self, from: ReplicaId, epoch: LeaderEpoch, session: message::Session) -> bool {
+        let known = matches!(&self.role, Role::Follower(follower) if follower.is_in(from, session));
+        if !known && self.inquiry.is_none() {
+            self.own.send(from, Message::Stranger { epoch });
+        }
+        known
+    }
+
+    fn on_probe(&mut self, from: ReplicaId, probe: &Probe, now: Duration) {
+        if !self.admits(from, probe.epoch) || self.inquiry.is_some() {
+            return;
+        }
+        match &self.role {
+            Role::Follower(Follower { following: Some(following), .. }) if following.is_past(from, probe) => {
+                if following.session.round == probe.round {
+                    following.stand(&mut self.own);
+                }
+                return;
+            }
+            Role::Leader(leader) => {
+                assert!(leader.epoch < probe.epoch, "replica {from} leads in {} too", leader.epoch);
+            }
+            Role::Follower(_) | Role::Candidate(_) => {}
+        }
+        self.own.vow(|ballot| {
+            ballot.promised = probe.epoch;
+            ballot.forced = ballot.forced.max(probe.forced);
+            if probe.config.id > ballot.config.id {
+                ballot.config = probe.config;
+            }
+        });
+        let following = Following::begin(from, probe, self.own.life);
+        following.stand(&mut self.own);
+        self.own.tell(Some(from));
+        self.role = Role::Follower(Follower { following: Some(following), campaign_at: now });
+    }
+
+    fn on_follower_news(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
+        let Role::Leader(leader) = &mut self.role else { return };
+        let own = &mut self.own;
+        match message {
+            Message::Standing(standing) if standing.epoch == leader.epoch => {
+                leader.handle_standing(own, from, standing, now);
+            }
+            Message::Ack(ack) if ack.epoch == leader.epoch => leader.handle_ack(own, from, &ack, now),
+            Message::Stranger { epoch } if epoch == leader.epoch => leader.handle_stranger(own, from, now),
+            Message::Confirmed { epoch, round } if epoch == leader.epoch => leader.handle_confirmed(from, round),
+            _ => {}
+        }
+    }
+
+    /// What the leader says in the session under way.
+    fn on_leader_news(&mut self, message: Message<B>, now: Duration) {
+        let own = &mut self.own;
+        let Role::Follower(follower) = &mut self.role else { return };
+        let Some(following) = &mut follower.following else { return };
+        match message {
+            Message::Align { until, .. } => following.handle_align(own, until),
+            Message::Restart { at, .. } => following.handle_restart(own, at),
+            Message::Append { committed, batches, .. } => following.handle_append(own, committed, batches),
+            Message::Beat { committed, log_start, config, .. } => {
+                following.handle_beat(own, (committed, log_start), config);
+            }
+            Message::Amnesia { .. } => {
+                own.vow(|ballot| ballot.memory = Memory::Lost);
+                self.inquiry = Some(Inquiry::begin(own, now));
+                self.role = Role::Follower(Follower::alone(now));
+            }
+            Message::TakeOver { .. } => self.campaign(now),
+            Message::Retire { .. } => {
+                own.halted = true;
+                own.effect(Effect::Retired);
+            }
+            _ => {}
+        }
+    }
+
+    fn on_inquiry(&mut self, from: ReplicaId, message: Message<B>) {
+        let own = &mut self.own;
+        match message {
+            Message::Inquire { life } if own.is_intact() => {
+                let (promised, config) = (own.ballot.promised, own.ballot.config);
+                own.send_saved(from, Message::Known { life, promised, config });
+            }
+            Message::Known { life, promised, config } if life == own.life => {
+                if let Some(inquiry) = &mut self.inquiry {
+                    own.learn(config);
+                    inquiry.handle_known(from, promised);
+                    if inquiry.ends(own) {
+                        self.inquiry = None;
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn on_spare(&mut self, batches: Batches<B>, now: Duration) {
+        if let Some(repair) = &mut self.repair
+            && repair.handle_spare(&mut self.own, batches, now)
+        {
+            self.repair = None;
+        }
+    }
+
+    /// Looks at what follows from what has just happened.
+    fn settle(&mut self, now: Duration) {
+        if let Role::Candidate(candidate) = &self.role
+            && candidate.is_elected(&self.own)
+        {
+            let leader = Leader::begin(&mut self.own, candidate.epoch, now);
+            self.role = Role::Leader(leader);
+        }
+        if let Role::Leader(leader) = &mut self.role {
+            leader.settle(&mut self.own, now);
+        }
+    }
+
+    /// The ballot of this revision, or a later one, is durable.
+    pub fn handle_saved(&mut self, revision: u64, now: Duration) {
+        let rebuilding = self.own.saved.memory == Memory::Lost;
+        self.own.handle_saved(revision);
+        if rebuilding && self.own.saved.memory == Memory::Intact {
+            self.own.effect(Effect::Rebuilt);
+        }
+        match &mut self.role {
+            Role::Candidate(candidate) => candidate.handle_saved(&self.own),
+            Role::Follower(Follower { following: Some(following), .. }) => following.handle_moved(&mut self.own),
+            Role::Follower(_) | Role::Leader(_) => {}
+        }
+        self.settle(now);
+    }
+
+    /// The device has everything before `written`, and everything before `durable` is synced.
+    pub fn handle_held(&mut self, written: Offset, durable: Offset, now: Duration) {
+        self.own.hold(written, durable);
+        if let Role::Follower(Follower { following: Some(following), .. }) = &mut self.role {
+            following.handle_moved(&mut self.own);
+        }
+        self.settle(now);
+    }
+
+    /// The log is cut off at `to`, or begun anew there, durably; and what is left is durable.
+    pub fn handle_truncated(&mut self, to: Offset, now: Duration) {
+        self.own.cut(to);
+        if let Role::Follower(Follower { following: Some(following), .. }) = &mut self.role {
+            following.stand(&mut self.own);
+        }
+        self.settle(now);
+    }
+
+    /// The records before `log_start` are deleted.
+    pub fn handle_log_start(&mut self, log_start: Offset) {
+        self.own.begin(log_start);
+    }
+
+    /// The leader's owner admitted a batch, and stamped it with the epoch of this reign: it is in memory.
+    ///
+    /// Panics if this replica does not admit appends: its owner asks [`Replica::admits_appends`] first.
+    pub fn handle_appended(&mut self, from: Offset, end: Offset, now: Duration) {
+        assert!(self.admits_appends(), "records from {from} on at a replica that does not admit any");
+        if let Role::Leader(leader) = &mut self.role {
+            self.own.extend(from, end, leader.epoch);
+            leader.settle(&mut self.own, now);
+        }
+    }
+
+    /// Batches were read for [`Effect::Load`]; with their size in bytes.
+    pub fn handle_loaded(&mut self, to: ReplicaId, batches: Batches<B>, bytes: u64, now: Duration) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_loaded(&mut self.own, to, (batches, bytes), now);
+            leader.settle(&mut self.own, now);
+        }
+    }
+
+    /// Reading for [`Effect::Load`] failed. It is tried again at the next tick or event.
+    pub fn handle_load_failed(&mut self, to: ReplicaId) {
+        if let Role::Leader(leader) = &mut self.role {
+            leader.handle_load_failed(to);
+        }
+    }
+
+    /// Batches were read for [`Effect::LoadSpare`].
+    pub fn handle_spare(&mut self, to: ReplicaId, batches: Batches<B>) {
+        self.own.send(to, Message::Spare(batches));
+    }
+
+    /// The core or the drive of `leader` is taken for dead or stalled. If this replica follows it, it will try to lead.
+    /// May be wrong: that costs a change of leaders, nothing else.
+    pub fn handle_suspect(&mut self, leader: ReplicaId, now: Duration) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.following.is_some_and(|following| following.leader == leader)
+        {
+            *follower = Follower::alone(self.own.turn(now));
+            self.own.tell(None);
+        }
+    }
+
+    /// Tries to lead, now.
+    pub fn campaign(&mut self, now: Duration) {
+        let can = self.own.is_intact() && self.own.is_member() && self.own.cutting.is_none() && !self.own.halted;
+        if can && !matches!(self.role, Role::Leader(_)) {
+            self.role = Role::Candidate(Candidate::begin(&mut self.own, false, now));
+        }
+    }
+
+    /// Leads without asking, because an operator says so and accepts that records may be lost that only others have.
+    pub fn force(&mut self, now: Duration) {
+        self.own.halted = false;
+        self.inquiry = None;
+        if self.own.cutting.is_none() {
+            self.role = Role::Candidate(Candidate::begin(&mut self.own, true, now));
+        }
+    }
+
+    /// Time passes. To be called every few milliseconds while there is anything to wait for.
+    pub fn tick(&mut self, now: Duration) {
+        if self.own.halted {
+            return;
+        }
+        if let Some(inquiry) = &mut self.inquiry {
+            inquiry.tick(&mut self.own, now);
+        }
+        if let Some(repair) = &mut self.repair {
+            repair.tick(&mut self.own, now);
+        }
+        match &mut self.role {
+            Role::Follower(follower) => {
+                if follower.following.is_none() && now >= follower.campaign_at {
+                    self.campaign(now);
+                }
+            }
+            Role::Candidate(candidate) => {
+                if candidate.tick(&mut self.own, now) {
+                    self.campaign(now);
+                }
+            }
+            Role::Leader(leader) => leader.tick(&mut self.own, now),
+        }
+        self.settle(now);
+    }
+
+    /// A read comes that must see every write acknowledged before it. [`Effect::Answer`] says when it may be answered;
+    /// [`Effect::Follow`] that it never will be.
+    ///
+    /// Errors: `NotLeading`.
+    pub fn ask(&mut self, now: Duration) -> Result<ReadTicket, NotNow> {
+        let Role::Leader(leader) = &mut self.role else { return Err(NotNow::NotLeading) };
+        let ticket = leader.ask();
+        leader.settle(&mut self.own, now);
+        Ok(ticket)
+    }
+
+    /// Begins to change the members, online. [`Effect::Changed`] says that it is done.
+    ///
+    /// Errors: `NotLeading`, `NotEstablished`, `Changing`, `LeaderLeaves`.
+    pub fn change_members(&mut self, members: Members, now: Duration) -> Result<(), NotNow> {
+        let Role::Leader(leader) = &mut self.role else { return Err(NotNow::NotLeading) };
+        leader.change(&mut self.own, members, now)?;
+        leader.settle(&mut self.own, now);
+        Ok(())
+    }
+
+    /// Begins to hand leadership over to a replica that keeps up.
+    ///
+    /// Errors: `NotLeading`, `NotEstablished`, `Changing`, `NotInSync`.
+    pub fn hand_over(&mut self, to: ReplicaId, now: Duration) -> Result<(), NotNow> {
+        let Role::Leader(leader) = &mut self.role else { return Err(NotNow::NotLeading) };
+        leader.hand_over(&mut self.own, to, now)?;
+        leader.settle(&mut self.own, now);
+        Ok(())
+    }
+
+    /// The records from `from` to `until` are damaged here: get those of them that are final from another replica. Gives
+    /// whether there are any. [`Effect::Rewrite`] brings them.
+    pub fn repair(&mut self, from: Offset, until: Offset, now: Duration) -> bool {
+        self.repair = Repair::begin(&mut self.own, from, until, now);
+        self.repair.is_some()
+    }
+
+    /// The next thing to do, until `None`.
+    pub fn poll_effect(&mut self) -> Option<Effect<B>> {
+        self.own.pop_effect()
+    }
+
+    /// Whether this replica leads and takes appends.
+    pub fn admits_appends(&self) -> bool {
+        matches!(&self.role, Role::Leader(leader) if leader.admits()) && !self.own.halted
+    }
+
+    /// Leader: what a write quorum holds, by level. `None` if this replica does not lead, or its reign is not established:
+    /// then nobody is told where the log ends.
+    pub fn quorum(&self) -> Option<Held> {
+        match &self.role {
+            Role::Leader(leader) if leader.established => Some(leader.moved),
+            _ => None,
+        }
+    }
+
+    /// Everything before it is final, also while no reign is established. Zero if nothing is known.
+    pub fn committed(&self) -> Offset {
+        self.own.committed().min(self.own.held.received)
+    }
+
+    /// The ballot, as it shall be.
+    pub fn ballot(&self) -> &Ballot {
+        &self.own.ballot
+    }
+
+    /// How far the log goes here.
+    pub fn held(&self) -> Held {
+        self.own.held
+    }
+
+    /// What the replica is.
+    pub fn role(&self) -> RoleName {
+        match &self.role {
+            _ if self.own.halted => RoleName::Halted,
+            _ if !self.own.is_intact() => RoleName::Rebuilding,
+            Role::Follower(_) => RoleName::Follower,
+            Role::Candidate(_) => RoleName::Candidate,
+            Role::Leader(_) => RoleName::Leader,
+        }
+    }
+
+    /// Forgets every point in time, so that states that differ in nothing else are the same.
+    #[cfg(test)]
+    fn forget_times(&mut self) {
+        match &mut self.role {
+            Role::Follower(follower) => follower.campaign_at = Duration::ZERO,
+            Role::Candidate(candidate) => candidate.forget_times(),
+            Role::Leader(leader) => leader.forget_times(),
+        }
+        self.inquiry.iter_mut().for_each(Inquiry::forget_times);
+        self.repair.iter_mut().for_each(Repair::forget_times);
+    }
+
+    /// Leader: whoever keeps up, itself included. Empty elsewhere.
+    pub fn in_sync(&self) -> ReplicaSet {
+        match &self.role {
+            Role::Leader(leader) => leader.in_sync(&self.own),
+            Role::Follower(_) | Role::Candidate(_) => ReplicaSet::default(),
+        }
+    }
+
+    /// Leader: how far each follower is, for lag and progress.
+    pub fn followers(&self) -> impl Iterator<Item = (ReplicaId, Held)> {
+        let leader = if let Role::Leader(leader) = &self.role { Some(leader) } else { None };
+        leader.into_iter().flat_map(|leader| leader.followers.iter().map(|(replica, p)| (*replica, p.held)))
+    }
+}

@@ -1,0 +1,136 @@
+//! What must hold in every state, whatever happened before.
+
+use std::collections::BTreeMap;
+
+use super::super::{
+    assignment::{Configuration, Members, ReplicaId, ReplicaSet},
+    effect::Effect,
+    message::Claim,
+    reads::ReadTicket,
+};
+use super::world::{Bytes, Node, Record};
+use crate::types::{LeaderEpoch, Offset};
+
+/// Remembers what was promised to the world outside.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Judge {
+    /// The records that were acknowledged as durable by a write quorum, by offset.
+    pub acked: Vec<Record>,
+    /// Who led in which epoch.
+    leaders: BTreeMap<LeaderEpoch, ReplicaId>,
+    /// Reads that wait, with how much was acknowledged when they came.
+    reads: Vec<(ReplicaId, ReadTicket, usize)>,
+    /// A read must see every write that was acknowledged before it.
+    linearizable: bool,
+    /// An operator accepted a loss: what was acknowledged until then may be gone.
+    pub loss_accepted: bool,
+    /// More replicas lost what they had than a write quorum can spare: only what is shown is judged.
+    pub beyond_repair: bool,
+}
+
+impl Judge {
+    pub fn new(members: Members) -> Self {
+        Judge {
+            acked: Vec::new(),
+            leaders: BTreeMap::new(),
+            reads: Vec::new(),
+            linearizable: members.reads_are_linearizable(),
+            loss_accepted: false,
+            beyond_repair: false,
+        }
+    }
+
+    pub fn asked(&mut self, id: ReplicaId, ticket: ReadTicket) {
+        self.reads.push((id, ticket, self.acked.len()));
+    }
+
+    pub fn forget_reads(&mut self, id: ReplicaId) {
+        self.reads.retain(|(reader, ..)| *reader != id);
+    }
+
+    /// Judges what a replica does.
+    pub fn see(&mut self, nodes: &[Node], id: ReplicaId, effect: &Effect<Bytes>) {
+        let Node { replica, disk, .. } = &nodes[usize::from(id.0)];
+        match effect {
+            Effect::Lead { epoch, .. } => {
+                let before = self.leaders.insert(*epoch, id);
+                assert!(before.is_none_or(|before| before == id), "C9: {before:?} and {id} both lead in {epoch}");
+                if self.loss_accepted || self.beyond_repair {
+                    let kept = disk.log.len().min(self.acked.len());
+                    self.acked.truncate(kept);
+                }
+                let has = &disk.log[..];
+                for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
+                    let own = has.get(at - disk.log_start as usize);
+                    assert!(own == Some(record), "C1: leader {id} of {epoch} has {own:?} at {at} instead of {record:?}");
+                }
+            }
+            Effect::Moved(held) => {
+                let (durable, start) = (held.durable.0 as usize, disk.log_start as usize);
+                for at in start..durable {
+                    let record = disk.log[at - start];
+                    match self.acked.get(at) {
+                        Some(acked) => assert!(*acked == record, "C10: {record:?} acknowledged at {at} after {acked:?}"),
+                        None => self.acked.push(record),
+                    }
+                }
+            }
+            Effect::Follow { .. } => self.forget_reads(id),
+            Effect::Answer { through } => {
+                let shown = replica.quorum().expect("an answer before the reign is established").durable.0 as usize;
+                let answered = self.reads.iter().filter(|(reader, ticket, _)| *reader == id && ticket <= through);
+                for (_, ticket, acked) in answered {
+                    let sees = shown >= *acked || !self.linearizable;
+                    assert!(sees, "C5: {ticket:?} at {id} sees {shown} of {acked} acknowledged records");
+                }
+                self.reads.retain(|(reader, ticket, _)| *reader != id || ticket > through);
+            }
+            _ => {}
+        }
+    }
+
+    /// Judges a state.
+    pub fn judge(&self, nodes: &[Node]) {
+        for (id, node) in nodes.iter().enumerate() {
+            let committed = node.replica.committed().0 as usize;
+            if !self.loss_accepted && !self.beyond_repair {
+                assert!(committed <= self.acked.len(), "{id} takes {committed} of {} for final", self.acked.len());
+            }
+            for at in node.disk.log_start as usize..committed.min(self.acked.len()) {
+                let record = node.disk.log[at - node.disk.log_start as usize];
+                assert!(record == self.acked[at], "C10: {id} has {record:?} at {at} instead of {:?}", self.acked[at]);
+            }
+        }
+        if !self.loss_accepted && !self.beyond_repair {
+            self.judge_survival(nodes);
+        }
+    }
+
+    /// All that was acknowledged survives if everything crashes now and only as many drives come back as it takes to
+    /// elect a leader, whichever these are.
+    fn judge_survival(&self, nodes: &[Node]) {
+        let newest = nodes.iter().filter(|node| node.disk.is_intact()).max_by_key(|node| node.disk.ballot.config.id);
+        let Some(newest) = newest else { return };
+        let config: Configuration = newest.disk.ballot.config;
+        let able = |id: &ReplicaId| nodes[usize::from(id.0)].disk.is_intact();
+        let all: Vec<ReplicaId> = config.replicas().iter().filter(able).collect();
+        for bits in 0u32..1 << all.len() {
+            let some = all.iter().enumerate().filter(|(place, _)| bits & (1 << place) != 0).map(|(_, id)| *id);
+            let set: ReplicaSet = some.collect();
+            if !config.is_election_quorum(set) {
+                continue;
+            }
+            let claim = |id: &ReplicaId| {
+                let disk = &nodes[usize::from(id.0)].disk;
+                Claim { accepted: disk.ballot.accepted, log_end: Offset(disk.durable) }
+            };
+            let best = set.iter().max_by_key(claim).expect("a quorum is not empty");
+            let disk = &nodes[usize::from(best.0)].disk;
+            let durable = &disk.log[..(disk.durable - disk.log_start) as usize];
+            for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
+                let own = durable.get(at - disk.log_start as usize);
+                assert!(own == Some(record), "C1: {set} elect {best} with {own:?} at {at} instead of {record:?}");
+            }
+        }
+    }
+}
