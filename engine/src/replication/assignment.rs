@@ -311,10 +311,8 @@ mod tests {
     }
 
     fn configuration() -> impl Strategy<Value = Configuration> {
-        (members(), proptest::option::of(members())).prop_map(|(current, incoming)| Configuration {
-            incoming,
-            ..Configuration::founding(current)
-        })
+        (members(), proptest::option::of(members()))
+            .prop_map(|(current, incoming)| Configuration { incoming, ..Configuration::founding(current) })
     }
 
     /// All subsets of all replicas there can be.
@@ -389,7 +387,8 @@ mod tests {
     #[test]
     fn members_are_checked_at_both_ends() {
         assert_eq!(Members::new(set(0), 1, 1), Err(MembersError::NoReplicas));
-        for (write, read, fine) in [(0, 1, false), (1, 0, false), (1, 1, true), (3, 3, true), (4, 3, false), (3, 4, false)]
+        for (write, read, fine) in
+            [(0, 1, false), (1, 0, false), (1, 1, true), (3, 3, true), (4, 3, false), (3, 4, false)]
         {
             assert_eq!(Members::new(set(0b111), write, read).is_ok(), fine, "W {write}, R {read}");
         }

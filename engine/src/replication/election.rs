@@ -82,10 +82,19 @@ impl Candidate {
         self.committed = self.committed.max(committed);
     }
 
-    pub(super) fn handle_refusal(&mut self, from: ReplicaId, promised: LeaderEpoch, claim: Option<Claim>) {
+    pub(super) fn handle_refusal<B>(
+        &mut self,
+        own: &Own<B>,
+        (from, promised): (ReplicaId, LeaderEpoch),
+        claim: Option<Claim>,
+        now: Duration,
+    ) {
         self.outbid |= promised > self.epoch;
-        if claim.is_none() {
-            self.without_memory.insert(from);
+        match claim {
+            None => self.without_memory.insert(from),
+            // The other one should lead, and will try: outbidding it again would only keep it from that.
+            Some(claim) if claim > own.claim() => self.retry_at = own.patience(now),
+            Some(_) => {}
         }
     }
 
@@ -118,9 +127,20 @@ impl Candidate {
     }
 }
 
-/// Answers a candidate. Gives whether this replica voted for it.
-pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) -> bool {
-    let Message::Elect { epoch, life, claim, config, forced } = elect else { return false };
+/// What a candidate was answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// A vote.
+    Voted,
+    /// The vote that it was given before, once more.
+    VotedAgain,
+    /// A refusal.
+    Refused,
+}
+
+/// Answers a candidate.
+pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) -> Answer {
+    let Message::Elect { epoch, life, claim, config, forced } = elect else { return Answer::Refused };
     own.see(epoch);
     let grants = own.is_intact()
         && own.cutting.is_none()
@@ -135,18 +155,18 @@ pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) ->
         });
         let committed = own.committed();
         own.send_saved(from, Message::Vote { epoch, life, committed });
-        return true;
+        return Answer::Voted;
     }
     // A vote that was lost on its way is given again: the promise is the same.
-    if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() && own.id != from {
+    if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() {
         let committed = own.committed();
         own.send_saved(from, Message::Vote { epoch, life, committed });
-        return false;
+        return Answer::VotedAgain;
     }
     let (promised, config) = (own.ballot.promised, own.ballot.config);
     let claim = own.is_intact().then(|| own.claim());
     own.send_saved(from, Message::Refuse { epoch, life, promised, claim, config });
-    false
+    Answer::Refused
 }
 
 /// What a replica that lost its memory has found out. It may have promised that it would listen to nobody before some

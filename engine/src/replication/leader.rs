@@ -78,7 +78,7 @@ impl Leader {
         assert!(own.saved.promised == epoch, "leading in {epoch}, which is not durable: {}", own.saved);
         assert!(own.epochs.last() < epoch, "the log has records of {epoch} already");
         let start = own.held.received;
-        own.effect(Effect::Lead { epoch, start });
+        own.lead(start);
         // The newest configuration, whether it was ever decided or not, becomes one of this reign: so it orders above all
         // that earlier leaders may have issued and nobody here has heard of.
         let durable = own.held.durable >= start;

@@ -18,16 +18,16 @@ mod own;
 mod progress;
 mod reads;
 mod repair;
-mod text;
 #[cfg(test)]
 mod tests;
+mod text;
 
 use std::time::Duration;
 
 use assignment::{Members, ReplicaId, ReplicaSet};
 use ballot::{Ballot, Memory};
 use effect::Effect;
-use election::{Candidate, Inquiry};
+use election::{Answer, Candidate, Inquiry};
 use follower::{Follower, Following};
 use leader::Leader;
 use message::{Batches, Held, Message, Probe};
@@ -118,11 +118,12 @@ pub enum RoleName {
 }
 
 impl<B> Replica<B> {
-    /// A replica as its drive has it. With others silent, it tries to lead when its turn comes.
+    /// A replica as its drive has it. It tries to lead when its turn comes, unless a leader speaks to it before: one that is
+    /// there does so with its next beat.
     pub fn open(opened: Opened, pace: Pace, now: Duration) -> Self {
         let mut own = Own::new(opened, pace);
         let inquiry = (!own.is_intact()).then(|| Inquiry::begin(&mut own, now));
-        let role = Role::Follower(Follower::alone(own.turn(now)));
+        let role = Role::Follower(Follower::alone(own.turn(now) + own.pace.beat * 2));
         Replica { own, role, inquiry, repair: None }
     }
 
@@ -138,10 +139,9 @@ impl<B> Replica<B> {
                 self.on_election_news(from, message, now);
             }
             Message::Probe(probe) => self.on_probe(from, &probe, now),
-            Message::Standing(_)
-            | Message::Ack(_)
-            | Message::Stranger { .. }
-            | Message::Confirmed { .. } => self.on_follower_news(from, message, now),
+            Message::Standing(_) | Message::Ack(_) | Message::Stranger { .. } | Message::Confirmed { .. } => {
+                self.on_follower_news(from, message, now)
+            }
             Message::Align { epoch, session, .. }
             | Message::Restart { epoch, session, .. }
             | Message::Amnesia { epoch, session }
@@ -158,25 +158,46 @@ impl<B> Replica<B> {
                     self.own.send_saved(from, Message::Confirmed { epoch, round });
                 }
             }
-            Message::Inquire { .. } | Message::Known { .. } => self.on_inquiry(from, message),
+            Message::Inquire { .. } | Message::Known { .. } => self.on_inquiry(from, message, now),
             Message::Want { from: first, until } => repair::give(&mut self.own, from, first, until),
             Message::Spare(batches) => self.on_spare(batches, now),
         }
         self.settle(now);
     }
 
+    /// Stops to follow `leader` if this replica does, and tries to lead itself a while later.
+    fn leave(&mut self, leader: ReplicaId, campaign_at: Duration) {
+        if let Role::Follower(follower) = &mut self.role
+            && follower.following.is_some_and(|following| following.leader == leader)
+        {
+            *follower = Follower::alone(campaign_at);
+            self.own.tell(None);
+        }
+    }
+
     fn on_elect(&mut self, from: ReplicaId, elect: Message<B>, now: Duration) {
+        if matches!(&elect, Message::Elect { epoch, .. } if *epoch > self.own.ballot.promised) {
+            // Whoever would lead a later reign leads this one no more.
+            self.leave(from, self.own.turn(now) + self.own.pace.election_retry);
+        }
         let own = &mut self.own;
         let claims_less = matches!(&elect, Message::Elect { claim, .. } if *claim < own.claim());
-        if election::answer(own, from, elect) {
-            own.tell(None);
-            let retry_at = own.turn(now) + own.pace.election_retry;
-            self.role = Role::Follower(Follower::alone(retry_at));
-        } else if let Role::Follower(Follower { following: None, campaign_at }) = &mut self.role
-            && claims_less
-        {
-            // It will not get far without this vote, and this replica would get its.
-            *campaign_at = now.min(*campaign_at);
+        match election::answer(own, from, elect) {
+            Answer::Voted => {
+                own.tell(None);
+                self.role = Role::Follower(Follower::alone(own.patience(now)));
+            }
+            answer => {
+                if let Role::Follower(Follower { following: None, campaign_at }) = &mut self.role {
+                    *campaign_at = match answer {
+                        // It still waits for others: let it.
+                        Answer::VotedAgain => own.patience(now),
+                        // It will not get far without this vote, and this replica would get its.
+                        _ if claims_less => now.min(*campaign_at),
+                        _ => *campaign_at,
+                    };
+                }
+            }
         }
     }
 
@@ -193,11 +214,11 @@ impl<B> Replica<B> {
                 if let Role::Candidate(candidate) = role
                     && epoch == candidate.epoch
                 {
-                    candidate.handle_refusal(from, promised, claim);
+                    candidate.handle_refusal(&self.own, (from, promised), claim, now);
                     if news {
                         // Votes were counted among members of the past.
                         self.own.learn(config);
-                        *role = Role::Follower(Follower::alone(now));
+                        *role = Role::Follower(Follower::alone(self.own.patience(now)));
                     }
                 }
             }
@@ -213,9 +234,10 @@ impl<B> Replica<B> {
         }
     }
 
-    /// This replica leads no more, and would again: somebody has promised more than it offers.
+    /// Somebody has promised more than this leader offers. Most likely there is a later one, and it will be heard of soon;
+    /// if not, this replica tries to be it.
     fn step_down(&mut self, now: Duration) {
-        self.role = Role::Follower(Follower::alone(self.own.turn(now)));
+        self.role = Role::Follower(Follower::alone(self.own.patience(now)));
         self.own.tell(None);
     }
 
@@ -307,7 +329,11 @@ impl<B> Replica<B> {
         }
     }
 
-    fn on_inquiry(&mut self, from: ReplicaId, message: Message<B>) {
+    fn on_inquiry(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
+        if matches!(message, Message::Inquire { .. }) {
+            // A leader that lost its memory leads no more.
+            self.leave(from, self.own.turn(now));
+        }
         let own = &mut self.own;
         match message {
             Message::Inquire { life } if own.is_intact() => {
@@ -420,12 +446,7 @@ impl<B> Replica<B> {
     /// The core or the drive of `leader` is taken for dead or stalled. If this replica follows it, it will try to lead.
     /// May be wrong: that costs a change of leaders, nothing else.
     pub fn handle_suspect(&mut self, leader: ReplicaId, now: Duration) {
-        if let Role::Follower(follower) = &mut self.role
-            && follower.following.is_some_and(|following| following.leader == leader)
-        {
-            *follower = Follower::alone(self.own.turn(now));
-            self.own.tell(None);
-        }
+        self.leave(leader, self.own.turn(now));
     }
 
     /// Tries to lead, now.

@@ -136,6 +136,13 @@ impl<B> Own<B> {
         }
     }
 
+    /// Tells the owner that this replica leads the epoch it promised.
+    pub(super) fn lead(&mut self, start: Offset) {
+        let epoch = self.ballot.promised;
+        self.told = (Some(self.id), epoch);
+        self.effect(Effect::Lead { epoch, start });
+    }
+
     pub(super) fn pop_effect(&mut self) -> Option<Effect<B>> {
         self.effects.pop_front()
     }
@@ -201,7 +208,11 @@ impl<B> Own<B> {
 
     /// Sends when the ballot as it is now is durable: for whatever gives word of it.
     pub(super) fn send_saved(&mut self, to: ReplicaId, message: Message<B>) {
-        if self.saving.is_empty() { self.send(to, message) } else { self.after_save.push_back((self.revision, to, message)) }
+        if self.saving.is_empty() {
+            self.send(to, message)
+        } else {
+            self.after_save.push_back((self.revision, to, message))
+        }
     }
 
     /// Appends what a leader wrote or sent to what is known of the log.
@@ -242,5 +253,10 @@ impl<B> Own<B> {
     /// When to try to lead, so that not all try at once.
     pub(super) fn turn(&self, now: Duration) -> Duration {
         now + self.pace.election_stagger * u32::from(self.id.0)
+    }
+
+    /// When to try to lead after another had the time to, twice.
+    pub(super) fn patience(&self, now: Duration) -> Duration {
+        self.turn(now) + self.pace.election_retry * 2
     }
 }

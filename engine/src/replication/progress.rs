@@ -9,8 +9,8 @@ use std::{collections::VecDeque, time::Duration};
 
 use super::{
     Pace,
-    message::{Ack, Held, Session},
     assignment::ConfigId,
+    message::{Ack, Held, Session},
 };
 use crate::types::Offset;
 

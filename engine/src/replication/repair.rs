@@ -5,7 +5,12 @@
 
 use std::time::Duration;
 
-use super::{assignment::ReplicaId, effect::Effect, message::{Batches, Message}, own::Own};
+use super::{
+    assignment::ReplicaId,
+    effect::Effect,
+    message::{Batches, Message},
+    own::Own,
+};
 use crate::types::Offset;
 
 /// Records that are wanted.

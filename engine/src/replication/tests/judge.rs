@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use super::super::{
-    assignment::{Configuration, Members, ReplicaId, ReplicaSet},
+    assignment::{Members, ReplicaId, ReplicaSet},
     effect::Effect,
     message::Claim,
     reads::ReadTicket,
@@ -62,7 +62,10 @@ impl Judge {
                 let has = &disk.log[..];
                 for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
                     let own = has.get(at - disk.log_start as usize);
-                    assert!(own == Some(record), "C1: leader {id} of {epoch} has {own:?} at {at} instead of {record:?}");
+                    assert!(
+                        own == Some(record),
+                        "C1: leader {id} of {epoch} has {own:?} at {at} instead of {record:?}"
+                    );
                 }
             }
             Effect::Moved(held) => {
@@ -70,7 +73,9 @@ impl Judge {
                 for at in start..durable {
                     let record = disk.log[at - start];
                     match self.acked.get(at) {
-                        Some(acked) => assert!(*acked == record, "C10: {record:?} acknowledged at {at} after {acked:?}"),
+                        Some(acked) => {
+                            assert!(*acked == record, "C10: {record:?} acknowledged at {at} after {acked:?}")
+                        }
                         None => self.acked.push(record),
                     }
                 }
@@ -109,27 +114,26 @@ impl Judge {
     /// All that was acknowledged survives if everything crashes now and only as many drives come back as it takes to
     /// elect a leader, whichever these are.
     fn judge_survival(&self, nodes: &[Node]) {
-        let newest = nodes.iter().filter(|node| node.disk.is_intact()).max_by_key(|node| node.disk.ballot.config.id);
-        let Some(newest) = newest else { return };
-        let config: Configuration = newest.disk.ballot.config;
-        let able = |id: &ReplicaId| nodes[usize::from(id.0)].disk.is_intact();
-        let all: Vec<ReplicaId> = config.replicas().iter().filter(able).collect();
-        for bits in 0u32..1 << all.len() {
+        let disk = |id: ReplicaId| &nodes[usize::from(id.0)].disk;
+        let all: Vec<ReplicaId> = (0..nodes.len() as u8).map(ReplicaId).filter(|id| disk(*id).is_intact()).collect();
+        for bits in 1u32..1 << all.len() {
             let some = all.iter().enumerate().filter(|(place, _)| bits & (1 << place) != 0).map(|(_, id)| *id);
             let set: ReplicaSet = some.collect();
-            if !config.is_election_quorum(set) {
-                continue;
-            }
-            let claim = |id: &ReplicaId| {
-                let disk = &nodes[usize::from(id.0)].disk;
-                Claim { accepted: disk.ballot.accepted, log_end: Offset(disk.durable) }
-            };
-            let best = set.iter().max_by_key(claim).expect("a quorum is not empty");
-            let disk = &nodes[usize::from(best.0)].disk;
-            let durable = &disk.log[..(disk.durable - disk.log_start) as usize];
-            for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
-                let own = durable.get(at - disk.log_start as usize);
-                assert!(own == Some(record), "C1: {set} elect {best} with {own:?} at {at} instead of {record:?}");
+            let newest = set.iter().map(|id| disk(id).ballot.config).max_by_key(|config| config.id);
+            let Some(config) = newest.filter(|config| config.is_election_quorum(set)) else { continue };
+            let voters = set.intersection(config.replicas());
+            let claim = |id| Claim { accepted: disk(id).ballot.accepted, log_end: Offset(disk(id).durable) };
+            let best = voters.iter().map(claim).max();
+            for elected in voters.iter().filter(|id| Some(claim(*id)) == best) {
+                let disk = disk(elected);
+                let durable = &disk.log[..(disk.durable - disk.log_start) as usize];
+                for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
+                    let own = durable.get(at - disk.log_start as usize);
+                    assert!(
+                        own == Some(record),
+                        "C1: {set} elect {elected} with {own:?} at {at} instead of {record:?}"
+                    );
+                }
             }
         }
     }

@@ -66,6 +66,8 @@ pub struct World {
     pub appended: u8,
     /// What the owners were told since it was last taken.
     pub told: Vec<(ReplicaId, Effect<Bytes>)>,
+    /// Everything that replicas say and want, in words; `None` if nobody reads it.
+    pub script: Option<Vec<String>>,
 }
 
 pub fn members(replicas: &[u8], write_quorum: u8, read_quorum: u8) -> Members {
@@ -99,7 +101,15 @@ impl World {
             Node { replica: disk.open(id, 1, Duration::ZERO), disk, life: 1 }
         });
         let nodes = nodes.collect();
-        World { nodes, sent: Vec::new(), judge: Judge::new(members), habits, appended: 0, told: Vec::new() }
+        World {
+            nodes,
+            sent: Vec::new(),
+            judge: Judge::new(members),
+            habits,
+            appended: 0,
+            told: Vec::new(),
+            script: None,
+        }
     }
 
     pub fn ids(&self) -> impl Iterator<Item = ReplicaId> + use<> {
@@ -131,6 +141,12 @@ impl World {
     fn carry(&mut self, id: ReplicaId, effect: Effect<Bytes>) {
         let now = Duration::ZERO;
         let saves_at_once = self.habits.saves_at_once;
+        if let Some(script) = &mut self.script {
+            match &effect {
+                Effect::Send { to, message } => script.push(format!("{id} > {to} {message}")),
+                other => script.push(format!("{id}: {other}")),
+            }
+        }
         if !matches!(effect, Effect::Send { .. } | Effect::Load { .. }) {
             self.told.push((id, effect.clone()));
         }
@@ -236,6 +252,15 @@ impl World {
         self.carry_effects(id);
     }
 
+    /// The records of a node before `before` are deleted.
+    pub fn trim(&mut self, id: ReplicaId, before: Offset) {
+        let Node { replica, disk, .. } = self.node_mut(id);
+        disk.log.drain(..(before.0 - disk.log_start) as usize);
+        disk.log_start = before.0;
+        replica.handle_log_start(before);
+        self.carry_effects(id);
+    }
+
     /// The drive of a node is replaced, by an empty one or by a copy of an earlier time.
     pub fn replace(&mut self, id: ReplicaId, disk: Option<Disk>, now: Duration) {
         let config = self.node(id).disk.ballot.config;
@@ -243,6 +268,25 @@ impl World {
             Disk { ballot: Ballot::lost(config), saving: Vec::new(), log: Vec::new(), log_start: 0, durable: 0 };
         self.node_mut(id).disk = disk.unwrap_or(empty);
         self.crash(id, now);
+    }
+
+    /// Delivers, saves and syncs everything, in order, until nothing is under way.
+    pub fn run(&mut self, now: Duration) {
+        for _ in 0..10_000 {
+            let letters = std::mem::take(&mut self.sent);
+            let mut quiet = letters.is_empty();
+            letters.into_iter().for_each(|letter| self.deliver(letter, now));
+            for id in self.ids() {
+                while self.save(id, now) {
+                    quiet = false;
+                }
+                quiet &= !self.flush(id, now);
+            }
+            if quiet {
+                return;
+            }
+        }
+        panic!("the replicas do not come to rest");
     }
 
     /// What is to be told about a node, without times.

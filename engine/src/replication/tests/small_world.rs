@@ -1,0 +1,288 @@
+//! Every interleaving of a small world: three replicas, four records, messages that are lost, doubled and overtake each
+//! other, crashes that lose what is not durable, elections, drives that are replaced. Breadth first, each state once, the
+//! judge in every one, from several beginnings so that the deep ones are reached too.
+//!
+//! A message that was sent stays: it can be delivered at any later time, again and again, or never. That is every loss,
+//! delay, doubling and reordering there can be.
+
+use std::{
+    collections::BTreeSet,
+    hash::{DefaultHasher, Hash, Hasher},
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{
+    super::assignment::{Members, ReplicaId},
+    world::{Disk, Habits, Letter, World, members},
+};
+
+/// All of it happens at once: nothing in the protocol's promises depends on time.
+const NOW: Duration = Duration::ZERO;
+
+/// How many states a beginning may come to.
+const STATES_MAX: usize = 12_000;
+
+/// How often each thing may still happen.
+#[derive(Clone, Copy, Debug, Default, Hash)]
+struct Budget {
+    appends: u8,
+    campaigns: u8,
+    crashes: u8,
+    reads: u8,
+    replacements: u8,
+}
+
+#[derive(Clone)]
+struct State {
+    world: World,
+    /// Every message ever sent.
+    letters: BTreeSet<Rc<Letter>>,
+    budget: Budget,
+    /// A copy of a drive that may be put in its place later.
+    image: Option<(ReplicaId, Disk)>,
+    /// What was done, for the message of a failure.
+    path: Option<Rc<Step>>,
+}
+
+struct Step {
+    what: String,
+    before: Option<Rc<Step>>,
+}
+
+#[derive(Clone, Debug)]
+enum Action {
+    Deliver(Rc<Letter>),
+    Flush(ReplicaId),
+    Save(ReplicaId),
+    Append(ReplicaId),
+    Campaign(ReplicaId),
+    Crash(ReplicaId),
+    Read(ReplicaId),
+    Replace(ReplicaId),
+}
+
+impl State {
+    fn new(world: World, budget: Budget) -> Self {
+        let mut state = State { world, letters: BTreeSet::new(), budget, image: None, path: None };
+        state.tidy();
+        state
+    }
+
+    /// Everything that can happen next.
+    fn actions(&self) -> Vec<Action> {
+        let mut actions: Vec<Action> = self.letters.iter().map(|letter| Action::Deliver(Rc::clone(letter))).collect();
+        let Budget { appends, campaigns, crashes, reads, replacements } = self.budget;
+        let leaders = self.world.leaders();
+        for id in self.world.ids() {
+            actions.extend([Action::Flush(id), Action::Save(id)]);
+            let may = [
+                (appends > 0 && leaders.contains(&id), Action::Append(id)),
+                (reads > 0 && leaders.contains(&id), Action::Read(id)),
+                (campaigns > 0 && !leaders.contains(&id), Action::Campaign(id)),
+                (crashes > 0, Action::Crash(id)),
+                (replacements > 0, Action::Replace(id)),
+            ];
+            actions.extend(may.into_iter().filter(|(may, _)| *may).map(|(_, action)| action));
+        }
+        actions
+    }
+
+    fn after(&self, action: &Action) -> Self {
+        let mut next = self.clone();
+        let State { world, budget, image, .. } = &mut next;
+        match action {
+            Action::Deliver(letter) => world.deliver(Letter::clone(letter), NOW),
+            Action::Flush(id) => drop(world.flush(*id, NOW)),
+            Action::Save(id) => drop(world.save(*id, NOW)),
+            Action::Append(id) => budget.appends -= u8::from(world.append(*id, NOW)),
+            Action::Campaign(id) => {
+                budget.campaigns -= 1;
+                world.act(*id, |replica| replica.campaign(NOW));
+            }
+            Action::Crash(id) => {
+                budget.crashes -= 1;
+                world.crash(*id, NOW);
+            }
+            Action::Read(id) => {
+                budget.reads -= 1;
+                world.ask(*id, NOW);
+            }
+            Action::Replace(id) => {
+                budget.replacements -= 1;
+                let copy = image.take_if(|(of, _)| of == id).map(|(_, disk)| disk);
+                world.replace(*id, copy, NOW);
+            }
+        }
+        next.tidy();
+        next.path = Some(Rc::new(Step { what: describe(action), before: self.path.clone() }));
+        next
+    }
+
+    fn tidy(&mut self) {
+        self.letters.extend(self.world.sent.drain(..).map(Rc::new));
+        self.world.told.clear();
+        self.world.forget_times();
+    }
+
+    fn fingerprint(&self) -> u64 {
+        let mut hasher = DefaultHasher::new();
+        (&self.world, &self.letters, &self.budget).hash(&mut hasher);
+        hasher.finish()
+    }
+
+    fn story(&self) -> String {
+        let mut steps = Vec::new();
+        let mut step = self.path.clone();
+        while let Some(now) = step {
+            steps.push(now.what.clone());
+            step = now.before.clone();
+        }
+        steps.reverse();
+        let nodes: Vec<_> = self.world.ids().map(|id| self.world.describe(id)).collect();
+        format!("{}\n{}", steps.join("\n"), nodes.join("\n"))
+    }
+}
+
+fn describe(action: &Action) -> String {
+    match action {
+        Action::Deliver(letter) => format!("{} > {} {}", letter.0, letter.1, letter.2),
+        other => format!("{other:?}"),
+    }
+}
+
+/// Looks at the states that `beginning` can come to, nearest first. Gives how many and how deep.
+fn explore(beginning: State) -> (usize, usize) {
+    let mut seen = BTreeSet::from([beginning.fingerprint()]);
+    let mut frontier = vec![beginning];
+    let mut depth = 0;
+    while !frontier.is_empty() && seen.len() < STATES_MAX {
+        let mut next = Vec::new();
+        for state in &frontier {
+            for action in state.actions() {
+                let judged = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                    let after = state.after(&action);
+                    after.world.judge.judge(&after.world.nodes);
+                    after
+                }));
+                let Ok(after) = judged else { panic!("{}\n{}", state.story(), describe(&action)) };
+                if seen.insert(after.fingerprint()) {
+                    next.push(after);
+                }
+            }
+            if seen.len() >= STATES_MAX {
+                break;
+            }
+        }
+        frontier = next;
+        depth += 1;
+    }
+    (seen.len(), depth)
+}
+
+/// Explores, and says how far it came.
+fn look(name: &str, world: World, budget: Budget) {
+    let (states, depth) = explore(State::new(world, budget));
+    println!("{name}: {states} states, {depth} steps deep");
+    assert!(states > 1000, "{name}: only {states} states, {depth} steps deep");
+}
+
+fn fresh(members: Members, saves_at_once: bool) -> World {
+    World::new(members, 3, Habits { saves_at_once })
+}
+
+/// Replica 0 leads, and `records` are acknowledged and known everywhere.
+fn settled(members: Members, records: usize) -> World {
+    let mut world = fresh(members, true);
+    world.act(ReplicaId(0), |replica| replica.campaign(NOW));
+    world.run(NOW);
+    for _ in 0..records {
+        assert!(world.append(ReplicaId(0), NOW));
+        world.run(NOW);
+    }
+    assert_eq!(world.judge.acked.len(), records);
+    world
+}
+
+const ALL: [u8; 3] = [0, 1, 2];
+
+#[test]
+fn nobody_leads_yet() {
+    let budget = Budget { appends: 2, campaigns: 2, crashes: 1, ..Budget::default() };
+    look("3,2,2 at start-up", fresh(members(&ALL, 2, 2), true), budget);
+    look("3,1,1 at start-up", fresh(members(&ALL, 1, 1), true), budget);
+    look("3,3,1 at start-up", fresh(members(&ALL, 3, 1), true), budget);
+}
+
+#[test]
+fn a_promise_counts_when_it_is_durable() {
+    let budget = Budget { appends: 1, campaigns: 2, crashes: 2, ..Budget::default() };
+    look("3,2,2 with slow saves", fresh(members(&ALL, 2, 2), false), budget);
+    let mut world = settled(members(&ALL, 2, 2), 1);
+    world.habits = Habits { saves_at_once: false };
+    look("3,2,2 with slow saves, settled", world, budget);
+}
+
+#[test]
+fn a_leader_is_replaced() {
+    let budget = Budget { appends: 2, campaigns: 2, crashes: 1, reads: 1, ..Budget::default() };
+    for (write, read) in [(2, 2), (1, 1), (3, 1)] {
+        let mut world = settled(members(&ALL, write, read), 2);
+        look("a settled leader", world.clone(), budget);
+        // What it appended last has reached nobody.
+        world.append(ReplicaId(0), NOW);
+        world.sent.clear();
+        world.act(ReplicaId(2), |replica| replica.campaign(NOW));
+        look("a leader with a tail of its own", world, Budget { appends: 1, campaigns: 1, ..budget });
+    }
+}
+
+#[test]
+fn two_tails_differ() {
+    // 0 led and wrote alone, then 1 did, and both come back.
+    let mut world = settled(members(&ALL, 2, 2), 1);
+    world.append(ReplicaId(0), NOW);
+    world.flush(ReplicaId(0), NOW);
+    world.sent.clear();
+    world.act(ReplicaId(1), |replica| replica.campaign(NOW));
+    let to_two: Vec<Letter> = world.sent.drain(..).filter(|letter| letter.1 == ReplicaId(2)).collect();
+    to_two.into_iter().for_each(|letter| world.deliver(letter, NOW));
+    let votes: Vec<Letter> = world.sent.drain(..).collect();
+    votes.into_iter().for_each(|letter| world.deliver(letter, NOW));
+    world.sent.clear();
+    assert!(world.leaders().contains(&ReplicaId(1)), "{}", world.describe(ReplicaId(1)));
+    world.append(ReplicaId(1), NOW);
+    world.flush(ReplicaId(1), NOW);
+    world.sent.clear();
+    let budget = Budget { appends: 1, campaigns: 2, crashes: 1, ..Budget::default() };
+    look("two tails", world, budget);
+}
+
+#[test]
+fn a_drive_is_replaced_by_an_empty_one() {
+    let mut world = settled(members(&ALL, 2, 2), 2);
+    let budget = Budget { appends: 1, campaigns: 2, replacements: 1, reads: 1, ..Budget::default() };
+    look("a drive to be replaced", world.clone(), budget);
+    world.replace(ReplicaId(2), None, NOW);
+    let budget = Budget { appends: 1, campaigns: 2, crashes: 1, ..Budget::default() };
+    look("a replaced drive", world.clone(), budget);
+    world.sent.clear();
+    world.crash(ReplicaId(0), NOW);
+    look("a replaced drive and a crash", world, budget);
+}
+
+#[test]
+fn members_change() {
+    let mut world = World::new(members(&[0, 1], 2, 1), 3, Habits { saves_at_once: true });
+    world.act(ReplicaId(0), |replica| replica.campaign(NOW));
+    world.run(NOW);
+    world.append(ReplicaId(0), NOW);
+    world.run(NOW);
+    world.act(ReplicaId(0), |replica| replica.change_members(members(&ALL, 2, 2), NOW)).unwrap();
+    let budget = Budget { appends: 1, campaigns: 1, crashes: 1, ..Budget::default() };
+    look("from two replicas to three", world, budget);
+
+    let mut world = settled(members(&ALL, 2, 2), 1);
+    world.act(ReplicaId(0), |replica| replica.change_members(members(&[0, 1], 1, 1), NOW)).unwrap();
+    look("from three replicas to two", world, budget);
+}

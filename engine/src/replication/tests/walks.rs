@@ -1,0 +1,204 @@
+//! Long random walks, where the exhaustive world is too wide to go deep: any action at any time, from a seed, then peace, in
+//! which the replicas must come to agree and serve again.
+
+use std::time::Duration;
+
+use super::{
+    super::assignment::{Members, ReplicaId},
+    super::{RoleName, assignment::ReplicaSet},
+    world::{Habits, Letter, World, members},
+};
+
+/// Splitmix64: a walk is the same for ever.
+struct Chance(u64);
+
+impl Chance {
+    fn below(&mut self, bound: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let value = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (value ^ (value >> 31)) % bound
+    }
+
+    fn replica(&mut self, world: &World) -> ReplicaId {
+        ReplicaId(self.below(world.nodes.len() as u64) as u8)
+    }
+}
+
+/// One walk.
+struct Walk {
+    world: World,
+    chance: Chance,
+    now: Duration,
+    letters: Vec<Letter>,
+    /// How many drives may still be replaced: fewer than a write quorum can spare.
+    replacements: u8,
+    /// To what the members may change.
+    changes: Vec<Members>,
+    /// What happened, for the message of a failure.
+    story: Vec<String>,
+}
+
+impl Walk {
+    fn step(&mut self) {
+        self.now += Duration::from_millis(self.chance.below(20));
+        let (now, id) = (self.now, self.chance.replica(&self.world));
+        match self.chance.below(100) {
+            0..=54 => self.deliver(),
+            55..=64 => drop(self.world.flush(id, now)),
+            65..=74 => drop(self.world.save(id, now)),
+            75..=82 => drop(self.world.append(id, now)),
+            83..=90 => self.world.act(id, |replica| replica.tick(now)),
+            91 => self.world.act(id, |replica| replica.campaign(now)),
+            92 => self.suspect(id),
+            93..=94 => drop(self.world.ask(id, now)),
+            95 => {
+                self.story.push(format!("crash {id}"));
+                self.world.crash(id, now);
+            }
+            96 => self.hand_over(id),
+            97 => self.change(id),
+            98 => self.replace(id),
+            _ => {
+                // A partition of the network loses much at once.
+                let side = self.chance.replica(&self.world);
+                self.letters.retain(|letter| letter.0 != side && letter.1 != side);
+            }
+        }
+        for letter in self.world.sent.drain(..) {
+            self.letters.push(letter);
+        }
+        self.world.told.clear();
+        self.world.judge.judge(&self.world.nodes);
+    }
+
+    fn deliver(&mut self) {
+        if self.letters.is_empty() {
+            return;
+        }
+        // Mostly the oldest, sometimes any; mostly once, sometimes again, sometimes never.
+        let any = self.chance.below(4) == 0;
+        let place = if any { self.chance.below(self.letters.len() as u64) as usize } else { 0 };
+        let again = self.chance.below(20) == 0 && self.letters.len() < 200;
+        let letter = if again { self.letters[place].clone() } else { self.letters.remove(place) };
+        if self.chance.below(20) != 0 {
+            self.story.push(format!("{} > {} {}", letter.0, letter.1, letter.2));
+            self.world.deliver(letter, self.now);
+        }
+    }
+
+    fn suspect(&mut self, id: ReplicaId) {
+        let (now, leader) = (self.now, self.chance.replica(&self.world));
+        if leader != id {
+            self.world.act(id, |replica| replica.handle_suspect(leader, now));
+        }
+    }
+
+    fn hand_over(&mut self, id: ReplicaId) {
+        let (now, to) = (self.now, self.chance.replica(&self.world));
+        // Refused where it makes no sense.
+        let _ = self.world.act(id, |replica| replica.hand_over(to, now));
+    }
+
+    fn change(&mut self, id: ReplicaId) {
+        if let Some(members) = self.changes.last().copied() {
+            let now = self.now;
+            if self.world.act(id, |replica| replica.change_members(members, now)).is_ok() {
+                self.story.push(format!("{id} changes to {members}"));
+                self.changes.pop();
+            }
+        }
+    }
+
+    fn replace(&mut self, id: ReplicaId) {
+        if self.replacements > 0 {
+            self.replacements -= 1;
+            self.story.push(format!("replace {id}"));
+            self.world.replace(id, None, self.now);
+        }
+    }
+
+    /// No more faults: somebody must lead, take a record, and everybody must come to have everything.
+    fn settle(&mut self) {
+        self.letters.clear();
+        let appended = self.world.appended;
+        for round in 0.. {
+            assert!(round < 400, "they do not come to agree");
+            self.now += Duration::from_millis(10);
+            let now = self.now;
+            self.world.ids().for_each(|id| self.world.act(id, |replica| replica.tick(now)));
+            self.world.run(now);
+            self.world.told.clear();
+            self.world.judge.judge(&self.world.nodes);
+            let leads = |id: &ReplicaId| self.world.node(*id).replica.quorum().is_some();
+            let Some(leader) = self.world.ids().find(leads) else { continue };
+            if self.world.appended == appended {
+                self.world.append(leader, now);
+                continue;
+            }
+            let config = self.world.node(leader).replica.ballot().config;
+            let end = self.world.node(leader).replica.held().received;
+            let whole = |id: ReplicaId| {
+                let node = self.world.node(id);
+                let follows = matches!(node.replica.role(), RoleName::Follower | RoleName::Leader);
+                follows && node.replica.held().durable == end
+            };
+            let all: ReplicaSet = config.replicas();
+            let acknowledged = self.world.judge.acked.len() as u64 == end.0;
+            if all.iter().all(whole) && acknowledged && config.incoming.is_none() {
+                return;
+            }
+        }
+    }
+}
+
+fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
+    let mut chance = Chance(seed);
+    let saves_at_once = chance.below(2) == 0;
+    let spare = members.write_quorum() - 1;
+    let world = World::new(members, nodes, Habits { saves_at_once });
+    let replacements = if chance.below(3) == 0 && changes.is_empty() { spare.min(1) } else { 0 };
+    let now = Duration::ZERO;
+    let mut walk = Walk { world, chance, now, letters: Vec::new(), replacements, changes, story: Vec::new() };
+    walk.letters.append(&mut walk.world.sent);
+    let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        (0..STEPS).for_each(|_| walk.step());
+        walk.settle();
+    }));
+    if walked.is_err() {
+        let nodes: Vec<_> = walk.world.ids().map(|id| walk.world.describe(id)).collect();
+        panic!("seed {seed} of {members}:\n{}\n{}", walk.story.join("\n"), nodes.join("\n"));
+    }
+}
+
+/// How many steps a walk takes before there is peace.
+const STEPS: usize = 400;
+
+/// How many walks of each kind.
+const WALKS: u64 = 150;
+
+#[test]
+fn three_replicas_survive_whatever_happens() {
+    for seed in 0..WALKS {
+        walk(seed, 3, members(&[0, 1, 2], 2, 2), Vec::new());
+        walk(seed, 3, members(&[0, 1, 2], 3, 1), Vec::new());
+        walk(seed, 3, members(&[0, 1, 2], 1, 1), Vec::new());
+    }
+}
+
+#[test]
+fn five_replicas_survive_whatever_happens() {
+    for seed in 0..WALKS / 2 {
+        walk(seed, 5, members(&[0, 1, 2, 3, 4], 5, 3), Vec::new());
+        walk(seed, 5, members(&[0, 1, 2, 3, 4], 3, 3), Vec::new());
+    }
+}
+
+#[test]
+fn members_change_while_everything_goes_on() {
+    for seed in 0..WALKS {
+        let changes = vec![members(&[0, 1, 2, 3], 2, 3), members(&[0, 3], 1, 2), members(&[0, 1, 2, 3], 3, 2)];
+        walk(seed, 4, members(&[0, 1, 2], 2, 2), changes);
+        walk(seed, 4, members(&[0], 1, 1), vec![members(&[0, 1, 2], 2, 2), members(&[0, 1], 2, 1)]);
+    }
+}
