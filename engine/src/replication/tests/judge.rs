@@ -22,6 +22,9 @@ pub struct Judge {
     reads: Vec<(ReplicaId, ReadTicket, usize)>,
     /// A read must see every write that was acknowledged before it.
     linearizable: bool,
+    /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the leader
+    /// that remembers would come to; with that leader, it must be found out.
+    pub stale: Option<ReplicaId>,
     /// An operator accepted a loss: what was acknowledged until then may be gone.
     pub loss_accepted: bool,
     /// More replicas lost what they had than a write quorum can spare: only what is shown is judged.
@@ -35,6 +38,7 @@ impl Judge {
             leaders: BTreeMap::new(),
             reads: Vec::new(),
             linearizable: members.reads_are_linearizable(),
+            stale: None,
             loss_accepted: false,
             beyond_repair: false,
         }
@@ -81,6 +85,7 @@ impl Judge {
                 }
             }
             Effect::Follow { .. } => self.forget_reads(id),
+            Effect::Rebuilt if self.stale == Some(id) => self.stale = None,
             Effect::Answer { through } => {
                 let shown = replica.quorum().expect("an answer before the reign is established").durable.0 as usize;
                 let answered = self.reads.iter().filter(|(reader, ticket, _)| *reader == id && ticket <= through);
@@ -115,7 +120,8 @@ impl Judge {
     /// elect a leader, whichever these are.
     fn judge_survival(&self, nodes: &[Node]) {
         let disk = |id: ReplicaId| &nodes[usize::from(id.0)].disk;
-        let all: Vec<ReplicaId> = (0..nodes.len() as u8).map(ReplicaId).filter(|id| disk(*id).is_intact()).collect();
+        let all = (0..nodes.len() as u8).map(ReplicaId).filter(|id| disk(*id).is_intact());
+        let all: Vec<ReplicaId> = all.filter(|id| self.stale != Some(*id)).collect();
         for bits in 1u32..1 << all.len() {
             let some = all.iter().enumerate().filter(|(place, _)| bits & (1 << place) != 0).map(|(_, id)| *id);
             let set: ReplicaSet = some.collect();

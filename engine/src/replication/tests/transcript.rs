@@ -47,7 +47,7 @@ fn parse_members(words: &[&str]) -> Members {
 
 impl Play {
     fn new() -> Self {
-        let world = World::new(members(&[0], 1, 1), 1, Habits { saves_at_once: true });
+        let world = World::new(members(&[0], 1, 1), 1, Habits::SYNCS_LATER);
         Play {
             world,
             now: Duration::ZERO,
@@ -96,7 +96,7 @@ impl Play {
         let (nodes, rest) = if words[0] == "nodes" { (number(words[1]) as u8, &words[3..]) } else { (0, &words[1..]) };
         let members = parse_members(rest);
         let nodes = nodes.max(members.replicas().len());
-        *self = Play { world: World::new(members, nodes, Habits { saves_at_once: true }), ..Play::new() };
+        *self = Play { world: World::new(members, nodes, Habits::SYNCS_LATER), ..Play::new() };
         self.world.script = Some(Vec::new());
         None
     }

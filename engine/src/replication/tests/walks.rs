@@ -154,9 +154,9 @@ impl Walk {
 
 fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
     let mut chance = Chance(seed);
-    let saves_at_once = chance.below(2) == 0;
+    let habits = [Habits::PROMPT, Habits::SYNCS_LATER, Habits::SLOW][chance.below(3) as usize];
     let spare = members.write_quorum() - 1;
-    let world = World::new(members, nodes, Habits { saves_at_once });
+    let world = World::new(members, nodes, habits);
     let replacements = if chance.below(3) == 0 && changes.is_empty() { spare.min(1) } else { 0 };
     let now = Duration::ZERO;
     let mut walk = Walk { world, chance, now, letters: Vec::new(), replacements, changes, story: Vec::new() };

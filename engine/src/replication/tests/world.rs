@@ -53,6 +53,17 @@ pub struct Node {
 pub struct Habits {
     /// A save is done as soon as it is asked for.
     pub saves_at_once: bool,
+    /// What is written is durable at once: a crash loses nothing then.
+    pub syncs_at_once: bool,
+}
+
+impl Habits {
+    /// Drives that are never behind.
+    pub const PROMPT: Habits = Habits { saves_at_once: true, syncs_at_once: true };
+    /// Ballots are saved at once, records are not.
+    pub const SYNCS_LATER: Habits = Habits { saves_at_once: true, syncs_at_once: false };
+    /// Nothing is durable before its time.
+    pub const SLOW: Habits = Habits { saves_at_once: false, syncs_at_once: false };
 }
 
 /// See the module.
@@ -140,7 +151,7 @@ impl World {
 
     fn carry(&mut self, id: ReplicaId, effect: Effect<Bytes>) {
         let now = Duration::ZERO;
-        let saves_at_once = self.habits.saves_at_once;
+        let Habits { saves_at_once, syncs_at_once } = self.habits;
         if let Some(script) = &mut self.script {
             match &effect {
                 Effect::Send { to, message } => script.push(format!("{id} > {to} {message}")),
@@ -158,7 +169,13 @@ impl World {
                 replica.handle_saved(revision, now);
             }
             Effect::Save { revision, ballot } => disk.saving.push((revision, ballot)),
-            Effect::Write(batches) => disk.log.extend(batches.bytes),
+            Effect::Write(batches) => {
+                disk.log.extend(batches.bytes);
+                if syncs_at_once {
+                    disk.durable = disk.end();
+                    replica.handle_held(Offset(disk.durable), Offset(disk.durable), now);
+                }
+            }
             Effect::Truncate { to } => {
                 disk.log.truncate((to.0 - disk.log_start) as usize);
                 disk.durable = disk.end();
@@ -230,6 +247,9 @@ impl World {
         disk.log.push(Record { epoch: replica.ballot().promised, number });
         self.appended += 1;
         self.act(id, |replica| replica.handle_appended(from, from.advance(1), now));
+        if self.habits.syncs_at_once {
+            self.flush(id, now);
+        }
         true
     }
 
