@@ -219,3 +219,99 @@ impl Progress {
         self.allowed_at = Duration::ZERO;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::types::LeaderEpoch;
+
+    const SESSION: Session = Session { round: 1, life: 7 };
+
+    fn at(ms: u64) -> Duration {
+        Duration::from_millis(ms)
+    }
+
+    fn pace() -> Pace {
+        Pace { window_bytes: 100, catch_up_bytes_per_second: 1000, ..Pace::default() }
+    }
+
+    /// A follower whose log agrees with the leader's up to `end`.
+    fn replicating(end: u64) -> Progress {
+        let mut progress = Progress::new(Offset(end), at(0));
+        progress.probe(at(0));
+        progress.answered(SESSION);
+        progress.aligned(Offset(end), at(0));
+        progress
+    }
+
+    fn ack(received: u64, written: u64) -> Ack {
+        let held = Held { received: Offset(received), written: Offset(written), durable: Offset(written) };
+        let config = ConfigId::default();
+        Ack { epoch: LeaderEpoch(8), session: SESSION, held, accepted: true, config, missing: false }
+    }
+
+    #[test]
+    fn what_is_sent_counts_as_in_flight_until_it_is_written_there() {
+        let mut progress = replicating(0);
+        progress.in_sync = true;
+        assert_eq!(progress.room(Offset(9), &pace(), at(0)), Some(100));
+        progress.sending(Offset(4), 60, &pace(), at(0));
+        progress.sending(Offset(5), 40, &pace(), at(0));
+        assert_eq!(progress.room(Offset(9), &pace(), at(0)), None);
+        progress.heard(&ack(5, 0), at(1));
+        assert_eq!(progress.room(Offset(9), &pace(), at(1)), None, "it is in memory there, and costs memory there");
+        progress.heard(&ack(5, 4), at(2));
+        assert_eq!(progress.room(Offset(9), &pace(), at(2)), Some(60));
+        assert_eq!(progress.room(Offset(5), &pace(), at(2)), None, "there is nothing to send");
+    }
+
+    #[test]
+    fn who_does_not_keep_up_is_sent_less_and_not_faster_than_allowed() {
+        let mut progress = replicating(0);
+        assert_eq!(progress.room(Offset(9), &pace(), at(0)), Some(25));
+        progress.sending(Offset(1), 20, &pace(), at(0));
+        progress.heard(&ack(1, 1), at(1));
+        assert_eq!(progress.room(Offset(9), &pace(), at(19)), None, "20 bytes take 20 ms at 1,000 a second");
+        assert_eq!(progress.room(Offset(9), &pace(), at(20)), Some(25));
+    }
+
+    #[test]
+    fn a_new_session_counts_nothing_of_the_one_before_but_remembers_what_was_promised() {
+        let mut progress = replicating(0);
+        progress.sending(Offset(3), 10, &pace(), at(0));
+        progress.heard(&ack(3, 3), at(1));
+        progress.probe(at(2));
+        assert_eq!((progress.held, progress.accepted, progress.session()), (Held::default(), false, None));
+        assert_eq!(progress.promised_durable, Offset(3));
+        assert!(!progress.is_in(SESSION));
+    }
+
+    #[test]
+    fn a_follower_is_in_sync_that_has_what_the_leader_had_half_a_second_ago() {
+        let mut progress = replicating(0);
+        assert!(!progress.judge(Offset(10), &pace(), at(0)), "it has not said that it follows");
+        progress.heard(&ack(0, 0), at(1));
+        assert!(progress.judge(Offset(10), &pace(), at(1)) && progress.in_sync);
+        // It has what there was at the beginning, and no more for too long.
+        assert!(progress.judge(Offset(20), &pace(), at(600)) && !progress.in_sync);
+        progress.heard(&ack(10, 10), at(700));
+        progress.judge(Offset(30), &pace(), at(700));
+        progress.heard(&ack(30, 30), at(800));
+        assert!(progress.judge(Offset(40), &pace(), at(800)) && progress.in_sync);
+    }
+
+    proptest! {
+        #[test]
+        fn acks_in_any_order_come_to_the_same(order in Just([1u64, 2, 3, 4, 5]).prop_shuffle(), twice in 0usize..5) {
+            let mut progress = replicating(0);
+            progress.sending(Offset(5), 10, &pace(), at(0));
+            for end in order.iter().chain([&order[twice]]) {
+                progress.heard(&ack(*end, end - 1), at(1));
+            }
+            prop_assert_eq!(progress.held, ack(5, 4).held);
+            prop_assert_eq!(progress.next, Offset(5));
+        }
+    }
+}
