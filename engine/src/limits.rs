@@ -73,8 +73,8 @@ pub const FETCH_BYTES_MAX: u32 = 4 << 20;
 /// How long one fetch may wait for data, in milliseconds.
 pub const FETCH_WAIT_MS_MAX: u32 = 30_000;
 
-/// Replicas of a partition, and slots for them: one byte holds a set of them. Twice the largest factor in use anywhere is
-/// room enough, and each slot has every eighth epoch for its own, which leaves it 2^29 reigns.
+/// Replicas of a partition, and slots for them: one byte holds a set of them. Twice the largest factor in use anywhere
+/// is room enough, and each slot has every eighth epoch for its own, which leaves it 2^29 reigns.
 pub const REPLICAS_MAX: u8 = 8;
 
 /// Bytes that a leader has sent to one follower and does not know to be written there: what a slow follower costs. Two

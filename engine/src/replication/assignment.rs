@@ -3,8 +3,8 @@
 //!
 //! Every quorum of the protocol is counted here, over sets of replicas, so that none is ever counted twice. Two facts
 //! carry all of it: a write quorum and an election quorum of the same members always share a replica, and so do a write
-//! quorum and a read quorum if `R + W > N`. While members change, whatever takes a quorum takes one of the old *and* one
-//! of the new, so the two facts hold across the change too.
+//! quorum and a read quorum if `R + W > N`. While members change, whatever takes a quorum takes one of the old *and*
+//! one of the new, so the two facts hold across the change too.
 
 use std::fmt;
 

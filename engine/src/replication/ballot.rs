@@ -28,8 +28,8 @@ pub struct Ballot {
     /// Nothing of a lower epoch is listened to. Never goes back; not below `accepted`.
     pub promised: LeaderEpoch,
     /// The last epoch whose leader's log this one is a copy of, at least up to where that epoch began. It orders logs:
-    /// of two, the one with the higher `accepted` has everything that was acknowledged before, and of two with the same,
-    /// the longer one. Never goes back.
+    /// of two, the one with the higher `accepted` has everything that was acknowledged before, and of two with the
+    /// same, the longer one. Never goes back.
     pub accepted: LeaderEpoch,
     /// The newest configuration heard of.
     pub config: Configuration,

@@ -1,7 +1,7 @@
 //! What the owner of a replica must do for it. The replica decides, its owner does.
 //!
-//! Effects are carried out in the order in which they come out. Those that take time say which call reports that they are
-//! done; until then nothing is taken for done. None of them reports back by failing: a replica whose drive fails is
+//! Effects are carried out in the order in which they come out. Those that take time say which call reports that they
+//! are done; until then nothing is taken for done. None of them reports back by failing: a replica whose drive fails is
 //! closed by its owner, and is to the others one that is silent.
 
 use super::{
@@ -31,8 +31,8 @@ pub enum Effect<B> {
         /// What to save.
         ballot: Ballot,
     },
-    /// Follower: append these batches, as they are, to the log, in memory at first. Emitted for batches that continue the
-    /// log. The progress of the device is reported with `handle_held`.
+    /// Follower: append these batches, as they are, to the log, in memory at first. Emitted for batches that continue
+    /// the log. The progress of the device is reported with `handle_held`.
     Write(Batches<B>),
     /// Follower: cut off the log at `to`, durably, then call `handle_truncated`. Nothing is written meanwhile. Emitted
     /// when the leader's log differs from there on.
@@ -52,9 +52,9 @@ pub enum Effect<B> {
         /// The first offset that stays.
         before: Offset,
     },
-    /// Leader: read batches of the log from `from` on, from memory or from the device, and give them to `handle_loaded`;
-    /// `handle_load_failed` if that fails. Not beyond `until`, and not more than `bytes_max` unless it is one batch.
-    /// Emitted when a follower has room for more. One at a time for each follower.
+    /// Leader: read batches of the log from `from` on, from memory or from the device, and give them to
+    /// `handle_loaded`; `handle_load_failed` if that fails. Not beyond `until`, and not more than `bytes_max` unless it
+    /// is one batch. Emitted when a follower has room for more. One at a time for each follower.
     Load {
         /// The follower that they are for.
         to: ReplicaId,
@@ -136,8 +136,8 @@ pub enum Effect<B> {
     },
     /// Write these batches over the damaged ones, if they are what should be there.
     Rewrite(Batches<B>),
-    /// Accept nothing any more, and tell the operator: the leader's log lacks records that were acknowledged. The records
-    /// are kept. Emitted instead of a truncation that must not be.
+    /// Accept nothing any more, and tell the operator: the leader's log lacks records that were acknowledged. The
+    /// records are kept. Emitted instead of a truncation that must not be.
     Halt {
         /// What is acknowledged.
         committed: Offset,

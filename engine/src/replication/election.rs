@@ -1,9 +1,9 @@
 //! How a replica becomes leader, and how one that lost its memory finds out whom it may follow.
 //!
-//! A candidate begins a reign of its own number, promises it to itself, and asks all others to listen to nothing earlier
-//! any more. Who has a log that is worth more refuses, and tries itself. With the votes of an election quorum the
-//! candidate leads: every record that was acknowledged is on a write quorum, so on one of the voters, whose log is worth no
-//! more than the candidate's.
+//! A candidate begins a reign of its own number, promises it to itself, and asks all others to listen to nothing
+//! earlier any more. Who has a log that is worth more refuses, and tries itself. With the votes of an election quorum
+//! the candidate leads: every record that was acknowledged is on a write quorum, so on one of the voters, whose log is
+//! worth no more than the candidate's.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
 //! Where each reign began in a partition's log. Derived from the batch headers, and rebuilt from them.
 //!
-//! A record is known by its epoch and its offset: an epoch has one leader, which gives an offset once. So two logs agree
-//! up to the end of the last epoch that both have, or to the earlier of its two ends, and that place is found from this
-//! table alone, without comparing a byte.
+//! A record is known by its epoch and its offset: an epoch has one leader, which gives an offset once. So two logs
+//! agree up to the end of the last epoch that both have, or to the earlier of its two ends, and that place is found
+//! from this table alone, without comparing a byte.
 
 use crate::types::{LeaderEpoch, Offset};
 
@@ -52,8 +52,8 @@ impl Epochs {
         self.starts[behind - 1].0
     }
 
-    /// The last epoch that is not after `epoch`, and its end, in a log that ends at `log_end`. Before the first reign it
-    /// is epoch 0, and its end is where the log's first record is.
+    /// The last epoch that is not after `epoch`, and its end, in a log that ends at `log_end`. Before the first reign
+    /// it is epoch 0, and its end is where the log's first record is.
     pub fn end_of(&self, epoch: LeaderEpoch, log_end: Offset) -> EpochEnd {
         let behind = self.starts.partition_point(|(known, _)| *known <= epoch);
         let end = self.starts.get(behind).map_or(log_end, |(_, start)| *start);
@@ -61,9 +61,9 @@ impl Epochs {
         EpochEnd { epoch: found, end }
     }
 
-    /// Where a log that ends at `log_end` stops to agree with another, whose last epoch that is not after this log's last
-    /// one is `other`. The answer is final if its epoch is `other`'s; if it is earlier, the other log must be asked again
-    /// about that.
+    /// Where a log that ends at `log_end` stops to agree with another, whose last epoch that is not after this log's
+    /// last one is `other`. The answer is final if its epoch is `other`'s; if it is earlier, the other log must be
+    /// asked again about that.
     pub fn agrees_until(&self, other: EpochEnd, log_end: Offset) -> EpochEnd {
         let own = self.end_of(other.epoch, log_end);
         if own.epoch == other.epoch { EpochEnd { end: own.end.min(other.end), ..own } } else { own }

@@ -32,8 +32,8 @@ pub(super) struct Following {
     start: Offset,
     /// See [`Probe::log_end`].
     rebuilt_at: Offset,
-    /// The leader has found that the logs agree. From then on the log only grows in this session, and messages that would
-    /// cut it off are late ones.
+    /// The leader has found that the logs agree. From then on the log only grows in this session, and messages that
+    /// would cut it off are late ones.
     aligned: bool,
 }
 
@@ -151,8 +151,8 @@ impl Following {
         }
     }
 
-    /// Takes the leader's log over, once it has durably what the leader began with. A replica that lost its memory waits
-    /// until it has all that its leader had when the session began: it may have acknowledged that.
+    /// Takes the leader's log over, once it has durably what the leader began with. A replica that lost its memory
+    /// waits until it has all that its leader had when the session began: it may have acknowledged that.
     fn accept<B>(&self, own: &mut Own<B>) {
         assert!(self.epoch == own.ballot.promised, "following in {} after {}", self.epoch, own.ballot);
         let needs = if own.is_intact() { self.start } else { self.rebuilt_at };

@@ -79,8 +79,8 @@ impl Leader {
         assert!(own.epochs.last() < epoch, "the log has records of {epoch} already");
         let start = own.held.received;
         own.lead(start);
-        // The newest configuration, whether it was ever decided or not, becomes one of this reign: so it orders above all
-        // that earlier leaders may have issued and nobody here has heard of.
+        // The newest configuration, whether it was ever decided or not, becomes one of this reign: so it orders above
+        // all that earlier leaders may have issued and nobody here has heard of.
         let durable = own.held.durable >= start;
         own.vow(|ballot| {
             ballot.config.id.epoch = epoch;
@@ -107,11 +107,10 @@ impl Leader {
         let learners = self.change.map_or(ReplicaSet::default(), |members| members.replicas());
         let all = own.ballot.config.replicas().union(learners).without(own.id);
         self.followers.retain(|replica, _| all.contains(*replica));
-        for replica in all.iter() {
-            if !self.followers.contains_key(&replica) {
-                self.followers.insert(replica, Progress::new(own.held.received, now));
-                self.probe(own, replica, now);
-            }
+        let new = all.iter().filter(|replica| !self.followers.contains_key(replica)).collect::<Vec<_>>();
+        for replica in new {
+            self.followers.insert(replica, Progress::new(own.held.received, now));
+            self.probe(own, replica, now);
         }
     }
 
@@ -334,8 +333,9 @@ impl Leader {
         own.ballot.config.is_write_quorum(all.filter(knows).collect())
     }
 
-    /// The steps of a change: the new replicas catch up; then every quorum is one of both; when that is decided, and the
-    /// new members hold on their own all that there was before, they are the members; when that is decided, it is over.
+    /// The steps of a change: the new replicas catch up; then every quorum is one of both; when that is decided, and
+    /// the new members hold on their own all that there was before, they are the members; when that is decided, it is
+    /// over.
     fn carry_change<B>(&mut self, own: &mut Own<B>, now: Duration) {
         let config = own.ballot.config;
         if !self.established || !self.is_decided(own) {

@@ -1,9 +1,9 @@
 //! One replica of a partition: which records count as stored, whose log is the log, and who says so.
 //!
 //! Pure: messages of other replicas, reports of the own log and the time come in through [`Replica`]; messages and
-//! effects go out through [`Replica::poll_effect`]. No file, no clock, no task, and not a byte of a batch is looked at. A
-//! link between two replicas may lose, double, delay and reorder, so it may be a ring between cores or a network. Invariant:
-//! a record that was acknowledged by a write quorum is in the log of every later leader, at the same offset.
+//! effects go out through [`Replica::poll_effect`]. No file, no clock, no task, and not a byte of a batch is looked at.
+//! A link between two replicas may lose, double, delay and reorder, so it may be a ring between cores or a network.
+//! Invariant: a record that was acknowledged by a write quorum is in the log of every later leader, at the same offset.
 //! `docs/REPLICATION.md` describes the protocol state by state and argues that it holds.
 
 pub mod assignment;
@@ -118,8 +118,8 @@ pub enum RoleName {
 }
 
 impl<B> Replica<B> {
-    /// A replica as its drive has it. It tries to lead when its turn comes, unless a leader speaks to it before: one that is
-    /// there does so with its next beat.
+    /// A replica as its drive has it. It tries to lead when its turn comes, unless a leader speaks to it before: one
+    /// that is there does so with its next beat.
     pub fn open(opened: Opened, pace: Pace, now: Duration) -> Self {
         let mut own = Own::new(opened, pace);
         let inquiry = (!own.is_intact()).then(|| Inquiry::begin(&mut own, now));
@@ -203,10 +203,10 @@ impl<B> Replica<B> {
 
     fn on_election_news(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
         match (&mut self.role, message) {
-            (Role::Candidate(candidate), Message::Vote { epoch, life, committed }) => {
-                if epoch == candidate.epoch && life == self.own.life {
-                    candidate.handle_vote(from, committed);
-                }
+            (Role::Candidate(candidate), Message::Vote { epoch, life, committed })
+                if epoch == candidate.epoch && life == self.own.life =>
+            {
+                candidate.handle_vote(from, committed);
             }
             (role, Message::Refuse { epoch, life, promised, claim, config }) if life == self.own.life => {
                 self.own.see(promised);
@@ -234,8 +234,8 @@ impl<B> Replica<B> {
         }
     }
 
-    /// Somebody has promised more than this leader offers. Most likely there is a later one, and it will be heard of soon;
-    /// if not, this replica tries to be it.
+    /// Somebody has promised more than this leader offers. Most likely there is a later one, and it will be heard of
+    /// soon; if not, this replica tries to be it.
     fn step_down(&mut self, now: Duration) {
         self.role = Role::Follower(Follower::alone(self.own.patience(now)));
         self.own.tell(None);
@@ -524,8 +524,8 @@ impl<B> Replica<B> {
         Ok(())
     }
 
-    /// The records from `from` to `until` are damaged here: get those of them that are final from another replica. Gives
-    /// whether there are any. [`Effect::Rewrite`] brings them.
+    /// The records from `from` to `until` are damaged here: get those of them that are final from another replica.
+    /// Gives whether there are any. [`Effect::Rewrite`] brings them.
     pub fn repair(&mut self, from: Offset, until: Offset, now: Duration) -> bool {
         self.repair = Repair::begin(&mut self.own, from, until, now);
         self.repair.is_some()
@@ -541,8 +541,8 @@ impl<B> Replica<B> {
         matches!(&self.role, Role::Leader(leader) if leader.admits()) && !self.own.halted
     }
 
-    /// Leader: what a write quorum holds, by level. `None` if this replica does not lead, or its reign is not established:
-    /// then nobody is told where the log ends.
+    /// Leader: what a write quorum holds, by level. `None` if this replica does not lead, or its reign is not
+    /// established: then nobody is told where the log ends.
     pub fn quorum(&self) -> Option<Held> {
         match &self.role {
             Role::Leader(leader) if leader.established => Some(leader.moved),

@@ -1,9 +1,10 @@
 //! What a leader knows of one follower, and what it may send it.
 //!
-//! A follower is first asked where it stands, then brought to agree with the leader's log, then sent what it lacks. It is
-//! the same whether it is one batch behind or a terabyte: only what it may have in flight differs, and where the batches
-//! come from. A leader keeps no batch for a follower, only offsets, so a slow one costs no memory here; and since what is
-//! sent counts as in flight until it is *written* there, it does not cost more than the window there either.
+//! A follower is first asked where it stands, then brought to agree with the leader's log, then sent what it lacks. It
+//! is the same whether it is one batch behind or a terabyte: only what it may have in flight differs, and where the
+//! batches come from. A leader keeps no batch for a follower, only offsets, so a slow one costs no memory here; and
+//! since what is sent counts as in flight until it is *written* there, it does not cost more than the window there
+//! either.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -39,8 +40,8 @@ pub(super) struct Progress {
     pub(super) accepted: bool,
     /// The configuration that it durably knows.
     pub(super) config: ConfigId,
-    /// The most that it ever said to be durable in this reign, in whatever session. Having less later means that it lost
-    /// something.
+    /// The most that it ever said to be durable in this reign, in whatever session. Having less later means that it
+    /// lost something.
     pub(super) promised_durable: Offset,
     /// The offset of the next batch to send; not below `held.received` while replicating.
     pub(super) next: Offset,

@@ -22,8 +22,8 @@ pub struct Judge {
     reads: Vec<(ReplicaId, ReadTicket, usize)>,
     /// A read must see every write that was acknowledged before it.
     linearizable: bool,
-    /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the leader
-    /// that remembers would come to; with that leader, it must be found out.
+    /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the
+    /// leader that remembers would come to; with that leader, it must be found out.
     pub stale: Option<ReplicaId>,
     /// An operator accepted a loss: what was acknowledged until then may be gone.
     pub loss_accepted: bool,

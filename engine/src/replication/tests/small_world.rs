@@ -1,6 +1,6 @@
 //! Every interleaving of a small world: three replicas, four records, messages that are lost, doubled and overtake each
-//! other, crashes that lose what is not durable, elections, drives that are replaced. Breadth first, each state once, the
-//! judge in every one, from several beginnings so that the deep ones are reached too.
+//! other, crashes that lose what is not durable, elections, drives that are replaced. Breadth first, each state once,
+//! the judge in every one, from several beginnings so that the deep ones are reached too.
 //!
 //! A message that was sent stays: it can be delivered at any later time, again and again, or never. That is every loss,
 //! delay, doubling and reordering there can be.

@@ -1,5 +1,5 @@
-//! Long random walks, where the exhaustive world is too wide to go deep: any action at any time, from a seed, then peace, in
-//! which the replicas must come to agree and serve again.
+//! Long random walks, where the exhaustive world is too wide to go deep: any action at any time, from a seed, then
+//! peace, in which the replicas must come to agree and serve again.
 
 use std::time::Duration;
 
