@@ -152,8 +152,17 @@ fn describe(action: &Action) -> String {
     }
 }
 
-/// Looks at the states that `beginning` can come to, nearest first. Gives how many and how deep.
-fn explore(beginning: State) -> (usize, usize) {
+/// How far an exploration came.
+struct Explored {
+    states: usize,
+    /// How many steps the last ones are from the beginning.
+    depth: usize,
+    /// There are no others.
+    all: bool,
+}
+
+/// Looks at the states that `beginning` can come to, nearest first.
+fn explore(beginning: State) -> Explored {
     let states_max = std::env::var("PYRALOG_WORLD_STATES").map_or(STATES_MAX, |count| count.parse().unwrap());
     let mut seen = BTreeSet::from([beginning.fingerprint()]);
     let mut frontier = vec![beginning];
@@ -176,17 +185,22 @@ fn explore(beginning: State) -> (usize, usize) {
                 break;
             }
         }
+        // A beginning whose states were all seen has no frontier any more.
         frontier = next;
         depth += 1;
     }
-    (seen.len(), depth)
+    Explored { states: seen.len(), depth, all: frontier.is_empty() }
 }
 
 /// Explores, and says how far it came.
 fn look(name: &str, world: World, budget: Budget) {
-    let (states, depth) = explore(State::new(world, budget));
-    println!("{name}: {states} states, {depth} steps deep");
-    assert!(states > 1000, "{name}: only {states} states, {depth} steps deep");
+    look_at(name, State::new(world, budget));
+}
+
+fn look_at(name: &str, beginning: State) {
+    let Explored { states, depth, all } = explore(beginning);
+    println!("{name}: {states} states{}, {depth} steps deep", if all { ", which are all" } else { "" });
+    assert!(states > if all { 200 } else { 1000 }, "{name}: only {states} states, {depth} steps deep");
 }
 
 fn fresh(members: Members, habits: Habits) -> World {
@@ -277,6 +291,38 @@ fn a_drive_is_replaced_by_an_empty_one() {
 }
 
 #[test]
+fn a_replica_forgets_what_it_promised() {
+    // 2 voted for 1, which leads, and 0 does not know that; then 2 loses its drive.
+    let mut world = two_tails(Habits::PROMPT);
+    world.act(ReplicaId(1), |replica| replica.tick(Duration::from_secs(1)));
+    world.replace(ReplicaId(2), None, NOW);
+    look("a vote on a lost drive", world, Budget { appends: 2, ..Budget::default() });
+
+    // 2 is asked for its vote, and crashes before its promise is durable.
+    let mut world = settled(members(&ALL, 2, 2), 1, Habits::SLOW);
+    world.act(ReplicaId(1), |replica| replica.campaign(NOW));
+    world.save(ReplicaId(1), NOW);
+    let letters = world.sent.clone();
+    let to_two = letters.into_iter().filter(|letter| letter.1 == ReplicaId(2));
+    to_two.for_each(|letter| world.deliver(letter, NOW));
+    world.crash(ReplicaId(2), NOW);
+    world.habits = Habits::PROMPT;
+    look("a vote that was not saved", world, Budget { appends: 1, ..Budget::default() });
+}
+
+#[test]
+fn a_replica_forgets_what_it_acknowledged() {
+    // 0 and 2 have a record that 1 has not; then 2 loses its drive.
+    let mut world = settled(members(&ALL, 2, 2), 1, Habits::PROMPT);
+    world.append(ReplicaId(0), NOW);
+    world.sent.retain(|letter| letter.1 != ReplicaId(1));
+    world.run(NOW);
+    assert_eq!(world.judge.acked.len(), 2);
+    world.replace(ReplicaId(2), None, NOW);
+    look("a record on a lost drive", world, Budget { campaigns: 2, ..Budget::default() });
+}
+
+#[test]
 fn a_drive_is_replaced_by_an_earlier_copy_of_itself() {
     let mut world = settled(members(&ALL, 2, 2), 1, Habits::PROMPT);
     let copy = (ReplicaId(2), world.node(ReplicaId(2)).disk.clone());
@@ -285,9 +331,7 @@ fn a_drive_is_replaced_by_an_earlier_copy_of_itself() {
     let budget = Budget { appends: 1, replacements: 1, reads: 1, ..Budget::default() };
     let mut state = State::new(world, budget);
     state.image = Some(copy);
-    let state = state.after(&Action::Replace(ReplicaId(2)));
-    let (states, depth) = explore(state);
-    println!("an earlier copy: {states} states, {depth} steps deep");
+    look_at("an earlier copy", state.after(&Action::Replace(ReplicaId(2))));
 }
 
 #[test]

@@ -31,6 +31,8 @@ struct Walk {
     chance: Chance,
     now: Duration,
     letters: Vec<Letter>,
+    /// How many crashes there are among a hundred other things.
+    crashes: u64,
     /// How many drives may still be replaced: fewer than a write quorum can spare.
     replacements: u8,
     /// To what the members may change.
@@ -43,7 +45,7 @@ impl Walk {
     fn step(&mut self) {
         self.now += Duration::from_millis(self.chance.below(20));
         let (now, id) = (self.now, self.chance.replica(&self.world));
-        match self.chance.below(100) {
+        match self.chance.below(100 + self.crashes) {
             0..=54 => self.deliver(),
             55..=64 => drop(self.world.flush(id, now)),
             65..=74 => drop(self.world.save(id, now)),
@@ -52,13 +54,13 @@ impl Walk {
             91 => self.world.act(id, |replica| replica.campaign(now)),
             92 => self.suspect(id),
             93..=94 => drop(self.world.ask(id, now)),
-            95 => {
+            95..=96 => self.hand_over(id),
+            97 => self.change(id),
+            98 => self.replace(id),
+            100.. => {
                 self.story.push(format!("crash {id}"));
                 self.world.crash(id, now);
             }
-            96 => self.hand_over(id),
-            97 => self.change(id),
-            98 => self.replace(id),
             _ => {
                 // A partition of the network loses much at once.
                 let side = self.chance.replica(&self.world);
@@ -158,8 +160,9 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
     let spare = members.write_quorum() - 1;
     let world = World::new(members, nodes, habits);
     let replacements = if chance.below(3) == 0 && changes.is_empty() { spare.min(1) } else { 0 };
-    let now = Duration::ZERO;
-    let mut walk = Walk { world, chance, now, letters: Vec::new(), replacements, changes, story: Vec::new() };
+    let crashes = [0, 1, 12][chance.below(3) as usize];
+    let (now, letters, story) = (Duration::ZERO, Vec::new(), Vec::new());
+    let mut walk = Walk { world, chance, now, letters, crashes, replacements, changes, story };
     walk.letters.append(&mut walk.world.sent);
     let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         (0..STEPS).for_each(|_| walk.step());
