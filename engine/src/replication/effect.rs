@@ -10,7 +10,7 @@ use super::{
     message::{Batches, Held, Message},
     reads::ReadTicket,
 };
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{AckLevel, LeaderEpoch, Offset};
 
 /// See the module. `B` is what carries batches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -33,7 +33,12 @@ pub enum Effect<B> {
     },
     /// Follower: append these batches, as they are, to the log, in memory at first. Emitted for batches that continue
     /// the log. The progress of the device is reported with `handle_held`.
-    Write(Batches<B>),
+    Write {
+        /// The batches.
+        batches: Batches<B>,
+        /// How safe somebody waits for them to be.
+        wanted: AckLevel,
+    },
     /// Follower: cut off the log at `to`, durably, then call `handle_truncated`. Nothing is written meanwhile. Emitted
     /// when the leader's log differs from there on.
     Truncate {

@@ -10,7 +10,7 @@ use super::{
     message::{Ack, Batches, Message, Probe, Session, Standing},
     own::Own,
 };
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{AckLevel, LeaderEpoch, Offset};
 
 /// A replica that does not lead.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -107,7 +107,12 @@ impl Following {
     }
 
     /// Batches come.
-    pub(super) fn handle_append<B>(&mut self, own: &mut Own<B>, committed: Offset, batches: Batches<B>) {
+    pub(super) fn handle_append<B>(
+        &mut self,
+        own: &mut Own<B>,
+        (committed, wanted): (Offset, AckLevel),
+        batches: Batches<B>,
+    ) {
         if own.cutting.is_some() {
             return;
         }
@@ -115,7 +120,7 @@ impl Following {
         own.note_committed(committed, self.epoch);
         if batches.from == own.held.received {
             own.extend(batches.from, batches.end, batches.epoch);
-            own.effect(Effect::Write(batches));
+            own.effect(Effect::Write { batches, wanted });
             self.acknowledge(own, false);
         } else {
             let missing = batches.end > own.held.received;

@@ -10,7 +10,7 @@ use std::{collections::BTreeMap, time::Duration};
 use super::{
     assignment::{Configuration, Members, ReplicaId, ReplicaSet},
     effect::Effect,
-    message::{Ack, Batches, Held, Message, Probe, Standing},
+    message::{Ack, Held, Loaded, Message, Probe, Standing},
     own::Own,
     progress::{Phase, Progress},
     reads::{ReadTicket, Reads},
@@ -194,21 +194,16 @@ impl Leader {
     }
 
     /// Batches were read for a follower.
-    pub(super) fn handle_loaded<B>(
-        &mut self,
-        own: &mut Own<B>,
-        to: ReplicaId,
-        (batches, bytes): (Batches<B>, u64),
-        now: Duration,
-    ) {
+    pub(super) fn handle_loaded<B>(&mut self, own: &mut Own<B>, to: ReplicaId, loaded: Loaded<B>, now: Duration) {
+        let Loaded { batches, size_bytes, wanted } = loaded;
         let Some(progress) = self.followers.get_mut(&to) else { return };
-        let wanted = progress.phase == Phase::Replicating && progress.loading && progress.next == batches.from;
+        let fits = progress.phase == Phase::Replicating && progress.loading && progress.next == batches.from;
         progress.loading = false;
-        let Some(session) = progress.session().filter(|_| wanted) else { return };
+        let Some(session) = progress.session().filter(|_| fits) else { return };
         assert!(batches.end <= own.held.received, "read up to {} in {}", batches.end, own.held);
-        progress.sending(batches.end, bytes, &own.pace, now);
+        progress.sending(batches.end, size_bytes, &own.pace, now);
         let (epoch, committed) = (self.epoch, self.moved.durable);
-        own.send(to, Message::Append { epoch, session, committed, batches });
+        own.send(to, Message::Append { epoch, session, committed, wanted, batches });
     }
 
     pub(super) fn handle_load_failed(&mut self, to: ReplicaId) {

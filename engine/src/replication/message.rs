@@ -9,7 +9,7 @@ use super::{
     assignment::{ConfigId, Configuration},
     epochs::EpochEnd,
 };
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{AckLevel, LeaderEpoch, Offset};
 
 /// One conversation between a leader and a follower. Both ends have named it, so nothing that either said in an earlier
 /// life, or about an earlier one, is taken for something said now.
@@ -137,6 +137,17 @@ pub struct Batches<B> {
     pub bytes: B,
 }
 
+/// Batches that a leader's owner has read for a follower.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Loaded<B> {
+    /// The batches.
+    pub batches: Batches<B>,
+    /// Their size, for the window.
+    pub size_bytes: u64,
+    /// The highest level that somebody waits for now.
+    pub wanted: AckLevel,
+}
+
 /// A message between two replicas of a partition. `B` is what carries batches.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Message<B> {
@@ -217,6 +228,9 @@ pub enum Message<B> {
         session: Session,
         /// Everything before it is durable on a write quorum.
         committed: Offset,
+        /// How safe somebody waits for records to be: a follower does not leave them less safe than that any longer
+        /// than it takes.
+        wanted: AckLevel,
         /// The batches.
         batches: Batches<B>,
     },

@@ -30,7 +30,7 @@ use effect::Effect;
 use election::{Answer, Candidate, Inquiry};
 use follower::{Follower, Following};
 use leader::Leader;
-use message::{Batches, Held, Message, Probe};
+use message::{Batches, Held, Loaded, Message, Probe};
 use own::Own;
 use repair::Repair;
 
@@ -311,7 +311,9 @@ impl<B> Replica<B> {
         match message {
             Message::Align { until, .. } => following.handle_align(own, until),
             Message::Restart { at, .. } => following.handle_restart(own, at),
-            Message::Append { committed, batches, .. } => following.handle_append(own, committed, batches),
+            Message::Append { committed, wanted, batches, .. } => {
+                following.handle_append(own, (committed, wanted), batches);
+            }
             Message::Beat { committed, log_start, config, .. } => {
                 following.handle_beat(own, (committed, log_start), config);
             }
@@ -423,10 +425,10 @@ impl<B> Replica<B> {
         }
     }
 
-    /// Batches were read for [`Effect::Load`]; with their size in bytes.
-    pub fn handle_loaded(&mut self, to: ReplicaId, batches: Batches<B>, bytes: u64, now: Duration) {
+    /// Batches were read for [`Effect::Load`].
+    pub fn handle_loaded(&mut self, to: ReplicaId, loaded: Loaded<B>, now: Duration) {
         if let Role::Leader(leader) = &mut self.role {
-            leader.handle_loaded(&mut self.own, to, (batches, bytes), now);
+            leader.handle_loaded(&mut self.own, to, loaded, now);
             leader.settle(&mut self.own, now);
         }
     }

@@ -91,8 +91,8 @@ impl<B> fmt::Display for Message<B> {
             }
             Message::Restart { epoch, session, at } => write!(f, "Restart epoch={epoch} session={session} at={at}"),
             Message::Amnesia { epoch, session } => write!(f, "Amnesia epoch={epoch} session={session}"),
-            Message::Append { epoch, session, committed, batches } => {
-                write!(f, "Append epoch={epoch} session={session} {batches} committed={committed}")
+            Message::Append { epoch, session, committed, wanted, batches } => {
+                write!(f, "Append epoch={epoch} session={session} {batches} committed={committed} wanted={wanted}")
             }
             Message::Beat { epoch, session, committed, log_start, config } => {
                 write!(f, "Beat epoch={epoch} session={session} committed={committed} log-start={log_start} ")?;
@@ -126,7 +126,7 @@ impl<B> fmt::Display for Effect<B> {
         match self {
             Effect::Send { to, message } => write!(f, "Send to={to} {message}"),
             Effect::Save { revision, ballot } => write!(f, "Save revision={revision} {ballot}"),
-            Effect::Write(batches) => write!(f, "Write {batches}"),
+            Effect::Write { batches, wanted } => write!(f, "Write {batches} wanted={wanted}"),
             Effect::Truncate { to } => write!(f, "Truncate to={to}"),
             Effect::Restart { at } => write!(f, "Restart at={at}"),
             Effect::Trim { before } => write!(f, "Trim before={before}"),

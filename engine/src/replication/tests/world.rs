@@ -8,11 +8,11 @@ use super::super::{
     ballot::{Ballot, Memory},
     effect::Effect,
     epochs::Epochs,
-    message::{Batches, Message},
+    message::{Batches, Loaded, Message},
     reads::ReadTicket,
 };
 use super::judge::Judge;
-use crate::types::{LeaderEpoch, Offset};
+use crate::types::{AckLevel, LeaderEpoch, Offset};
 
 /// A record: who gave it its place, and which of the appended ones it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -169,7 +169,7 @@ impl World {
                 replica.handle_saved(revision, now);
             }
             Effect::Save { revision, ballot } => disk.saving.push((revision, ballot)),
-            Effect::Write(batches) => {
+            Effect::Write { batches, .. } => {
                 disk.log.extend(batches.bytes);
                 if syncs_at_once {
                     disk.durable = disk.end();
@@ -193,8 +193,8 @@ impl World {
             }
             Effect::Load { to, from, until, bytes_max } => {
                 let batches = disk.read(from, until, bytes_max);
-                let bytes = batches.bytes.len() as u64;
-                replica.handle_loaded(to, batches, bytes, now);
+                let size_bytes = batches.bytes.len() as u64;
+                replica.handle_loaded(to, Loaded { batches, size_bytes, wanted: AckLevel::Durable }, now);
             }
             Effect::LoadSpare { to, from, until } => {
                 let batches = disk.read(from, until, 1);
