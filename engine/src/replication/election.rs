@@ -8,7 +8,7 @@
 use std::time::Duration;
 
 use super::{
-    assignment::{ReplicaId, ReplicaSet},
+    assignment::{ConfigId, Configuration, Members, ReplicaId, ReplicaSet},
     ballot::Memory,
     effect::{Effect, Stuck},
     message::{Claim, Message},
@@ -36,13 +36,15 @@ pub(super) struct Candidate {
 }
 
 impl Candidate {
-    /// Begins a reign: by votes, or by the operator's word.
-    pub(super) fn begin<B>(own: &mut Own<B>, forced: bool, now: Duration) -> Self {
+    /// Begins a reign: by votes, or by the operator's word, who then says who the members are.
+    pub(super) fn begin<B>(own: &mut Own<B>, forced: Option<Members>, now: Duration) -> Self {
         assert!(own.cutting.is_none(), "a candidate whose log is being cut off at {:?}", own.cutting);
         let epoch = own.epoch_to_lead();
         own.vow(|ballot| {
             ballot.promised = epoch;
-            if forced {
+            if let Some(current) = forced {
+                let id = ConfigId { epoch, version: ballot.config.id.version + 1 };
+                ballot.config = Configuration { id, current, incoming: None };
                 (ballot.forced, ballot.memory) = (epoch, Memory::Intact);
             }
         });
@@ -55,7 +57,7 @@ impl Candidate {
             without_memory: ReplicaSet::default(),
             committed,
             outbid: false,
-            forced,
+            forced: forced.is_some(),
             retry_at: now,
         };
         candidate.ask(own, now);

@@ -455,16 +455,20 @@ impl<B> Replica<B> {
     pub fn campaign(&mut self, now: Duration) {
         let can = self.own.is_intact() && self.own.is_member() && self.own.cutting.is_none() && !self.own.halted;
         if can && !matches!(self.role, Role::Leader(_)) {
-            self.role = Role::Candidate(Candidate::begin(&mut self.own, false, now));
+            self.role = Role::Candidate(Candidate::begin(&mut self.own, None, now));
         }
     }
 
-    /// Leads without asking, because an operator says so and accepts that records may be lost that only others have.
-    pub fn force(&mut self, now: Duration) {
+    /// Leads without asking, with these members, because an operator says so and accepts that records may be lost that
+    /// only others have.
+    ///
+    /// Panics if this replica is not among the members.
+    pub fn force(&mut self, members: Members, now: Duration) {
+        assert!(members.replicas().contains(self.own.id), "replica {} shall lead {members}", self.own.id);
         self.own.halted = false;
         self.inquiry = None;
         if self.own.cutting.is_none() {
-            self.role = Role::Candidate(Candidate::begin(&mut self.own, true, now));
+            self.role = Role::Candidate(Candidate::begin(&mut self.own, Some(members), now));
         }
     }
 

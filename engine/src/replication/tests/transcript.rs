@@ -119,7 +119,8 @@ impl Play {
             "suspect" => world.act(id, |replica| replica.handle_suspect(self::replica(rest[0]), now)),
             "force" => {
                 world.judge.loss_accepted = true;
-                world.act(id, |replica| replica.force(now));
+                let members = parse_members(rest);
+                world.act(id, |replica| replica.force(members, now));
             }
             "append" => {
                 for _ in 0..rest.first().map_or(1, |count| number(count)) {
