@@ -177,12 +177,16 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
 /// How many steps a walk takes before there is peace.
 const STEPS: usize = 400;
 
-/// How many walks of each kind.
+/// How many walks of each kind, unless `PYRALOG_WALKS` says otherwise.
 const WALKS: u64 = 150;
+
+fn seeds() -> std::ops::Range<u64> {
+    0..std::env::var("PYRALOG_WALKS").map_or(WALKS, |count| count.parse().unwrap())
+}
 
 #[test]
 fn three_replicas_survive_whatever_happens() {
-    for seed in 0..WALKS {
+    for seed in seeds() {
         walk(seed, 3, members(&[0, 1, 2], 2, 2), Vec::new());
         walk(seed, 3, members(&[0, 1, 2], 3, 1), Vec::new());
         walk(seed, 3, members(&[0, 1, 2], 1, 1), Vec::new());
@@ -191,7 +195,7 @@ fn three_replicas_survive_whatever_happens() {
 
 #[test]
 fn five_replicas_survive_whatever_happens() {
-    for seed in 0..WALKS / 2 {
+    for seed in seeds().step_by(2) {
         walk(seed, 5, members(&[0, 1, 2, 3, 4], 5, 3), Vec::new());
         walk(seed, 5, members(&[0, 1, 2, 3, 4], 3, 3), Vec::new());
     }
@@ -199,7 +203,7 @@ fn five_replicas_survive_whatever_happens() {
 
 #[test]
 fn members_change_while_everything_goes_on() {
-    for seed in 0..WALKS {
+    for seed in seeds() {
         let changes = vec![members(&[0, 1, 2, 3], 2, 3), members(&[0, 3], 1, 2), members(&[0, 1, 2, 3], 3, 2)];
         walk(seed, 4, members(&[0, 1, 2], 2, 2), changes);
         walk(seed, 4, members(&[0], 1, 1), vec![members(&[0, 1, 2], 2, 2), members(&[0, 1], 2, 1)]);
