@@ -159,8 +159,9 @@ pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) ->
         own.send_saved(from, Message::Vote { epoch, life, committed });
         return Answer::Voted;
     }
-    // A vote that was lost on its way is given again: the promise is the same.
-    if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() {
+    // A vote that was lost on its way is given again: the promise is the same. Not to one that has led the epoch
+    // already and begins it again: an old copy of a drive does not know that.
+    if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() && own.epochs.last() < epoch {
         let committed = own.committed();
         own.send_saved(from, Message::Vote { epoch, life, committed });
         return Answer::VotedAgain;

@@ -28,6 +28,8 @@ pub(super) struct Following {
     /// Its reign: what the ballot has promised, else the session is over.
     pub(super) epoch: LeaderEpoch,
     pub(super) session: Session,
+    /// When the leader last said something in this session.
+    pub(super) heard_at: Duration,
     /// See [`Probe::start`].
     start: Offset,
     /// See [`Probe::log_end`].
@@ -49,14 +51,23 @@ impl Follower {
     }
 }
 
+#[cfg(test)]
+impl Follower {
+    pub(super) fn forget_times(&mut self) {
+        self.campaign_at = Duration::ZERO;
+        self.following = self.following.map(|following| Following { heard_at: Duration::ZERO, ..following });
+    }
+}
+
 impl Following {
     /// Begins the session that a probe asks for.
-    pub(super) fn begin(leader: ReplicaId, probe: &Probe, life: u64) -> Self {
+    pub(super) fn begin(leader: ReplicaId, probe: &Probe, life: u64, now: Duration) -> Self {
         assert!(probe.start <= probe.log_end, "{probe:?}");
         Following {
             leader,
             epoch: probe.epoch,
-            session: Session { round: probe.round, life },
+            session: Session { leader_life: probe.life, round: probe.round, life },
+            heard_at: now,
             start: probe.start,
             rebuilt_at: probe.log_end,
             aligned: false,
@@ -65,7 +76,8 @@ impl Following {
 
     /// Whether a probe says nothing new: it asks for this session, or for an earlier one.
     pub(super) fn is_past(&self, leader: ReplicaId, probe: &Probe) -> bool {
-        self.leader == leader && self.epoch == probe.epoch && probe.round <= self.session.round
+        let same = self.leader == leader && self.epoch == probe.epoch && self.session.leader_life == probe.life;
+        same && probe.round <= self.session.round
     }
 
     /// Answers the probe, unless the log is being cut off: then it is answered after that.

@@ -125,6 +125,7 @@ impl Leader {
     fn probe_of<B>(&self, own: &Own<B>, to: ReplicaId) -> Message<B> {
         Message::Probe(Probe {
             epoch: self.epoch,
+            life: own.life,
             round: self.followers[&to].round,
             start: self.start,
             log_end: own.held.received,
@@ -137,7 +138,8 @@ impl Leader {
     pub(super) fn handle_standing<B>(&mut self, own: &mut Own<B>, from: ReplicaId, s: Standing, now: Duration) {
         let epoch = self.epoch;
         let Some(progress) = self.followers.get_mut(&from) else { return };
-        if progress.phase == Phase::Replicating || s.session.round != progress.round {
+        let answers = s.session.round == progress.round && s.session.leader_life == own.life;
+        if progress.phase == Phase::Replicating || !answers {
             return;
         }
         progress.answered(s.session);
@@ -383,7 +385,7 @@ impl Leader {
 
     fn confirm<B>(&self, own: &mut Own<B>, round: u64, confirmed: ReplicaSet) {
         for replica in self.followers.keys().filter(|replica| !confirmed.contains(**replica)) {
-            own.send(*replica, Message::Confirm { epoch: self.epoch, round });
+            own.send(*replica, Message::Confirm { epoch: self.epoch, life: own.life, round });
         }
     }
 

@@ -15,6 +15,9 @@ use crate::types::{AckLevel, LeaderEpoch, Offset};
 /// life, or about an earlier one, is taken for something said now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Session {
+    /// The leader's present life: an epoch that it began in an earlier one, and that nobody heard of before it lost its
+    /// memory, may be begun again.
+    pub leader_life: u64,
     /// The leader's number for it, new for every probe that asks anew.
     pub round: u32,
     /// The follower's present life: a random number that it drew when it was opened.
@@ -36,6 +39,8 @@ pub struct Claim {
 pub struct Probe {
     /// The leader's reign.
     pub epoch: LeaderEpoch,
+    /// See [`Session::leader_life`].
+    pub life: u64,
     /// See [`Session::round`].
     pub round: u32,
     /// The end of the leader's log when it was elected.
@@ -258,6 +263,8 @@ pub enum Message<B> {
     Confirm {
         /// The reign.
         epoch: LeaderEpoch,
+        /// The leader's life.
+        life: u64,
         /// Which round of reads.
         round: u64,
     },
@@ -265,6 +272,8 @@ pub enum Message<B> {
     Confirmed {
         /// The reign.
         epoch: LeaderEpoch,
+        /// The leader's life.
+        life: u64,
         /// The round.
         round: u64,
     },

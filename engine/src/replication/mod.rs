@@ -50,6 +50,9 @@ pub struct Pace {
     pub resend: Duration,
     /// How often a leader tells its followers where it stands when it has nothing else to tell.
     pub beat: Duration,
+    /// A leader that said nothing for so long leads no more, as far as a follower can tell. The host knows earlier when
+    /// a core or a drive is gone; this is for a replica that is there and leads no more.
+    pub silence_max: Duration,
     /// A follower that has not kept up for so long is out of sync.
     pub lag_max: Duration,
     /// How long a candidate waits for votes before it asks again.
@@ -71,6 +74,7 @@ impl Default for Pace {
         Pace {
             resend: Duration::from_millis(100),
             beat: Duration::from_millis(50),
+            silence_max: Duration::from_millis(400),
             lag_max: Duration::from_millis(500),
             election_retry: Duration::from_millis(150),
             election_stagger: Duration::from_millis(10),
@@ -153,9 +157,9 @@ impl<B> Replica<B> {
                     self.on_leader_news(message, now);
                 }
             }
-            Message::Confirm { epoch, round } => {
+            Message::Confirm { epoch, life, round } => {
                 if self.admits(from, epoch) && self.own.is_intact() && epoch == self.own.ballot.promised {
-                    self.own.send_saved(from, Message::Confirmed { epoch, round });
+                    self.own.send_saved(from, Message::Confirmed { epoch, life, round });
                 }
             }
             Message::Inquire { .. } | Message::Known { .. } => self.on_inquiry(from, message, now),
@@ -283,7 +287,7 @@ impl<B> Replica<B> {
                 ballot.config = probe.config;
             }
         });
-        let following = Following::begin(from, probe, self.own.life);
+        let following = Following::begin(from, probe, self.own.life, now);
         following.stand(&mut self.own);
         self.own.tell(Some(from));
         self.role = Role::Follower(Follower { following: Some(following), campaign_at: now });
@@ -298,7 +302,9 @@ impl<B> Replica<B> {
             }
             Message::Ack(ack) if ack.epoch == leader.epoch => leader.handle_ack(own, from, &ack, now),
             Message::Stranger { epoch } if epoch == leader.epoch => leader.handle_stranger(own, from, now),
-            Message::Confirmed { epoch, round } if epoch == leader.epoch => leader.handle_confirmed(from, round),
+            Message::Confirmed { epoch, life, round } if epoch == leader.epoch && life == own.life => {
+                leader.handle_confirmed(from, round);
+            }
             _ => {}
         }
     }
@@ -308,6 +314,7 @@ impl<B> Replica<B> {
         let own = &mut self.own;
         let Role::Follower(follower) = &mut self.role else { return };
         let Some(following) = &mut follower.following else { return };
+        following.heard_at = now;
         match message {
             Message::Align { until, .. } => following.handle_align(own, until),
             Message::Restart { at, .. } => following.handle_restart(own, at),
@@ -484,8 +491,14 @@ impl<B> Replica<B> {
             repair.tick(&mut self.own, now);
         }
         match &mut self.role {
+            Role::Follower(Follower { following: Some(following), .. }) => {
+                if now.saturating_sub(following.heard_at) >= self.own.pace.silence_max {
+                    let leader = following.leader;
+                    self.leave(leader, self.own.turn(now));
+                }
+            }
             Role::Follower(follower) => {
-                if follower.following.is_none() && now >= follower.campaign_at {
+                if now >= follower.campaign_at {
                     self.campaign(now);
                 }
             }
@@ -586,7 +599,7 @@ impl<B> Replica<B> {
     #[cfg(test)]
     fn forget_times(&mut self) {
         match &mut self.role {
-            Role::Follower(follower) => follower.campaign_at = Duration::ZERO,
+            Role::Follower(follower) => follower.forget_times(),
             Role::Candidate(candidate) => candidate.forget_times(),
             Role::Leader(leader) => leader.forget_times(),
         }

@@ -32,8 +32,8 @@ pub(super) struct Progress {
     pub(super) phase: Phase,
     /// The number of the last probe. Only answers to it are heard.
     pub(super) round: u32,
-    /// The follower's life, as its answer to that probe says. `None` exactly while probing.
-    life: Option<u64>,
+    /// The session, once the follower has answered that probe. `None` exactly while probing.
+    session: Option<Session>,
     /// How far it said it is, in this session. Zero before it said anything.
     pub(super) held: Held,
     /// It has durably taken over the log of this reign: only then does it count for anything.
@@ -71,7 +71,7 @@ impl Progress {
         Progress {
             phase: Phase::Probing,
             round: 0,
-            life: None,
+            session: None,
             held: Held::default(),
             accepted: false,
             config: ConfigId::default(),
@@ -93,7 +93,7 @@ impl Progress {
     pub(super) fn probe(&mut self, now: Duration) {
         self.phase = Phase::Probing;
         self.round += 1;
-        self.life = None;
+        self.session = None;
         self.held = Held::default();
         self.accepted = false;
         self.loading = false;
@@ -103,7 +103,7 @@ impl Progress {
 
     /// The session, once the follower has answered.
     pub(super) fn session(&self) -> Option<Session> {
-        self.life.map(|life| Session { round: self.round, life })
+        self.session
     }
 
     /// Whether `session` is the one under way.
@@ -114,7 +114,7 @@ impl Progress {
     /// The follower answers the probe.
     pub(super) fn answered(&mut self, session: Session) {
         assert!(session.round == self.round, "{session:?} answers round {}", self.round);
-        self.life = Some(session.life);
+        self.session = Some(session);
         self.phase = Phase::Aligning;
     }
 
@@ -228,7 +228,7 @@ mod tests {
     use super::*;
     use crate::types::LeaderEpoch;
 
-    const SESSION: Session = Session { round: 1, life: 7 };
+    const SESSION: Session = Session { leader_life: 3, round: 1, life: 7 };
 
     fn at(ms: u64) -> Duration {
         Duration::from_millis(ms)

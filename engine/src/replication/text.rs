@@ -11,7 +11,7 @@ use crate::types::LeaderEpoch;
 
 impl fmt::Display for Session {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.round, self.life)
+        write!(f, "{}.{}:{}", self.leader_life, self.round, self.life)
     }
 }
 
@@ -44,9 +44,9 @@ impl fmt::Display for Forced {
 
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Probe { epoch, round, start, log_end, config, forced } = self;
+        let Probe { epoch, life, round, start, log_end, config, forced } = self;
         let forced = Forced(*forced);
-        write!(f, "Probe epoch={epoch} round={round} start={start} end={log_end} config=[{config}]{forced}")
+        write!(f, "Probe epoch={epoch} life={life} round={round} start={start} end={log_end} config=[{config}]{forced}")
     }
 }
 
@@ -100,8 +100,8 @@ impl<B> fmt::Display for Message<B> {
             }
             Message::Ack(ack) => ack.fmt(f),
             Message::Stranger { epoch } => write!(f, "Stranger epoch={epoch}"),
-            Message::Confirm { epoch, round } => write!(f, "Confirm epoch={epoch} round={round}"),
-            Message::Confirmed { epoch, round } => write!(f, "Confirmed epoch={epoch} round={round}"),
+            Message::Confirm { epoch, life, round } => write!(f, "Confirm epoch={epoch} life={life} round={round}"),
+            Message::Confirmed { epoch, life, round } => write!(f, "Confirmed epoch={epoch} life={life} round={round}"),
             Message::TakeOver { epoch, session } => write!(f, "TakeOver epoch={epoch} session={session}"),
             Message::Retire { epoch, session } => write!(f, "Retire epoch={epoch} session={session}"),
             Message::Inquire { life } => write!(f, "Inquire life={life}"),
