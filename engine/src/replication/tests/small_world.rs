@@ -21,7 +21,7 @@ use super::{
 const NOW: Duration = Duration::ZERO;
 
 /// How many states a beginning may come to, unless `PYRALOG_WORLD_STATES` says otherwise.
-const STATES_MAX: usize = 5_000;
+const STATES_MAX: usize = 3_000;
 
 /// How often each thing may still happen.
 #[derive(Clone, Copy, Debug, Default, Hash)]
