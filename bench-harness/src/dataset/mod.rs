@@ -166,8 +166,8 @@ impl Dataset {
     }
 
     fn fill(&self, identity: Identity) -> &[u8] {
-        let check = check(self.run, identity);
-        let start = check as usize % self.starts;
+        // Scaled, not divided: a reader does this for each of ten million records a second.
+        let start = ((u64::from(check(self.run, identity)) * self.starts as u64) >> 32) as usize;
         let bytes = match &self.sizes {
             Sizes::Fixed(bytes) => *bytes,
             sizes => sizes.pick(self.chance(identity, 0)),
