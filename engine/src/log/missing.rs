@@ -101,6 +101,12 @@ mod tests {
     }
 
     #[test]
+    fn only_the_trace_itself_says_that_a_partition_has_begun() {
+        assert!(!names(&["0.seg", "0.idx"]).has_begun());
+        assert!(names(&["begun"]).has_begun());
+    }
+
+    #[test]
     fn what_a_crash_leaves_is_nothing_missing() {
         assert_eq!(end(&[], None), None);
         assert_eq!(end(&["begun", "0.seg"], Some(0)), None);

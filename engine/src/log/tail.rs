@@ -284,6 +284,37 @@ mod tests {
         Rc::new(Segment::planned(std::path::Path::new("/d"), header))
     }
 
+    fn stamped(base_offset: u64) -> ServerFields {
+        ServerFields {
+            base_offset: Offset(base_offset),
+            durable_hint: Offset(0),
+            leader_epoch: LeaderEpoch(1),
+            incarnation: Incarnation(1),
+        }
+    }
+
+    #[test]
+    fn groups_are_found_by_offset_and_given_out_up_to_a_number_of_bytes() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), batch_of(BLOCK));
+        let header = check_produced(&bytes).unwrap();
+        let mut tail = Tail::default();
+        let mut starts = Vec::new();
+        for offset in 0..3 {
+            let batch = Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) };
+            starts.push(tail.push(&cores[0], &segment, &batch, 1 << 20));
+            if offset < 2 {
+                tail.seal();
+            }
+        }
+        let found: Vec<_> = (0..4).map(|offset| tail.group_start(&segment, Offset(offset))).collect();
+        assert_eq!(found, [Some(starts[0]), Some(starts[1]), Some(starts[2]), None]);
+        tail.seal();
+        let given = |bytes_max| tail.waiting(bytes_max).len();
+        assert_eq!([1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK].map(given), [1, 1, 2, 3]);
+    }
+
     #[test]
     fn a_group_that_fills_its_block_ends_there_for_readers_before_and_after_it_is_sealed() {
         let sim = Sim::new(1, &SimConfig::default());
@@ -291,12 +322,7 @@ mod tests {
         let (segment, bytes) = (segment(), batch_of(BLOCK));
         let mut tail = Tail::default();
         let header = check_produced(&bytes).unwrap();
-        let stamp = ServerFields {
-            base_offset: Offset(0),
-            durable_hint: Offset(0),
-            leader_epoch: LeaderEpoch(1),
-            incarnation: Incarnation(1),
-        };
+        let stamp = stamped(0);
         let begin = tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp }, 1 << 20);
         for sealed in [false, true] {
             let found = tail.bytes_at(&segment, begin).unwrap();

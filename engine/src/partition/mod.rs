@@ -327,10 +327,12 @@ mod tests {
         p.handle_fetch_wait(Offset(10), "next");
         p.handle_fetch_wait(Offset(12), "later");
         p.handle_append(1, AckLevel::Durable, 1);
+        assert_eq!(p.waiting(), 3);
         p.handle_written(Offset(11));
         assert_eq!(effects(&mut p), []);
         p.handle_durable(Offset(11));
         assert_eq!(effects(&mut p), [ack(1, 10, 1, AckLevel::Durable), Effect::Wake { token: "next" }]);
+        assert_eq!(p.waiting(), 1);
     }
 
     #[test]

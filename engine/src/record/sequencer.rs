@@ -252,6 +252,16 @@ mod tests {
     }
 
     #[test]
+    fn a_sequence_that_the_partition_expects_later_says_nothing_of_a_batch_in_doubt() {
+        let mut producer = own();
+        producer.begin();
+        producer.failed(Failure::Unknown);
+        assert_eq!(producer.failed(Failure::OutOfSequence { expected: Sequence(7) }), Next::Unknown);
+        producer.begin();
+        assert_eq!(producer.failed(Failure::OutOfSequence { expected: Sequence(7) }), Next::Refused);
+    }
+
+    #[test]
     fn when_the_partition_lost_earlier_batches_the_rest_goes_on_in_a_new_epoch() {
         for failure in [Failure::OutOfSequence { expected: Sequence(2) }, Failure::Forgotten] {
             for (mut producer, after) in [(own(), Next::Renumbered), (given(), Next::Refused)] {
