@@ -407,6 +407,16 @@ mod tests {
     }
 
     #[test]
+    fn a_header_of_another_version_is_never_taken_for_a_file_that_was_only_created() {
+        let mut bytes = vec![0; BEGINNING_BYTES];
+        bytes[..4].copy_from_slice(b"PYS2");
+        for size in [SEGMENT_HEADER_BYTES, BEGINNING_BYTES as u64, BEGINNING_BYTES as u64 + 512] {
+            let beginning = Beginning::of(&bytes, size, (None, PartitionIndex(0), Offset(0)));
+            assert_eq!(beginning, Beginning::Damaged("the header block has format version 2".to_owned()), "{size}");
+        }
+    }
+
+    #[test]
     fn the_next_batch_in_a_wrong_place_is_no_flush_that_was_cut_off() {
         let groups: [&[_]; 3] = [&[(0, 0, 300)], &[(1, 0, 300)], &[(2, 0, 300)]];
         let moved = judge(&groups, |file, starts| {

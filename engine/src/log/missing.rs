@@ -49,6 +49,11 @@ impl Names {
         self.begun
     }
 
+    /// The base offset of the first segment.
+    pub fn first_segment(&self) -> Option<Offset> {
+        self.segments.iter().copied().min()
+    }
+
     /// What must have followed the last segment of those that recovery has not removed, of which the last begins with
     /// `last`; or been there at all, if none is left.
     pub fn missing_end(&self, last: Option<Offset>) -> Option<MissingEnd> {

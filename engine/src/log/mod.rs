@@ -34,6 +34,7 @@ pub mod survey;
 pub mod tail;
 pub mod tail_memory;
 pub mod verify;
+pub mod version;
 pub mod windows;
 
 use std::{
@@ -54,6 +55,7 @@ use spare::Spare;
 use tail::{Admitted, Tail};
 use tail_memory::TailMemory;
 use thiserror::Error;
+use version::OtherVersion;
 use windows::Windows;
 
 use crate::{
@@ -109,6 +111,9 @@ pub enum LogFault {
         /// What says so.
         reason: String,
     },
+    /// A file is of another format version. Nothing in the directory was touched.
+    #[error(transparent)]
+    Version(#[from] OtherVersion),
     /// A write or a sync failed. The log must not be written again before it is recovered.
     #[error("{operation} of {} failed: {reason}", path.display())]
     Failed {

@@ -26,7 +26,8 @@ use crate::{
     types::{Incarnation, Offset, ProducerId, Sequence},
 };
 
-const MAGIC: [u8; 4] = *b"PYP1";
+/// The first bytes of a snapshot's file. The 1 is the version.
+pub(super) const MAGIC: [u8; 4] = *b"PYP1";
 
 /// What a walk over headers reads at once: enough for full bandwidth over small batches, little to waste on large ones.
 const WINDOW_BYTES: usize = 256 << 10;
@@ -261,9 +262,10 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, context},
+            fixture::{P, context, edit},
             recovery::{self, Recovered},
             segment::segment_path,
+            version::OtherVersion,
         },
         record::{BatchBuilder, Codec, check_produced},
         runtime::{
@@ -425,6 +427,33 @@ mod tests {
             let key = SnapshotKey { incarnation: Incarnation(1), base_offset: Offset(40) };
             let other = to_sidecar(&history_of(10), key);
             envelope::write(&context.runtime, &path, &other).await.unwrap();
+            assert_eq!(open_here(&context).await.producers, history_of(45));
+        });
+    }
+
+    #[test]
+    fn a_snapshot_of_another_version_is_made_anew_or_refused_where_nothing_else_knows_what_it_says() {
+        run(|context| async move {
+            fill(&context, 0..45).await;
+            let last = Path::new("/p/00000000000000000040.prd");
+            let say = async |version| edit(&context.runtime, last, 0..512, |bytes| bytes[3] = version).await;
+            let read = async || {
+                let file = context.runtime.open(last, OpenMode::Existing).await.unwrap();
+                file.read_at(0, 4096).await.unwrap()
+            };
+            let right = read().await;
+            say(b'2').await;
+            assert_eq!(open_here(&context).await.producers, history_of(45));
+            context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+            assert_eq!(read().await, right);
+            context.runtime.remove_file(&segment_path(Path::new("/p"), Offset(0))).await.unwrap();
+            say(b'2').await;
+            let before = read().await;
+            let opened = recovery::open(&context, P, PathBuf::from("/p")).await.map(|_| ());
+            let other = OtherVersion { path: last.to_path_buf(), found: 2, supported: 1 };
+            assert_eq!(opened, Err(LogFault::Version(other)));
+            assert_eq!(read().await, before);
+            say(b'1').await;
             assert_eq!(open_here(&context).await.producers, history_of(45));
         });
     }

@@ -18,6 +18,8 @@
 //! | I | a damaged start file | bit rot | fence; it is not known where the log begins |
 //! | J | a start file beyond the end | power lost after records that were not durable were trimmed | begin there |
 //!
+//! None of them is judged while a file is of another format version: see [`super::version`].
+//!
 //! For what traces those are, and for segments missing between others, see [`super::missing`].
 //!
 //! The log begins where its start file says ([`super::start`]), and not before its first segment. Segments that lie
@@ -50,6 +52,7 @@ use super::{
     removal::Reaper,
     segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
     start,
+    version::{VERSION_BYTES, Versions},
 };
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
@@ -84,6 +87,7 @@ pub async fn open<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
+    refuse_other_versions(runtime, &dir).await?;
     let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
     let owner = (Some(partition.log), partition.index);
@@ -264,6 +268,26 @@ async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
     }
 }
 
+/// Before anything in `dir` is touched: opening removes, cuts off and writes anew what it takes for damaged.
+async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<(), LogFault> {
+    let entries = runtime.list_dir(dir).await.map_err(|error| LogFault::from_io("listing", dir, &error))?;
+    let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
+    let versions = Versions::of(&Names::of(files()));
+    let last = files().filter_map(base_offset_of).max();
+    for path in files().filter(|path| versions.wants(path)) {
+        let read = async { runtime.open(path, OpenMode::Existing).await?.read_at(0, VERSION_BYTES).await };
+        match read.await {
+            Ok(bytes) => versions.judge(path, &bytes)?,
+            // A sealed segment is not needed yet, and opening changes nothing in it.
+            Err(error) if base_offset_of(path).is_some_and(|base| Some(base) < last) => {
+                tracing::warn!(file = %path.display(), %error, "its format version cannot be read");
+            }
+            Err(error) => return Err(LogFault::from_io("reading", path, &error)),
+        }
+    }
+    Ok(())
+}
+
 /// The segments of a directory by base offset, as far as their names and sizes tell; and all names. What is left of
 /// deleted segments is given to the reaper.
 async fn list_segments<R: Runtime>(
@@ -362,6 +386,7 @@ mod tests {
             loading::headers_of,
             read::ReadRange,
             segment::segment_path,
+            version::OtherVersion,
         },
         record::check_produced,
         runtime::{
@@ -389,6 +414,84 @@ mod tests {
             log.write_waiting(Commit::Written).await.unwrap();
         }
         log
+    }
+
+    fn everything(sim: &Sim) -> Vec<(PathBuf, Option<Vec<u8>>)> {
+        sim.files().into_iter().map(|(path, _)| (path.clone(), sim.content(&path))).collect()
+    }
+
+    /// Lets all copies of a magic say `version`.
+    async fn say_version(context: &LogContext<SimRuntime>, path: &Path, version: u8) {
+        let copies = if path.ends_with(start::FILE_NAME) { 8 } else { 1 };
+        for copy in 0..copies {
+            let at = copy * 512;
+            edit(&context.runtime, path, at..at + 512, |bytes| bytes[3] = b'0' + version).await;
+        }
+    }
+
+    #[test]
+    fn a_file_of_another_version_is_refused_and_nothing_in_the_directory_is_touched() {
+        let (first, second) = (segment_path(Path::new("/p"), Offset(0)), segment_path(Path::new("/p"), Offset(10)));
+        // Without its batches a last segment looks as if it had been created only.
+        for (name, batches, version) in [(&first, 0, 2), (&first, 1, 0), (&second, 1, 2), (&second, 0, 2)]
+            .into_iter()
+            .map(|(path, batches, version)| (path.clone(), batches, version))
+            .chain([(PathBuf::from("/p/start"), 1, 2), (PathBuf::from("/p/start"), 1, 9)])
+        {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let (setting_up, path) = (Rc::clone(&context), name.clone());
+            let setup = async move {
+                let log = unsynced(Rc::clone(&setting_up)).await;
+                let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10))));
+                create_segment(&setting_up.runtime, &next).await.unwrap();
+                start::write(&setting_up.runtime, Path::new("/p"), (P.log, P.index), Offset(3)).await.unwrap();
+                if batches == 0 {
+                    let file = setting_up.runtime.open(&path, OpenMode::Existing).await.unwrap();
+                    file.truncate(SEGMENT_HEADER_BYTES).await.unwrap();
+                }
+                let dead = Path::new("/p/00000000000000000000.del");
+                setting_up.runtime.open(dead, OpenMode::CreateTruncate).await.unwrap();
+                say_version(&setting_up, &path, version).await;
+                setting_up.runtime.sleep(std::time::Duration::from_millis(50)).await;
+            };
+            sim.block_on(&cores[0], setup, STEPS).unwrap();
+            let before = everything(&sim);
+            let opening = Rc::clone(&context);
+            let opened = sim.block_on(&cores[0], async move { open_here(&opening).await.map(|_| ()) }, STEPS);
+            let other = OtherVersion { path: name.clone(), found: version, supported: 1 };
+            assert_eq!(opened.unwrap(), Err(LogFault::Version(other)), "{name:?}, {batches} batches");
+            sim.run_for(std::time::Duration::from_millis(50), STEPS).unwrap();
+            assert!(everything(&sim) == before, "{name:?}, {batches} batches: something was touched");
+            let healed = async move {
+                say_version(&context, &name, 1).await;
+                open_here(&context).await.unwrap().end
+            };
+            assert_eq!(sim.block_on(&cores[0], healed, STEPS).unwrap(), Offset(10));
+        }
+    }
+
+    #[test]
+    fn an_index_of_another_version_is_made_anew() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = unsynced(Rc::clone(&context)).await;
+            let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10))));
+            create_segment(&context.runtime, &next).await.unwrap();
+            let log = open_here(&context).await.unwrap().log;
+            let range = ReadRange { offset: Offset(0), end: Offset(10), max_bytes: 1 << 16 };
+            log.read_disk(range).await.unwrap();
+            let path = Path::new("/p/00000000000000000000.idx");
+            say_version(&context, path, 2).await;
+            let log = open_here(&context).await.unwrap().log;
+            log.read_disk(range).await.unwrap();
+            let file = context.runtime.open(path, OpenMode::Existing).await.unwrap();
+            file.read_at(0, 512).await.unwrap().slice(..4)
+        };
+        assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), &b"PYI1"[..]);
     }
 
     #[test]

@@ -13,7 +13,7 @@ use zerocopy::{
     little_endian::{I64, U32, U64},
 };
 
-use super::{index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file};
+use super::{index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file, version::other_version};
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, Runtime},
@@ -75,6 +75,9 @@ pub enum SegmentHeaderError {
     /// All zero: the file was created, and then power was lost.
     #[error("the header block is empty")]
     Blank,
+    /// Another version wrote it.
+    #[error("the header block has format version {0}")]
+    Version(u8),
     /// Something else.
     #[error("the header block is damaged: {0}")]
     Damaged(&'static str),
@@ -104,6 +107,9 @@ impl SegmentHeader {
         let (raw, _) = RawHeader::read_from_prefix(block).map_err(|_| damaged("it is cut off"))?;
         if raw.as_bytes().iter().all(|byte| *byte == 0) {
             return Err(SegmentHeaderError::Blank);
+        }
+        if let Some(found) = other_version(SEGMENT_MAGIC, block) {
+            return Err(SegmentHeaderError::Version(found));
         }
         if raw.magic != SEGMENT_MAGIC {
             return Err(damaged("it does not begin with PYS1"));
@@ -310,7 +316,12 @@ mod tests {
         for bit in 0..48 * 8 {
             let mut bytes = header().encode();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            assert!(matches!(SegmentHeader::decode(&bytes), Err(SegmentHeaderError::Damaged(_))), "bit {bit}");
+            let error = SegmentHeader::decode(&bytes).unwrap_err();
+            let version = (bit / 8 == 3 && bytes[3].is_ascii_digit()).then(|| bytes[3] - b'0');
+            match version {
+                Some(version) => assert_eq!(error, SegmentHeaderError::Version(version), "bit {bit}"),
+                None => assert!(matches!(error, SegmentHeaderError::Damaged(_)), "bit {bit}"),
+            }
         }
         assert_eq!(SegmentHeader::decode(&[0; 4096]), Err(SegmentHeaderError::Blank));
         assert!(SegmentHeader::decode(&[1; 10]).is_err());

@@ -15,7 +15,7 @@ use zerocopy::{
     little_endian::{U32, U64},
 };
 
-use super::LogFault;
+use super::{LogFault, version::other_version};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     runtime::{Buffer, File, OpenMode, Runtime},
@@ -27,7 +27,8 @@ use crate::{
 pub const FILE_NAME: &str = "start";
 const ASIDE_NAME: &str = "start.new";
 
-const MAGIC: [u8; 4] = *b"PYB1";
+/// The first bytes of each copy. The 1 is the version.
+pub(super) const MAGIC: [u8; 4] = *b"PYB1";
 
 /// The file has a copy of what it says in each of these, and any of them will do: for one copy nothing else knows where
 /// the log begins, and a drive that spoils a sector would bring records back that were given up.
@@ -81,6 +82,15 @@ pub fn decode(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
         (Err(_), Ok(start)) => Ok(start),
         (best, Err(_)) => best,
     })
+}
+
+/// The version of a file that another Pyralog wrote. A copy of ours, intact or not, says that it is ours: then a sector
+/// that says otherwise is spoiled.
+pub(super) fn other_version_of(bytes: &[u8]) -> Option<u8> {
+    if bytes.chunks(COPY_BYTES).any(|copy| copy.starts_with(&MAGIC)) {
+        return None;
+    }
+    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(MAGIC, copy))
 }
 
 fn decode_copy(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
@@ -186,7 +196,13 @@ mod tests {
         }
         file[1024..1056].copy_from_slice(&encode(OWNER, Offset(43)));
         assert_eq!(decode(&file, owner), Ok(Offset(43)), "the beginning never goes back");
+        assert_eq!(other_version_of(&file), None);
+        file[3] = b'2';
+        assert_eq!((other_version_of(&file), decode(&file, owner)), (None, Ok(Offset(43))), "a spoiled sector");
+        file.chunks_mut(COPY_BYTES).for_each(|copy| copy[3] = b'2');
+        assert_eq!(other_version_of(&file), Some(2));
         file.fill(7);
+        assert_eq!(other_version_of(&file), None);
         assert!(decode(&file, owner).unwrap_err().contains("PYB1"));
     }
 

@@ -49,8 +49,8 @@ pub enum CatalogError {
         /// What is wrong.
         reason: String,
     },
-    /// A newer version wrote it.
-    #[error("{} has format version {found}, this version reads up to {VERSION}", path.display())]
+    /// Another version wrote it.
+    #[error("{} has format version {found}, this version reads {VERSION}; nothing was changed", path.display())]
     Version {
         /// The file.
         path: PathBuf,
@@ -63,6 +63,12 @@ pub enum CatalogError {
         /// The file.
         path: PathBuf,
     },
+}
+
+/// What every version's first line says, whatever else is in it.
+#[derive(Deserialize)]
+struct VersionLine {
+    pyralog_catalog: u32,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -90,11 +96,12 @@ fn encode(catalog: &Catalog) -> Vec<u8> {
 pub fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
     let damaged = |reason: &str| CatalogError::Damaged { path: path.to_path_buf(), reason: reason.to_owned() };
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no first line"))?;
-    let envelope: Envelope =
-        serde_json::from_slice(&bytes[..line]).map_err(|_| damaged("its first line is not ours"))?;
-    if envelope.pyralog_catalog != VERSION {
-        return Err(CatalogError::Version { path: path.to_path_buf(), found: envelope.pyralog_catalog });
+    let not_ours = |_| damaged("its first line is not ours");
+    let VersionLine { pyralog_catalog: found } = serde_json::from_slice(&bytes[..line]).map_err(not_ours)?;
+    if found != VERSION {
+        return Err(CatalogError::Version { path: path.to_path_buf(), found });
     }
+    let envelope: Envelope = serde_json::from_slice(&bytes[..line]).map_err(not_ours)?;
     let body = bytes[line + 1..].get(..envelope.bytes).ok_or_else(|| damaged("it is cut off"))?;
     if crc32c::crc32c(body) != envelope.crc32c {
         return Err(damaged("its checksum is wrong"));
@@ -182,6 +189,19 @@ mod tests {
             damaged[at] ^= 0x10;
             assert!(decode(path, &damaged).is_err(), "byte {at}");
             assert!(decode(path, &bytes[..at]).is_err(), "cut at {at}");
+        }
+    }
+
+    #[test]
+    fn a_catalogue_of_another_version_is_refused_as_such_whatever_else_its_first_line_says() {
+        let older = "{\"pyralog_catalog\":0,\"bytes\":2,\"crc32c\":0}\n{}\n";
+        let newer = "{\"pyralog_catalog\":2,\"length\":2}\n{}\n";
+        for (text, found) in [(older, 0), (newer, 2)] {
+            let path = PathBuf::from("c");
+            let error = decode(&path, text.as_bytes()).unwrap_err();
+            assert_eq!(error, CatalogError::Version { path, found });
+            let says = format!("c has format version {found}, this version reads 1; nothing was changed");
+            assert_eq!(error.to_string(), says);
         }
     }
 

@@ -201,7 +201,7 @@ impl<R: Runtime> Owned<R> {
             return;
         }
         match fault {
-            LogFault::Failed { .. } | LogFault::Missing { .. } => self.fence(fault.to_string()),
+            LogFault::Failed { .. } | LogFault::Missing { .. } | LogFault::Version(_) => self.fence(fault.to_string()),
             // The server stops, and there is not even room for what the reserve was kept back for.
             LogFault::Full { .. } => {
                 let (log, partition) = (&self.entry.borrow().name, self.id.index);

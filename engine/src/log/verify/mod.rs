@@ -37,6 +37,8 @@ pub trait Disk {
 /// What kind of thing is wrong.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
+    /// A file is of another format version. Nothing beside it is judged.
+    Version,
     /// The catalogue of logs cannot be used.
     Catalog,
     /// A file or a directory cannot be read at all.
@@ -77,6 +79,7 @@ impl Kind {
     /// Its name for machines.
     pub fn name(self) -> &'static str {
         match self {
+            Kind::Version => "version",
             Kind::Catalog => "catalog",
             Kind::Unreadable => "unreadable",
             Kind::Header => "header",

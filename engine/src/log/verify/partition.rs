@@ -22,8 +22,10 @@ use crate::{
             producers_base_of, segment_of_sidecar,
         },
         start::{self, is_start_file},
+        version::{VERSION_BYTES, Versions},
     },
     record::ProducerHistory,
+    runtime::DirEntry,
     types::{LogUid, Offset, PartitionId, PartitionIndex},
 };
 
@@ -80,6 +82,10 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
     let mut check = Check { disk, files, findings: Vec::new(), totals: Totals::default(), expected: None, producers };
     let mut segments = Vec::new();
     let mut others = Vec::new();
+    check.versions(&entries);
+    if !check.findings.is_empty() {
+        return Ok((check.findings, check.totals));
+    }
     for entry in entries {
         match base_offset_of(&entry.path).filter(|_| !entry.is_dir) {
             Some(base_offset) => segments.push(Listed { path: entry.path, base_offset }),
@@ -104,6 +110,20 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
 }
 
 impl<D: Disk> Check<'_, D> {
+    /// The files that a server would refuse for their version. What cannot be read is told where it is needed.
+    fn versions(&mut self, entries: &[DirEntry]) {
+        let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
+        let versions = Versions::of(&Names::of(files()));
+        for path in files().filter(|path| versions.wants(path)) {
+            let Ok(bytes) = self.disk.open(path).and_then(|file| file.read_at(0, VERSION_BYTES)) else { continue };
+            if let Err(other) = versions.judge(path, &bytes) {
+                let reason = format!("it has format version {}, this version reads {}", other.found, other.supported);
+                let remedy = Remedy::None("it is not damaged; use a version of Pyralog that reads it");
+                self.findings.push(Finding::new(Kind::Version, path, reason).at(0).remedy(remedy));
+            }
+        }
+    }
+
     /// Where the log begins, as its start file says; `None` if that cannot be known.
     fn start(&mut self, others: &[PathBuf]) -> Option<Offset> {
         let path = self.files.dir.join(start::FILE_NAME);

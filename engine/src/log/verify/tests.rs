@@ -187,8 +187,8 @@ fn what_a_running_server_deletes_while_it_is_read_is_no_damage() {
         let disk = sound();
         disk.0[&path(0)].borrow_mut().truncate(left);
         assert_ne!(disk.check_as(Some(LogUid(1)), true).0, [], "while its name is there");
-        // Once for its header, and once for all of it.
-        let deleted = Vanishing(disk, Cell::new(if left < HEADER { 1 } else { 2 }));
+        // Once for its version, once for its header, and once for all of it.
+        let deleted = Vanishing(disk, Cell::new(if left < HEADER { 2 } else { 3 }));
         assert_eq!(check_partition(&deleted, files.clone()).unwrap().0, [], "{left} bytes were left");
     }
 }
@@ -420,6 +420,32 @@ fn the_sidecars_of_damaged_segments_are_checked() {
         disk.0.remove(&path(0).with_extension("idx"));
         assert_eq!(of_index(&disk).iter().map(|found| found.0).collect::<Vec<_>>(), [Kind::NoIndex]);
     }
+}
+
+#[test]
+fn a_file_of_another_version_is_all_that_is_said_and_nothing_is_to_be_done_to_it() {
+    let say = |disk: &Memory, path: &Path| {
+        disk.0[path].borrow_mut().chunks_mut(BLOCK).take(8).for_each(|copy| copy[3] = b'2');
+    };
+    for base in [0, 12, 24] {
+        let disk = sound();
+        disk.0[&path(base)].borrow_mut()[3] = b'2';
+        let found = disk.only();
+        assert_eq!((found.kind, found.path.clone()), (Kind::Version, path(base)));
+        assert!(is_lost(&found));
+        assert_eq!(found.reason, "it has format version 2, this version reads 1");
+    }
+    let mut disk = sound();
+    let (file, key) = (Path::new(DIR).join("start"), (LogUid(1), PartitionIndex(0)));
+    disk.put(file.clone(), start::encode(key, Offset(0)).repeat(128));
+    say(&disk, &file);
+    assert_eq!((disk.only().kind, disk.only().path), (Kind::Version, file));
+    let mut disk = sound();
+    disk.0.remove(&path(0));
+    disk.0.remove(&path(0).with_extension("idx"));
+    let snapshot = path(24).with_extension("prd");
+    disk.put(snapshot.clone(), b"PYP2 and what nobody here can read".to_vec());
+    assert_eq!((disk.only().kind, disk.only().path), (Kind::Version, snapshot));
 }
 
 #[test]

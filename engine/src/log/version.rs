@@ -1,0 +1,138 @@
+//! Files of another format version, as another Pyralog leaves them: refused before anything in a partition's directory
+//! is touched, since whatever is made of bytes that cannot be read takes something away from the one who can.
+//!
+//! Only what nothing else knows is refused. An index is made anew whatever its version, and so is a snapshot of
+//! producers while all segments before it are there. Pure: recovery and `verify` ask it alike.
+
+use std::path::{Path, PathBuf};
+
+use thiserror::Error;
+
+use super::{
+    missing::Names,
+    producer_snapshot,
+    segment::{SEGMENT_MAGIC, base_offset_of, producers_base_of},
+    start,
+};
+use crate::types::Offset;
+
+/// How much of a file [`Versions::judge`] wants to see: all copies of a start file.
+pub const VERSION_BYTES: usize = 4096;
+
+/// A file that this version cannot read, and does not touch.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[error("{} has format version {found}, this version reads {supported}; nothing was changed", path.display())]
+pub struct OtherVersion {
+    /// The file.
+    pub path: PathBuf,
+    /// What it says.
+    pub found: u8,
+    /// What this version reads.
+    pub supported: u8,
+}
+
+/// The version in the first bytes of a file, if they are those of `magic` but for the version, its last byte. Only a
+/// digit is taken for one: other bytes are damage.
+pub fn other_version(magic: [u8; 4], bytes: &[u8]) -> Option<u8> {
+    let found = *bytes.get(3)?;
+    let is_other = bytes[..3] == magic[..3] && found != magic[3] && found.is_ascii_digit();
+    is_other.then(|| digit(found))
+}
+
+fn digit(byte: u8) -> u8 {
+    byte - b'0'
+}
+
+/// Judges the files of one directory.
+pub struct Versions {
+    first: Option<Offset>,
+    /// The first segment that is missing, as far as the names tell; all before it are there.
+    missing: Offset,
+}
+
+impl Versions {
+    /// For the directory with these names.
+    pub fn of(names: &Names) -> Self {
+        let first = names.first_segment();
+        let missing = match first {
+            Some(Offset(0)) => names.missing_between().min().unwrap_or(Offset(u64::MAX)),
+            _ => Offset(0),
+        };
+        Versions { first, missing }
+    }
+
+    /// Whether the file at `path` must be looked at.
+    pub fn wants(&self, path: &Path) -> bool {
+        self.magic_of(path).is_some()
+    }
+
+    /// Judges the first [`VERSION_BYTES`] of a file.
+    pub fn judge(&self, path: &Path, bytes: &[u8]) -> Result<(), OtherVersion> {
+        let Some(magic) = self.magic_of(path) else { return Ok(()) };
+        let is_start = magic == start::MAGIC;
+        let found = if is_start { start::other_version_of(bytes) } else { other_version(magic, bytes) };
+        match found {
+            Some(found) => Err(OtherVersion { path: path.to_path_buf(), found, supported: digit(magic[3]) }),
+            None => Ok(()),
+        }
+    }
+
+    fn magic_of(&self, path: &Path) -> Option<[u8; 4]> {
+        if base_offset_of(path).is_some() {
+            return Some(SEGMENT_MAGIC);
+        }
+        if path.file_name().is_some_and(|name| name == start::FILE_NAME) {
+            return Some(start::MAGIC);
+        }
+        // One before the first segment is left of a deletion, and one that can be made anew is derived data.
+        let base = producers_base_of(path)?;
+        let is_needed = self.first.is_none_or(|first| base >= first) && base > self.missing;
+        is_needed.then_some(producer_snapshot::MAGIC)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(names: &[&str]) -> Versions {
+        Versions::of(&Names::of(names.iter().map(Path::new)))
+    }
+
+    #[test]
+    fn only_a_digit_behind_the_right_letters_is_another_version() {
+        for version in 0..=9 {
+            let bytes = [b'P', b'Y', b'S', b'0' + version, 7];
+            assert_eq!(other_version(SEGMENT_MAGIC, &bytes), Some(version).filter(|version| *version != 1));
+        }
+        for damaged in [b"PYSq", b"PYR2", b"PYS\0", b"\0\0\0\0"] {
+            assert_eq!(other_version(SEGMENT_MAGIC, damaged), None);
+        }
+        assert_eq!(other_version(SEGMENT_MAGIC, b"PYS"), None);
+    }
+
+    #[test]
+    fn a_snapshot_of_another_version_is_refused_where_nothing_else_knows_what_it_says() {
+        let (zero, ten, twenty) = ("00000000000000000000.seg", "00000000000000000010.seg", "00000000000000000020.seg");
+        let snapshot = Path::new("00000000000000000020.prd");
+        let judge = |names: &[&str]| of(names).judge(snapshot, b"PYP2");
+        assert_eq!(judge(&[zero, ten, twenty]), Ok(()));
+        let error = OtherVersion { path: snapshot.to_path_buf(), found: 2, supported: 1 };
+        assert_eq!(judge(&[ten, twenty]), Err(error.clone()), "the first segment is gone");
+        assert_eq!(judge(&[zero, "00000000000000000010.idx", twenty]), Err(error), "one between is");
+        let early = Path::new("00000000000000000005.prd");
+        assert_eq!(of(&[ten, twenty]).judge(early, b"PYP2"), Ok(()), "it is left of a deletion");
+        assert_eq!(of(&[ten, twenty]).judge(snapshot, b"PYP1"), Ok(()));
+    }
+
+    #[test]
+    fn an_index_of_another_version_is_none_of_its_business_and_segments_always_are() {
+        let versions = of(&["00000000000000000000.seg"]);
+        assert!(!versions.wants(Path::new("00000000000000000000.idx")));
+        assert!(!versions.wants(Path::new("next.spare")));
+        let path = Path::new("00000000000000000000.seg");
+        let found = versions.judge(path, b"PYS3").unwrap_err();
+        let text = "00000000000000000000.seg has format version 3, this version reads 1; nothing was changed";
+        assert_eq!(found.to_string(), text);
+    }
+}
