@@ -42,6 +42,7 @@ pub struct Report {
     pub counts: FaultCounts,
     pub acked: u64,
     pub read: u64,
+    pub mappings: u64,
     pub violations: Vec<String>,
 }
 
@@ -70,6 +71,7 @@ pub fn run_seed(seed: u64) -> Report {
         counts: sim.counts(),
         acked: clients.appends_acked.get(),
         read: clients.records_read.get(),
+        mappings: sim.mappings(),
         violations,
     }
 }

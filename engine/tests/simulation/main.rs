@@ -70,6 +70,7 @@ struct Total {
     steps: u64,
     acked: u64,
     read: u64,
+    mappings: u64,
     counts: FaultCounts,
 }
 
@@ -79,6 +80,7 @@ impl Total {
             steps: report.steps,
             acked: report.acked,
             read: report.read,
+            mappings: report.mappings,
             counts: report.counts.clone(),
         });
     }
@@ -87,6 +89,7 @@ impl Total {
         self.steps += other.steps;
         self.acked += other.acked;
         self.read += other.read;
+        self.mappings += other.mappings;
         self.counts.merge(&other.counts);
     }
 }
@@ -106,9 +109,9 @@ fn no_seed_breaks_a_promise() {
     let since = std::time::Instant::now();
     let (total, failures) = run_seeds(&seeds);
     let took = since.elapsed().as_secs_f64();
-    let Total { steps, acked, read, counts } = &total;
+    let Total { steps, acked, read, mappings, counts } = &total;
     println!("{} seeds from {from} on, {steps} steps, {:.0} steps/s", seeds.len(), *steps as f64 / took);
-    println!("{acked} appends acknowledged, {read} records read in between");
+    println!("{acked} appends acknowledged, {read} records read in between, {mappings} parts of files mapped");
     let crashes = counts.get(FaultKind::Kill) + counts.get(FaultKind::PowerLoss);
     println!("{crashes} crashes; how often each kind of fault had an effect:");
     for kind in FaultKind::ALL {
@@ -117,6 +120,7 @@ fn no_seed_breaks_a_promise() {
     assert!(failures.is_empty(), "{} of {} seeds failed: {failures:?}", failures.len(), seeds.len());
     let never: Vec<_> = FaultKind::ALL.iter().filter(|kind| counts.get(**kind) == 0).collect();
     assert!(count < SEEDS_FOR_ALL_KINDS || never.is_empty(), "these faults never had an effect: {never:?}");
+    assert!(count < SEEDS_FOR_ALL_KINDS || *mappings > 0, "nothing was ever mapped");
 }
 
 /// How many seeds a run has unless it is told otherwise: about a minute without optimisation, a few seconds with it.

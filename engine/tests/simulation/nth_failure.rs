@@ -73,6 +73,7 @@ fn run(nth: u64, (failure, sticky): (Failure, bool), mappings: u32) -> bool {
     let broken: Vec<String> = judge(&clients.history.borrow()).iter().map(ToString::to_string).collect();
     let wrong: Vec<_> = complaints.into_iter().chain(broken).take(5).collect();
     assert!(wrong.is_empty(), "operation {nth} of {operations}, {failure:?}, sticky: {sticky}\n{}", wrong.join("\n"));
+    assert!(failed || mappings == 0 || sim.mappings() > 0, "nothing was mapped");
     // A sticky shortage of room may only begin with a later operation.
     failed || operations >= nth
 }

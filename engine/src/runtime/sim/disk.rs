@@ -38,6 +38,8 @@ pub(super) struct Disk {
     size_bytes: Cell<u64>,
     /// The system gives no mappings.
     pub(super) refuses_mappings: Cell<bool>,
+    /// How many it gave.
+    pub(super) mappings: Cell<u64>,
 }
 
 /// A file with something wrong in it.
@@ -79,6 +81,7 @@ impl Disk {
             full_until: Cell::new(Duration::ZERO),
             size_bytes: Cell::new(u64::MAX),
             refuses_mappings: Cell::new(false),
+            mappings: Cell::new(0),
         }
     }
 }

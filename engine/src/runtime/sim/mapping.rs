@@ -73,6 +73,7 @@ impl World {
             let at = |position: u64| ((position - pages.start) as usize).min(read.len());
             mapping.bytes = read[at(position)..at(end)].to_vec();
         }
+        self.disk.mappings.set(self.disk.mappings.get() + 1);
         Ok(mapping)
     }
 

@@ -229,6 +229,11 @@ impl Sim {
         self.world.set_disk_bytes(bytes);
     }
 
+    /// How many mappings of files there ever were.
+    pub fn mappings(&self) -> u64 {
+        self.world.disk.mappings.get()
+    }
+
     /// From now on the system gives no process a mapping, or does again.
     pub fn refuse_mappings(&self, refuse: bool) {
         self.world.disk.refuses_mappings.set(refuse);
