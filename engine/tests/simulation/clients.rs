@@ -276,6 +276,19 @@ pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, clients: &Clients
     }
 }
 
+/// Reads a partition from its beginning, until something fails.
+pub async fn read_through(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, clients: &Clients) {
+    let Ok(found) = ends(client, shard, partition, clients).await else { return };
+    clients.told_start(client, shard, partition, found.start_offset);
+    let mut next = found.start_offset;
+    while next < found.high_watermark {
+        let wanted = (next, FETCH_BYTES, Duration::ZERO);
+        let Ok(records) = fetch(client, shard, partition, wanted, clients).await else { return };
+        let Some((last, _)) = records.last() else { return };
+        next = Offset(last.0 + 1);
+    }
+}
+
 /// Deletes some of the oldest records, or asks for more than there is.
 pub async fn trim(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
     let partition = any_partition(shard, clients);

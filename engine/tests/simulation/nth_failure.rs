@@ -22,7 +22,7 @@ use pyralog_engine::{
 };
 
 use crate::{
-    clients::{Clients, append_one, create_log, partitions_of, read_some, trim},
+    clients::{Clients, append_one, create_log, partitions_of, read_some, read_through, trim},
     lives::{STEPS_MAX, last_life, prepare_directory, start},
     plan::Plan,
 };
@@ -126,6 +126,7 @@ async fn script(shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
             append_one(part, shard.clone(), Rc::clone(clients), (partition, ack, 60)).await;
         }
         read_some(part, shard, clients).await;
+        read_through(part, shard, partition, clients).await;
         trim(part, shard, clients).await;
     }
 }
