@@ -91,7 +91,7 @@ fn a_server_whose_drive_is_cut_off_answers_reads_of_sealed_segments_with_an_erro
     assert!(mapped_reads(&server) > 0, "nothing was mapped");
     drive.cut();
     let (_, message) = server.refused(&["consume", "a", "--partition", "0"]);
-    assert!(message.contains("reading ") && message.contains(".seg failed: bytes "), "{message}");
+    assert!(message.contains("reading ") && message.contains(".seg failed at byte "), "{message}");
     assert!(message.contains("Input/output error"), "{message}");
     assert_eq!(server.page("/health").0, 200, "the process lives");
     server.kill();
@@ -110,7 +110,7 @@ fn a_server_whose_drive_loses_its_sectors_under_mappings_lives() {
     assert!(mapped_reads(&server) > 0, "nothing was mapped");
     drive.lose_sectors();
     let (_, message) = server.refused(&["consume", "a", "--partition", "0", "--from", "15000"]);
-    assert!(message.contains(".seg failed: bytes ") && message.contains("Input/output error"), "{message}");
+    assert!(message.contains(".seg failed at byte ") && message.contains("Input/output error"), "{message}");
     assert_eq!(server.page("/health").0, 200, "the process lives");
     server.kill();
 }

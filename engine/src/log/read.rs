@@ -293,7 +293,7 @@ impl<R: Runtime> Log<R> {
             position: start,
             from,
             to,
-            reason: format!("bytes {start} to {end}: {error}"),
+            reason: error.to_string(),
         };
         let file = segment.file.borrow().clone();
         let file = file.ok_or_else(|| failed(std::io::ErrorKind::NotFound.into()))?;
