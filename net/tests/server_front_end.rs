@@ -416,10 +416,13 @@ fn frames_that_break_the_protocol_are_answered_and_the_stream_goes_on() {
         ] {
             assert_eq!(talk.hear_error().await.code, code);
         }
+        // A log that this core has not heard of may have been created a moment ago.
         let partition = PartitionId { log: LogUid(4711), index: PartitionIndex(0) };
         talk.produce(partition, &batch(10)).await;
-        assert_eq!(talk.hear_error().await.code, ErrorCode::UNKNOWN_PARTITION);
+        assert_eq!(talk.hear_error().await.code, ErrorCode::PARTITION_OPENING);
         let log = talk.create_log("garbage", 1).await;
+        talk.produce(log.partition(PartitionIndex(1)), &batch(10)).await;
+        assert_eq!(talk.hear_error().await.code, ErrorCode::UNKNOWN_PARTITION);
         talk.produce(log.partition(PartitionIndex(0)), b"no batch at all").await;
         assert_eq!(talk.hear_error().await.code, ErrorCode::BATCH_REFUSED);
         talk.metadata().await;
