@@ -262,8 +262,8 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, context, edit},
-            recovery::{self, Recovered},
+            fixture::{P, context, edit, open},
+            recovery,
             segment::segment_path,
             version::OtherVersion,
         },
@@ -297,14 +297,9 @@ mod tests {
         history
     }
 
-    async fn open_here(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime> {
-        context.runtime.create_dir_all(Path::new("/p")).await.unwrap();
-        recovery::open(context, P, PathBuf::from("/p")).await.unwrap()
-    }
-
     /// Appends `batches` to a log as a shard does; it rolls every 20 of them.
     async fn fill(context: &Rc<LogContext<SimRuntime>>, batches: std::ops::Range<u64>) {
-        let log = open_here(context).await.log;
+        let log = open(context).await.log;
         for number in batches {
             let (bytes, offset) = (batch(number), Offset(number));
             log.append(&bytes, &check_produced(&bytes).unwrap(), (offset, Offset(0)));
@@ -363,13 +358,13 @@ mod tests {
                         context.runtime.remove_file(path).await.unwrap();
                     }
                 }
-                let found = open_here(&context).await;
+                let found = open(&context).await;
                 assert_eq!((found.end, &found.producers), (Offset(90), &history_of(90)), "case {case}");
                 context.runtime.sleep(std::time::Duration::from_millis(50)).await;
                 let newest = snapshots(&context).await.pop().unwrap();
                 let last = segment_path(Path::new("/p"), Offset(80));
                 assert_eq!(newest, last.with_extension("prd"), "case {case}: it is made anew");
-                assert_eq!(open_here(&context).await.producers, history_of(90), "case {case}, once more");
+                assert_eq!(open(&context).await.producers, history_of(90), "case {case}, once more");
             });
         }
     }
@@ -390,7 +385,7 @@ mod tests {
             let before = context(&cores[0], 512);
             let story = async move {
                 fill(&before, 0..40).await;
-                let log = open_here(&before).await.log;
+                let log = open(&before).await.log;
                 log.roll(Offset(40), &history_of(40)).await.unwrap();
                 before.runtime.sleep(std::time::Duration::from_millis(50)).await;
                 log.keep_start(Offset(40)).await.unwrap();
@@ -401,7 +396,7 @@ mod tests {
             sim.block_on(&cores[0], story, STEPS).unwrap();
             let again = context(&cores[0], 512);
             let story = async move {
-                let log = open_here(&again).await.log;
+                let log = open(&again).await.log;
                 // As for the first batch of a segment that was begun in another life.
                 log.keep_producers(&history_of(40));
                 again.runtime.sleep(std::time::Duration::from_millis(50)).await;
@@ -410,7 +405,7 @@ mod tests {
             sim.lose_power(process);
             let (_, cores) = sim.process(1);
             let last = context(&cores[0], 512);
-            let story = async move { open_here(&last).await.producers };
+            let story = async move { open(&last).await.producers };
             assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), history_of(40), "lost after step {steps}");
             if outcome.is_ok() {
                 break;
@@ -427,7 +422,7 @@ mod tests {
             let key = SnapshotKey { incarnation: Incarnation(1), base_offset: Offset(40) };
             let other = to_sidecar(&history_of(10), key);
             envelope::write(&context.runtime, &path, &other).await.unwrap();
-            assert_eq!(open_here(&context).await.producers, history_of(45));
+            assert_eq!(open(&context).await.producers, history_of(45));
         });
     }
 
@@ -443,7 +438,7 @@ mod tests {
             };
             let right = read().await;
             say(b'2').await;
-            assert_eq!(open_here(&context).await.producers, history_of(45));
+            assert_eq!(open(&context).await.producers, history_of(45));
             context.runtime.sleep(std::time::Duration::from_millis(50)).await;
             assert_eq!(read().await, right);
             context.runtime.remove_file(&segment_path(Path::new("/p"), Offset(0))).await.unwrap();
@@ -454,7 +449,7 @@ mod tests {
             assert_eq!(opened, Err(LogFault::Version(other)));
             assert_eq!(read().await, before);
             say(b'1').await;
-            assert_eq!(open_here(&context).await.producers, history_of(45));
+            assert_eq!(open(&context).await.producers, history_of(45));
         });
     }
 
@@ -470,7 +465,7 @@ mod tests {
             let mut block = context.runtime.allocate(4096);
             block.trim(512);
             file.write_at(SEGMENT_HEADER_BYTES, Rc::new(block)).await.unwrap();
-            assert_eq!(open_here(&context).await.producers, history_of(45), "they wrote again since");
+            assert_eq!(open(&context).await.producers, history_of(45), "they wrote again since");
         });
     }
 }

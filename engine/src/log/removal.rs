@@ -375,10 +375,10 @@ mod tests {
     use crate::{
         limits::DEVICE_BLOCK_BYTES_MAX,
         log::{
-            fixture::{P, context},
+            fixture::{DIR, context, open},
             flush::Commit,
             read::ReadRange,
-            recovery::{self, Recovered},
+            recovery::Recovered,
             segment::segment_path,
         },
         record::check_produced,
@@ -386,12 +386,6 @@ mod tests {
     };
 
     const STEPS: u64 = 1_000_000;
-    const DIR: &str = "/p";
-
-    async fn open(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime> {
-        context.runtime.create_dir_all(Path::new(DIR)).await.unwrap();
-        recovery::open(context, P, PathBuf::from(DIR)).await.unwrap()
-    }
 
     /// Appends records of half a MiB from `offset` to before `end`: two of them fill a segment.
     async fn append(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) {

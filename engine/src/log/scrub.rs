@@ -132,16 +132,9 @@ impl<R: Runtime> Log<R> {
 
 #[cfg(test)]
 mod tests {
-    use std::path::PathBuf;
-
     use super::*;
     use crate::{
-        log::{
-            fixture::{P, batch_of, context},
-            flush::Commit,
-            recovery,
-        },
-        record::check_produced,
+        log::fixture::{append_each, batch_of, context, open},
         runtime::sim::{Sim, SimConfig},
     };
 
@@ -153,13 +146,8 @@ mod tests {
         let making = {
             let context = Rc::clone(&context);
             async move {
-                context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
-                let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
-                let batch = batch_of(8192);
-                for offset in 0..400 {
-                    log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
-                    log.write_waiting(Commit::Written).await.unwrap();
-                }
+                let log = open(&context).await.log;
+                append_each(&log, &batch_of(8192), 0..400).await;
                 log
             }
         };
