@@ -105,7 +105,7 @@ impl File for GlommioFile {
 
     async fn size(&self) -> io::Result<u64> {
         // Not `DmaFile::file_size`: it goes by the name the file had when it was opened, and ours are renamed.
-        match std::fs::metadata(format!("/proc/self/fd/{}", self.file.as_raw_fd())) {
+        match std::fs::metadata(self.by_descriptor()) {
             Ok(metadata) => Ok(metadata.len()),
             Err(_) => self.file.file_size().await.map_err(io_error),
         }
