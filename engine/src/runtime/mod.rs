@@ -3,7 +3,7 @@
 //! Everything in this crate that waits or touches a file does it through [`Runtime`], a static generic. [`glommio`] is
 //! the real one: one pinned io_uring executor per core. [`sim`] is a seeded simulation of all cores in one thread, with
 //! virtual time and a disk that forgets, tears and lies as real ones do. One contract suite
-//! (`tests/runtime_contract.rs`) runs against both, so that what the simulation proves holds for the real thing. If
+//! (`tests/runtime_contract/`) runs against both, so that what the simulation proves holds for the real thing. If
 //! glommio ever has to go, one file is rewritten.
 
 use std::{future::Future, io, path::Path, path::PathBuf, rc::Rc, time::Duration};
