@@ -68,7 +68,7 @@ pub struct Survey {
     /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
     bound: Offset,
     gap: Option<Gap>,
-    /// Batches with an intact header and a damaged body that were met in gaps.
+    /// Batches with an intact header and a damaged body that were met in gaps or in the damaged bodies of others.
     broken_bodies: u32,
     check: Check,
 }
@@ -191,6 +191,32 @@ impl Survey {
         left_out.is_none_or(|first| first == self.expected)
     }
 
+    /// Whether later batches stand in the damaged body of the batch with `header` at the beginning of `bytes`: a drive
+    /// wrote it to a place that was theirs.
+    fn covers_others(&mut self, header: &BatchHeader, bytes: &[u8]) -> bool {
+        let (mut from, end) = (1, header.batch_len());
+        while from < end
+            && let Some((at, other)) = find_stored_header(&bytes[from..])
+            && from + at < end
+        {
+            from += at;
+            if self.fits(&other) && other.base_offset >= header.end_offset() {
+                match bytes[from..].get(..other.batch_len()) {
+                    Some(batch) if check_stored(batch).is_err() => {
+                        self.broken_bodies += 1;
+                        if self.broken_bodies > BROKEN_BODIES_MAX {
+                            return false;
+                        }
+                    }
+                    // What is not here whole is seen whole when it is looked for.
+                    _ => return true,
+                }
+            }
+            from += 1;
+        }
+        false
+    }
+
     fn open_gap(&mut self, position: u64, reason: String) {
         self.gap = Some(Gap { position, reason });
         // A header may stand there, of a batch that is not whole: the search begins behind it.
@@ -229,11 +255,14 @@ impl Survey {
                     return false;
                 }
                 Step::Invalid { position, reason } => {
-                    let stored = &bytes[(position - start) as usize..];
-                    match check_stored_header(stored) {
-                        // The header is whole, so its length is right: only this batch is lost.
-                        // Its body is not, and others may stand in it.
-                        Ok(header) if self.is_next(&header, bytes, (start, (position - start) as usize + 1)) => {
+                    let at = (position - start) as usize;
+                    match check_stored_header(&bytes[at..]) {
+                        // The header is whole, so its length is right: only this batch is lost. Its body is not, and if
+                        // others stand in it they are looked for.
+                        Ok(header)
+                            if self.is_next(&header, bytes, (start, at + 1))
+                                && !self.covers_others(&header, &bytes[at..]) =>
+                        {
                             self.at = position + header.batch_len() as u64;
                             let (from, to) = (self.expected, header.end_offset());
                             self.expected = to;
@@ -468,6 +497,27 @@ mod tests {
         bytes[starts[10]..].fill(0);
         let (intact, lost) = survey(&bytes, 112);
         assert!((104..110).all(|offset| intact.contains(&offset)), "{intact:?}, {lost:?}");
+    }
+
+    #[test]
+    fn a_group_that_was_written_too_far_on_does_not_hide_those_that_then_took_their_places_in_it() {
+        let (mut bytes, _) = stored(3, 200, 3);
+        // A batch, and a large one behind it: written where the groups after them came to stand.
+        bytes.extend_from_slice(&batch_of(200));
+        let at = bytes.len() - 200;
+        stamp(&mut bytes[at..], fields(103, 7));
+        let large = bytes.len();
+        bytes.extend_from_slice(&batch_of(5000));
+        stamp(&mut bytes[large..], fields(104, 7));
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        for (number, place) in (105..).zip([1536, 2048, 2560]) {
+            bytes[place..place + 200].copy_from_slice(&batch_of(200));
+            stamp(&mut bytes[place..place + 200], fields(number, 7));
+            bytes[place + 200..place + 512].fill(0);
+        }
+        let (intact, lost) = survey(&bytes, 108);
+        assert_eq!(intact, [100, 101, 102, 103, 105, 106, 107], "{lost:?}");
+        assert_eq!(lost.iter().map(|one| (one.from.0, one.to.0)).collect::<Vec<_>>(), [(104, 105)]);
     }
 
     #[test]
