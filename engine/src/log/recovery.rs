@@ -57,7 +57,7 @@ use super::{
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     record::ProducerHistory,
-    runtime::{DirEntry, File, OpenMode, Runtime},
+    runtime::{File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, Offset, PartitionId},
 };
@@ -87,11 +87,8 @@ pub async fn open<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
-    let entries = runtime.list_dir(&dir).await.map_err(|e| fault("listing", &dir, e))?;
-    let names = Names::of(files_in(&entries));
-    refuse_other_versions(runtime, &entries, &names).await?;
-    let listed = list_segments(context, partition, &dir, entries).await;
-    let mut segments = listed.map_err(|e| fault("listing", &dir, e))?;
+    refuse_other_versions(runtime, &dir).await?;
+    let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
     let owner = (Some(partition.log), partition.index);
     let read = start::read(runtime, &dir, owner).await.map_err(|e| fault("reading the start file in", &dir, e))?;
@@ -271,15 +268,13 @@ async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
     }
 }
 
-fn files_in(entries: &[DirEntry]) -> impl Iterator<Item = &Path> {
-    entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path)
-}
-
-/// Before anything in the directory is touched: opening removes, cuts off and writes anew what it takes for damaged.
-async fn refuse_other_versions<R: Runtime>(runtime: &R, entries: &[DirEntry], names: &Names) -> Result<(), LogFault> {
-    let versions = Versions::of(names);
-    let last = files_in(entries).filter_map(base_offset_of).max();
-    for path in files_in(entries).filter(|path| versions.wants(path)) {
+/// Before anything in `dir` is touched: opening removes, cuts off and writes anew what it takes for damaged.
+async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<(), LogFault> {
+    let entries = runtime.list_dir(dir).await.map_err(|error| LogFault::from_io("listing", dir, &error))?;
+    let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
+    let versions = Versions::of(&Names::of(files()));
+    let last = files().filter_map(base_offset_of).max();
+    for path in files().filter(|path| versions.wants(path)) {
         let read = async { runtime.open(path, OpenMode::Existing).await?.read_at(0, VERSION_BYTES).await };
         match read.await {
             Ok(bytes) => versions.judge(path, &bytes)?,
@@ -293,15 +288,16 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, entries: &[DirEntry], na
     Ok(())
 }
 
-/// The segments of a directory by base offset, as far as their names and sizes tell. What is left of deleted segments
-/// is given to the reaper.
+/// The segments of a directory by base offset, as far as their names and sizes tell; and all names. What is left of
+/// deleted segments is given to the reaper.
 async fn list_segments<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
     dir: &Path,
-    entries: Vec<DirEntry>,
-) -> std::io::Result<Vec<Rc<Segment<R>>>> {
+) -> std::io::Result<(Vec<Rc<Segment<R>>>, Names)> {
     let mut segments = Vec::new();
+    let entries = context.runtime.list_dir(dir).await?;
+    let names = Names::of(entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path));
     let first = entries.iter().filter_map(|entry| base_offset_of(&entry.path)).min();
     for entry in entries {
         // Behind the first segment it is a trace of one that should be there.
@@ -318,7 +314,7 @@ async fn list_segments<R: Runtime>(
         *segment.index.borrow_mut() = None;
         segments.push(Rc::new(segment));
     }
-    Ok(segments)
+    Ok((segments, names))
 }
 
 /// Reads the last segment. `None` in case D.
