@@ -159,25 +159,25 @@ impl Survey {
             && header.end_offset() <= self.bound
     }
 
-    /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`, which begin at
-    /// `start` of the file. One that leaves records out is not, if what stands there are those: then a drive wrote it
-    /// to a wrong place, and only what it hit is lost. If it is the record that is due, in one group, that may as well
-    /// be the one in the wrong place.
-    fn is_next(&self, header: &BatchHeader, bytes: &[u8], (start, behind): (u64, usize)) -> bool {
+    /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`. One that leaves
+    /// records out is not, if what stands there are those: then a drive wrote it to a wrong place, and only what it hit
+    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place.
+    fn is_next(&self, header: &BatchHeader, bytes: &[u8], behind: usize) -> bool {
         if !self.fits(header) || header.base_offset == self.expected {
             return self.fits(header);
         }
         let (mut due, mut place) = (header.end_offset(), behind);
         // The first of those that were left out, and whether the one before stood right before this place.
         let (mut left_out, mut adjoins) = (None, false);
-        while let Some(rest) = bytes.get(place..).filter(|rest| !rest.is_empty()) {
-            let found = check_stored_header(rest).ok().filter(|found| found.incarnation == self.segment.incarnation);
-            let Some(found) = found else {
-                let block = u64::from(self.segment.block_bytes);
-                place = ((start + place as u64 + 1).next_multiple_of(block) - start) as usize;
-                adjoins = false;
+        while let Some(rest) = bytes.get(place..).filter(|rest| !is_zero(rest)) {
+            // At any place: what is left of a group that was hit need not begin at a block.
+            let Some((at, found)) = find_stored_header(rest) else { break };
+            adjoins &= at == 0;
+            place += at;
+            if found.incarnation != self.segment.incarnation {
+                (place, adjoins) = (place + 1, false);
                 continue;
-            };
+            }
             let is_left_out = self.expected <= found.base_offset && found.base_offset < header.base_offset;
             match left_out {
                 _ if found.base_offset == due && (left_out.is_none() || adjoins) => {}
@@ -230,7 +230,7 @@ impl Survey {
         let mut walk = Walk::new(rest, self.at, segment, self.check);
         loop {
             match walk.step() {
-                Step::Batch(batch) if self.is_next(&batch.header, bytes, (start, end_of(&batch, start))) => {
+                Step::Batch(batch) if self.is_next(&batch.header, bytes, end_of(&batch, start)) => {
                     self.jump(&batch, see);
                     self.expected = batch.header.end_offset();
                     self.at = batch.position + batch.header.batch_len() as u64;
@@ -260,8 +260,7 @@ impl Survey {
                         // The header is whole, so its length is right: only this batch is lost. Its body is not, and if
                         // others stand in it they are looked for.
                         Ok(header)
-                            if self.is_next(&header, bytes, (start, at + 1))
-                                && !self.covers_others(&header, &bytes[at..]) =>
+                            if self.is_next(&header, bytes, at + 1) && !self.covers_others(&header, &bytes[at..]) =>
                         {
                             self.at = position + header.batch_len() as u64;
                             let (from, to) = (self.expected, header.end_offset());
@@ -294,7 +293,7 @@ impl Survey {
         {
             let at = from + at;
             from = at + 1;
-            if !self.is_next(&header, bytes, (start, at + header.batch_len())) {
+            if !self.is_next(&header, bytes, at + header.batch_len()) {
                 continue;
             }
             match bytes[at..].get(..header.batch_len()) {
@@ -497,6 +496,24 @@ mod tests {
         bytes[starts[10]..].fill(0);
         let (intact, lost) = survey(&bytes, 112);
         assert!((104..110).all(|offset| intact.contains(&offset)), "{intact:?}, {lost:?}");
+    }
+
+    #[test]
+    fn a_group_in_the_wrong_place_does_not_hide_the_rest_of_the_one_that_it_hit() {
+        // The first group is of one batch; the second begins with a large one, whose front a later group was written to.
+        let (mut bytes, _) = stored(1, 200, 1);
+        bytes.resize(BLOCK as usize, 0);
+        for (offset, len) in [(101, 1200), (102, 300), (103, 300)] {
+            let at = bytes.len();
+            bytes.extend_from_slice(&batch_of(len));
+            stamp(&mut bytes[at..], fields(offset, 7));
+        }
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        let mut later = batch_of(300).to_vec();
+        stamp(&mut later, fields(104, 7));
+        bytes[512..812].copy_from_slice(&later);
+        let (intact, lost) = survey(&bytes, 105);
+        assert!([100, 102, 103].iter().all(|offset| intact.contains(offset)), "{intact:?}, {lost:?}");
     }
 
     #[test]
