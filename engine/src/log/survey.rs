@@ -500,7 +500,8 @@ mod tests {
 
     #[test]
     fn a_group_in_the_wrong_place_does_not_hide_the_rest_of_the_one_that_it_hit() {
-        // The first group is of one batch; the second begins with a large one, whose front a later group was written to.
+        // The first group is of one batch; the second begins with a large one, to whose front a later group was
+        // written.
         let (mut bytes, _) = stored(1, 200, 1);
         bytes.resize(BLOCK as usize, 0);
         for (offset, len) in [(101, 1200), (102, 300), (103, 300)] {
