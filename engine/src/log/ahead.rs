@@ -299,7 +299,7 @@ mod tests {
     use crate::{
         log::{
             LogContext,
-            fixture::{P, batch_of, context},
+            fixture::{P, batch_of, context, placed},
             flush::Commit,
             loading::headers_of,
             recovery,
@@ -317,7 +317,7 @@ mod tests {
         let batch = batch_of(BATCH);
         let header = check_produced(&batch).unwrap();
         for offset in 0..batches {
-            log.append(&batch, &header, (Offset(offset), Offset(0)));
+            log.append(&batch, &header, placed(offset, 0));
             log.write_waiting(Commit::Written).await.unwrap();
         }
         log

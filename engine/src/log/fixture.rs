@@ -1,6 +1,7 @@
 //! What the tests of this folder share: a simulated world for a log, and batches of a given length.
 
 use std::{
+    cell::Cell,
     ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
@@ -10,7 +11,7 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    Log, LogContext,
+    Log, LogContext, Placed,
     ahead::AheadMemory,
     cache::BlockCache,
     flush::Commit,
@@ -22,8 +23,14 @@ use super::{
 };
 use crate::{
     record::{BatchBuilder, Codec, check_produced},
-    runtime::{Buffer, File, OpenMode, Runtime, sim::SimRuntime},
-    types::{LogUid, Offset, PartitionId, PartitionIndex},
+    runtime::{
+        Buffer, File, OpenMode, Runtime,
+        sim::{
+            Sim, SimConfig, SimRuntime,
+            faults::{Failure, FaultKind, FaultRates},
+        },
+    },
+    types::{LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 pub const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
@@ -72,11 +79,16 @@ pub async fn open(context: &Rc<LogContext<SimRuntime>>) -> Recovered<SimRuntime>
     recovery::open(context, P, PathBuf::from(DIR)).await.unwrap()
 }
 
+/// In the first reign, at this offset and with this durable hint.
+pub fn placed(base_offset: u64, durable_hint: u64) -> Placed {
+    Placed { base_offset: Offset(base_offset), durable_hint: Offset(durable_hint), epoch: LeaderEpoch(1) }
+}
+
 /// Writes `batch`, of one record, at each of the offsets, in a flush group of its own.
 pub async fn append_each(log: &Rc<Log<SimRuntime>>, batch: &Bytes, offsets: Range<u64>) {
     let header = check_produced(batch).unwrap();
     for offset in offsets {
-        log.append(batch, &header, (Offset(offset), Offset(0)));
+        log.append(batch, &header, placed(offset, 0));
         log.write_waiting(Commit::Written).await.unwrap();
     }
 }
@@ -91,4 +103,45 @@ pub async fn edit(runtime: &SimRuntime, path: &Path, span: Range<u64>, change: i
     buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
     change(buffer.bytes_mut());
     file.write_at(span.start, Rc::new(buffer)).await.unwrap();
+}
+
+/// Cuts the power within `story`, which begins with a world as `setup` leaves it: before operation 1 of the drive,
+/// before operation 2, and so on until the story is over before its power is cut. Each time `after` looks at what is
+/// left, with whether the story was over. Gives how many operations it has.
+pub fn cut_everywhere<T: 'static, S, F, L>(
+    setup: impl Fn(Rc<LogContext<SimRuntime>>) -> S,
+    story: impl Fn(Rc<LogContext<SimRuntime>>, T) -> F,
+    after: impl Fn(Rc<LogContext<SimRuntime>>, bool) -> L,
+) -> u64
+where
+    S: Future<Output = T> + 'static,
+    F: Future<Output = ()> + 'static,
+    L: Future<Output = ()> + 'static,
+{
+    const STEPS: u64 = 1_000_000;
+    let lossy = [FaultKind::LostUnsynced, FaultKind::LostName, FaultKind::LostSize];
+    let rates = lossy.into_iter().fold(FaultRates::none(), |rates, kind| rates.with(kind, 5_000));
+    for (operation, seed) in (1..).flat_map(|operation| (0..4).map(move |seed| (operation, seed))) {
+        let sim = Sim::new(seed, &SimConfig::default());
+        let (process, cores) = sim.process(1);
+        let made = sim.block_on(&cores[0], setup(context(&cores[0], 512)), STEPS).unwrap();
+        sim.set_rates(rates.clone());
+        sim.fail_nth(operation, Failure::Crash, false);
+        let over = Rc::new(Cell::new(false));
+        let (flag, told) = (Rc::clone(&over), story(context(&cores[0], 512), made));
+        cores[0].spawn(async move {
+            told.await;
+            flag.set(true);
+        });
+        sim.run_until(|| over.get() || sim.has_failed(), STEPS).unwrap();
+        sim.lose_power(process);
+        sim.fail_none();
+        sim.set_rates(FaultRates::none());
+        let (_, cores) = sim.process(1);
+        sim.block_on(&cores[0], after(context(&cores[0], 512), over.get()), STEPS).unwrap();
+        if over.get() && seed == 3 {
+            return operation - 1;
+        }
+    }
+    unreachable!("the operations are without end")
 }

@@ -10,7 +10,7 @@ use futures_util::future::{Either, join_all};
 use super::{
     Log, LogFault, envelope,
     index::{Index, SidecarKey},
-    segment::{Segment, header_block},
+    segment::{REPLACEMENT_NAME, Segment, header_block},
 };
 use crate::{
     limits::{FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
@@ -112,7 +112,8 @@ impl<R: Runtime> Log<R> {
     /// Gives the active segment its file. Its predecessor is sealed first: recovery looks for the end of the log in the
     /// last segment only, so all before it must be whole and durable by then.
     pub(super) async fn begin_segment(self: &Rc<Self>, segment: &Rc<Segment<R>>) -> Result<(), LogFault> {
-        let previous = self.newest_file();
+        // One that had a successor before is sealed already.
+        let previous = self.newest_file().filter(|(previous, _)| !previous.sealed.get());
         let sealed = async {
             match &previous {
                 Some((previous, file)) => self.seal_segment(previous, file).await,
@@ -180,16 +181,21 @@ impl<R: Runtime> Log<R> {
 }
 
 /// Creates a segment's file with its header block. File and name are durable when this returns: no ack may come from a
-/// segment that a loss of power could take away whole.
+/// segment that a loss of power could take away whole. One that replaces another does so in one step: what is kept
+/// beside its predecessor says that there is a segment behind that.
 pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>) -> Result<Rc<R::File>, LogFault> {
     let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
     let block = header_block(runtime, &segment.header);
-    let opened = runtime.open(&segment.path, OpenMode::CreateTruncate).await;
+    let path = if segment.replaces { &segment.path.with_file_name(REPLACEMENT_NAME) } else { &segment.path };
+    let opened = runtime.open(path, OpenMode::CreateTruncate).await;
     let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
     let written = file.write_at(0, Rc::new(block)).await;
     written.map_err(|error| fault("writing the header of", error))?;
     if !planted(PlantedBug::SegmentNotSynced) {
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
+    }
+    if segment.replaces {
+        runtime.rename(path, &segment.path).await.map_err(|error| fault("naming", error))?;
     }
     if let Some(dir) = segment.path.parent()
         && !planted(PlantedBug::ForgetDirSync)

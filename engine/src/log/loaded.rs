@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, batch_of, context},
+            fixture::{P, batch_of, context, placed},
             flush::Commit,
             read::ReadRange,
             recovery,
@@ -106,7 +106,7 @@ mod tests {
             let batch = batch_of(8192);
             let header = check_produced(&batch).unwrap();
             for offset in 0..3000 {
-                log.append(&batch, &header, (Offset(offset), Offset(0)));
+                log.append(&batch, &header, placed(offset, 0));
                 log.write_waiting(Commit::Written).await.unwrap();
             }
             let bases: Vec<Offset> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
@@ -149,7 +149,7 @@ mod tests {
                 let mut builder = BatchBuilder::new(Codec::None);
                 builder.push(None, &[7; 8000], &[], time(offset)).unwrap();
                 let batch = builder.finish().unwrap();
-                log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
                 log.write_waiting(Commit::Written).await.unwrap();
             }
             drop(log);

@@ -143,12 +143,26 @@ impl LogFault {
     }
 }
 
+/// What the owner says of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// The offset of its first record.
+    pub base_offset: Offset,
+    /// The durable end known now; see "Where the log ends" in `docs/FORMAT.md`.
+    pub durable_hint: Offset,
+    /// The reign it is of.
+    pub epoch: LeaderEpoch,
+}
+
 /// One partition's log. Made by [`recovery`].
 pub struct Log<R: Runtime> {
     context: Rc<LogContext<R>>,
     partition: PartitionId,
     dir: PathBuf,
-    epoch: LeaderEpoch,
+    /// The newest reign of a batch in it, or that in which the next opening of a single copy appends.
+    epoch: Cell<LeaderEpoch>,
+    /// Whether every reign begins a segment of its own.
+    segment_per_reign: Cell<bool>,
     /// By base offset; the last one is active. Never empty.
     segments: RefCell<Vec<Rc<Segment<R>>>>,
     /// Segments that are no part of the log any more and still have their names, oldest first.
@@ -166,16 +180,18 @@ pub struct Log<R: Runtime> {
 }
 
 impl<R: Runtime> Log<R> {
+    /// From now on every reign begins a segment, so that the headers of the segments say where the reigns begin: for
+    /// the log of a replica, which is asked for that.
+    pub fn begin_segments_with_reigns(&self) {
+        self.segment_per_reign.set(true);
+    }
+
     /// Adds a batch to the tail. It is in memory when this returns, and nowhere else.
-    pub fn append(&self, bytes: &[u8], header: &BatchHeader, placed: (Offset, Offset)) {
-        let (base_offset, durable_hint) = placed;
-        let segment = self.segment_for(bytes.len(), base_offset);
-        let stamp = ServerFields {
-            base_offset,
-            durable_hint,
-            leader_epoch: self.epoch,
-            incarnation: segment.header.incarnation,
-        };
+    pub fn append(&self, bytes: &[u8], header: &BatchHeader, placed: Placed) {
+        let Placed { base_offset, durable_hint, epoch: leader_epoch } = placed;
+        let segment = self.segment_for(bytes.len(), placed);
+        self.epoch.set(leader_epoch);
+        let stamp = ServerFields { base_offset, durable_hint, leader_epoch, incarnation: segment.header.incarnation };
         let admitted = Admitted { bytes, header, stamp };
         let limit = self.context.segment_bytes;
         let position = self.tail.borrow_mut().push(&self.context.runtime, &segment, &admitted, limit);
@@ -185,24 +201,33 @@ impl<R: Runtime> Log<R> {
         }
     }
 
-    /// The active segment, or its successor if a batch of `batch_bytes` would make it too large. The successor has no
-    /// file yet: the flush makes it when it gets there.
-    fn segment_for(&self, batch_bytes: usize, base_offset: Offset) -> Rc<Segment<R>> {
+    /// The active segment, or its successor if a batch of `batch_bytes` would make it too large or does not belong into
+    /// it. The successor has no file yet: the flush makes it when it gets there.
+    fn segment_for(&self, batch_bytes: usize, placed: Placed) -> Rc<Segment<R>> {
         let active = self.active();
+        let is_empty = active.base_offset() == placed.base_offset;
         // A segment that was made on a drive with smaller blocks cannot be gone on with here.
-        let fits = self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes
-            && active.header.block_bytes >= self.context.block_bytes;
-        if fits || active.base_offset() == base_offset {
+        let belongs = active.header.block_bytes >= self.context.block_bytes
+            && (!self.segment_per_reign.get() || active.header.leader_epoch == placed.epoch);
+        let fits = is_empty || self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes;
+        if belongs && fits {
             return active;
         }
-        self.tail.borrow_mut().seal();
-        let next = Rc::new(Segment::planned(&self.dir, self.new_header(base_offset)));
-        self.segments.borrow_mut().push(Rc::clone(&next));
+        let header = self.new_header(placed.base_offset, placed.epoch);
+        let mut segments = self.segments.borrow_mut();
+        let next = if is_empty {
+            segments.pop();
+            Rc::new(Segment::in_place_of(&active, header))
+        } else {
+            self.tail.borrow_mut().seal();
+            Rc::new(Segment::planned(&self.dir, header))
+        };
+        segments.push(Rc::clone(&next));
         next
     }
 
-    fn new_header(&self, base_offset: Offset) -> SegmentHeader {
-        new_header(&self.context, self.partition, base_offset, self.epoch)
+    fn new_header(&self, base_offset: Offset, epoch: LeaderEpoch) -> SegmentHeader {
+        new_header(&self.context, self.partition, base_offset, epoch)
     }
 
     fn active(&self) -> Rc<Segment<R>> {
@@ -210,9 +235,9 @@ impl<R: Runtime> Log<R> {
         Rc::clone(segments.last().expect("a log has an active segment")) // why: the invariant of `segments`
     }
 
-    /// The reign that batches are stamped with.
+    /// The reign of the newest batch; before there is one, that in which a single copy appends.
     pub fn epoch(&self) -> LeaderEpoch {
-        self.epoch
+        self.epoch.get()
     }
 
     /// What is known to be damaged.
@@ -249,5 +274,100 @@ fn new_header<R: Runtime>(
         created_ms: context.runtime.unix_millis(),
         incarnation: Incarnation(context.runtime.random_u64() as u32),
         leader_epoch,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        fixture::{append_each, batch_of, context, cut_everywhere, open, placed},
+        flush::Commit,
+        read::ReadRange,
+        recovery::Recovered,
+        *,
+    };
+    use crate::{
+        record::{ProducerHistory, check_produced},
+        runtime::sim::{Sim, SimConfig, SimRuntime},
+    };
+
+    async fn append_in(log: &Rc<Log<SimRuntime>>, reigns: &[u32], from: u64) {
+        let batch = batch_of(800);
+        for (offset, reign) in (from..).zip(reigns) {
+            let placed = Placed { epoch: LeaderEpoch(*reign), ..placed(offset, offset) };
+            log.append(&batch, &check_produced(&batch).unwrap(), placed);
+            log.write_waiting(Commit::Durable).await.unwrap();
+        }
+    }
+
+    fn headers(log: &Log<SimRuntime>) -> Vec<(u64, u32)> {
+        let header = |segment: &Rc<Segment<_>>| (segment.base_offset().0, segment.header.leader_epoch.0);
+        log.segments.borrow().iter().map(header).collect()
+    }
+
+    #[test]
+    fn a_reign_begins_a_segment_where_that_is_wanted_and_else_not() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let Recovered { log, epoch, .. } = open(&context).await;
+            assert_eq!((epoch, log.epoch()), (LeaderEpoch(1), LeaderEpoch(1)));
+            append_in(&log, &[1, 3], 0).await;
+            assert_eq!((headers(&log), log.epoch()), (vec![(0, 1)], LeaderEpoch(3)));
+            let Recovered { log, epoch, .. } = open(&context).await;
+            assert_eq!(epoch, LeaderEpoch(4));
+            log.begin_segments_with_reigns();
+            append_in(&log, &[3, 3, 5, 5, 8], 2).await;
+            assert_eq!(headers(&log), [(0, 1), (2, 3), (4, 5), (6, 8)]);
+            log.roll(Offset(7), &ProducerHistory::default()).await.unwrap();
+            assert_eq!(headers(&log)[4..], [(7, 8)], "an empty one is of the reign before");
+            append_in(&log, &[9, 9], 7).await;
+            assert_eq!(headers(&log)[4..], [(7, 9)], "an empty one is replaced");
+            let Recovered { log, end, damage, .. } = open(&context).await;
+            assert_eq!((end, damage), (Offset(9), None));
+            let range = ReadRange { offset: Offset(7), end, max_bytes: 1 << 16 };
+            assert_eq!(log.read_disk(range).await.unwrap()[0].len(), 2 * 800);
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
+    }
+
+    #[test]
+    fn an_empty_segment_that_was_made_on_a_drive_with_smaller_blocks_is_replaced() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (before, now) = (context(&cores[0], 512), context(&cores[0], 4096));
+        let story = async move {
+            open(&before).await;
+            let log = open(&now).await.log;
+            append_each(&log, &batch_of(800), 0..3).await;
+            let active = open(&now).await.log.active();
+            (active.header.block_bytes, active.end_position.get())
+        };
+        assert_eq!(sim.block_on(&cores[0], story, 100_000).unwrap(), (4096, 4 * 4096));
+    }
+
+    #[test]
+    fn a_crash_while_an_empty_segment_is_replaced_takes_nothing_away() {
+        let setup = |context: Rc<LogContext<SimRuntime>>| async move {
+            let log = open(&context).await.log;
+            append_in(&log, &[1, 1], 0).await;
+            log.roll(Offset(2), &ProducerHistory::default()).await.unwrap();
+            // The index of the first segment says that there is a second one.
+            context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+            log
+        };
+        let story = |_, log: Rc<Log<SimRuntime>>| async move {
+            log.begin_segments_with_reigns();
+            append_in(&log, &[2], 2).await;
+        };
+        let after = |context: Rc<LogContext<SimRuntime>>, over: bool| async move {
+            let Recovered { log, end, damage, .. } = open(&context).await;
+            assert_eq!(damage, None);
+            assert!(end == Offset(3) || end == Offset(2) && !over, "{end}, over: {over}");
+            assert_eq!(log.segments.borrow().len(), 2);
+        };
+        let operations = cut_everywhere(setup, story, after);
+        assert!(operations > 5, "{operations} operations");
     }
 }

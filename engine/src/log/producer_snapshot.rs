@@ -262,7 +262,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, context, edit, open},
+            fixture::{P, context, edit, open, placed},
             recovery,
             segment::segment_path,
             version::OtherVersion,
@@ -302,7 +302,7 @@ mod tests {
         let log = open(context).await.log;
         for number in batches {
             let (bytes, offset) = (batch(number), Offset(number));
-            log.append(&bytes, &check_produced(&bytes).unwrap(), (offset, Offset(0)));
+            log.append(&bytes, &check_produced(&bytes).unwrap(), placed(offset.0, 0));
             if log.begins_segment(offset) {
                 log.keep_producers(&history_of(number));
             }

@@ -396,7 +396,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{DIR, append_each, batch_of, context, edit, open},
+            fixture::{DIR, append_each, batch_of, context, edit, open, placed},
             flush::Commit,
             loading::headers_of,
             segment::segment_path,
@@ -421,7 +421,7 @@ mod tests {
         let log = open(&context(&runtime, 4096)).await.log;
         let batch = batch_of(BATCH);
         for offset in 0..4 {
-            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
             if offset % 2 == 1 {
                 log.write_waiting(Commit::Written).await.unwrap();
             }

@@ -70,6 +70,8 @@ pub struct Recovered<R: Runtime> {
     pub start: Offset,
     /// The offset after its last intact record.
     pub end: Offset,
+    /// The reign in which a single copy appends now: the one after the newest that was found.
+    pub epoch: LeaderEpoch,
     /// What its batches say of their producers; nothing if it must not be written.
     pub producers: ProducerHistory,
     /// Why it must not be written.
@@ -191,7 +193,7 @@ async fn finish<R: Runtime>(
     }
     log.release_before(start);
     let lost_end = lost_end.map(|(from, to)| (from.max(start), to.max(start)));
-    Ok(Recovered { log, start, end, producers, damage, lost_end })
+    Ok(Recovered { log, start, end, epoch, producers, damage, lost_end })
 }
 
 async fn create_at<R: Runtime>(
@@ -232,7 +234,8 @@ fn assemble<R: Runtime>(
         context: Rc::clone(context),
         partition,
         dir,
-        epoch,
+        epoch: Cell::new(epoch),
+        segment_per_reign: Cell::new(false),
         segments: RefCell::new(segments),
         released: RefCell::default(),
         tail: Default::default(),
@@ -257,7 +260,7 @@ async fn create_first<R: Runtime>(
     begin(&context.runtime, &dir).await;
     let log = assemble(context, (partition, dir), epoch, (vec![segment], start));
     let producers = ProducerHistory::default();
-    Ok(Recovered { log, start, end: start, producers, damage, lost_end: None })
+    Ok(Recovered { log, start, end: start, epoch, producers, damage, lost_end: None })
 }
 
 /// Leaves the trace that the partition has had a segment. A trace, no promise: it is neither synced nor insisted on.
@@ -381,7 +384,7 @@ mod tests {
         error::RequestError,
         limits::SEGMENT_HEADER_BYTES,
         log::{
-            fixture::{P, batch_of, context, edit},
+            fixture::{P, batch_of, context, edit, placed},
             flush::Commit,
             loading::headers_of,
             read::ReadRange,
@@ -410,7 +413,7 @@ mod tests {
         let log = open_here(&context).await.unwrap().log;
         for offset in 0..10 {
             let batch = batch_of(800);
-            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
             log.write_waiting(Commit::Written).await.unwrap();
         }
         log
@@ -444,7 +447,7 @@ mod tests {
             let (setting_up, path) = (Rc::clone(&context), name.clone());
             let setup = async move {
                 let log = unsynced(Rc::clone(&setting_up)).await;
-                let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10))));
+                let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10), LeaderEpoch(1))));
                 create_segment(&setting_up.runtime, &next).await.unwrap();
                 start::write(&setting_up.runtime, Path::new("/p"), (P.log, P.index), Offset(3)).await.unwrap();
                 if batches == 0 {
@@ -479,7 +482,7 @@ mod tests {
         let context = context(&cores[0], 512);
         let story = async move {
             let log = unsynced(Rc::clone(&context)).await;
-            let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10))));
+            let next = Rc::new(Segment::planned(Path::new("/p"), log.new_header(Offset(10), LeaderEpoch(1))));
             create_segment(&context.runtime, &next).await.unwrap();
             let log = open_here(&context).await.unwrap().log;
             let range = ReadRange { offset: Offset(0), end: Offset(10), max_bytes: 1 << 16 };
@@ -507,7 +510,7 @@ mod tests {
             let Recovered { log, end, damage, .. } = open_here(&context).await.unwrap();
             assert_eq!((end, damage), (Offset(10), None));
             let batch = batch_of(50_000);
-            log.append(&batch, &check_produced(&batch).unwrap(), (end, end));
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(end.0, end.0));
             log.write_waiting(Commit::Written).await.unwrap();
             open_here(&context).await.unwrap().end
         };
@@ -528,7 +531,7 @@ mod tests {
                     assert_eq!((found, damage), (end, None));
                     for _ in 0..3 {
                         let batch = batch_of(800);
-                        log.append(&batch, &check_produced(&batch).unwrap(), (end, end));
+                        log.append(&batch, &check_produced(&batch).unwrap(), placed(end.0, end.0));
                         log.write_waiting(Commit::Written).await.unwrap();
                         end = end.advance(1);
                     }
@@ -588,7 +591,7 @@ mod tests {
                 let log = open_here(&context).await.unwrap().log;
                 let batch = batch_of(800);
                 for offset in 0..10 {
-                    let placed = (Offset(offset), Offset(offset.min(hint)));
+                    let placed = placed(offset, offset.min(hint));
                     log.append(&batch, &check_produced(&batch).unwrap(), placed);
                     log.write_waiting(Commit::Written).await.unwrap();
                 }
@@ -639,7 +642,7 @@ mod tests {
                 for offset in 0..6 {
                     // Only the very last batch knows that those before its group were durable.
                     let hint = if offset == 5 { 4 } else { 0 };
-                    log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(hint)));
+                    log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, hint));
                     if offset % 2 == 1 {
                         log.write_waiting(Commit::Written).await.unwrap();
                     }

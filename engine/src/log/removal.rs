@@ -133,7 +133,7 @@ impl<R: Runtime> Log<R> {
         assert!(self.unwritten_bytes() == 0, "{} bytes wait for the device", self.unwritten_bytes());
         if self.active().base_offset() != end {
             self.tail.borrow_mut().seal();
-            let next = Rc::new(Segment::planned(&self.dir, self.new_header(end)));
+            let next = Rc::new(Segment::planned(&self.dir, self.new_header(end, self.epoch.get())));
             self.segments.borrow_mut().push(next);
             self.keep_producers(producers);
         }
@@ -375,7 +375,7 @@ mod tests {
     use crate::{
         limits::DEVICE_BLOCK_BYTES_MAX,
         log::{
-            fixture::{DIR, context, open},
+            fixture::{DIR, context, open, placed},
             flush::Commit,
             read::ReadRange,
             recovery::Recovered,
@@ -391,7 +391,7 @@ mod tests {
     async fn append(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) {
         let batch = batch_of_half_a_mib();
         for offset in offset..end {
-            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(offset)));
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, offset));
             log.write_waiting(Commit::Written).await.unwrap();
         }
         log.sync().await.unwrap();

@@ -31,6 +31,8 @@ const PRODUCERS_SUFFIX: &str = ".prd";
 
 /// The suffixes of the files that stand beside a segment and go with it.
 const SIDECAR_SUFFIXES: [&str; 3] = ["idx", "prd", ASIDE_SUFFIX];
+/// The name of a segment that replaces an empty one, while it is made.
+pub(super) const REPLACEMENT_NAME: &str = "next.segment";
 /// That of the snapshot of producers while it is written.
 pub(super) const ASIDE_SUFFIX: &str = "prn";
 
@@ -151,6 +153,8 @@ pub struct Segment<R: Runtime> {
     pub header: SegmentHeader,
     /// Its file's name.
     pub path: PathBuf,
+    /// Its file, once it has one, takes the place of one with the same name.
+    pub replaces: bool,
     /// Open once it was created or first read.
     pub file: RefCell<Option<Rc<R::File>>>,
     /// The position after its last flush group, padding included; moves while the segment is active.
@@ -183,6 +187,7 @@ impl<R: Runtime> Segment<R> {
         Segment {
             path: segment_path(dir, header.base_offset),
             header,
+            replaces: false,
             file: RefCell::new(None),
             end_position: Cell::new(SEGMENT_HEADER_BYTES),
             prepared_end: Cell::new(0),
@@ -195,6 +200,20 @@ impl<R: Runtime> Segment<R> {
             snapshot: Cell::new(Snapshot::Unknown),
             newest_ms: Cell::new(None),
             seen: Cell::new((0, 0)),
+        }
+    }
+
+    /// One that begins where `empty` does, which never had a batch. It goes by the same incarnation, which nothing is
+    /// stamped with: so what is kept beside the one, or is being written, is right for the other.
+    pub fn in_place_of(empty: &Self, header: SegmentHeader) -> Self {
+        assert!(empty.header.base_offset == header.base_offset, "{header:?} in place of {:?}", empty.header);
+        let header = SegmentHeader { incarnation: empty.header.incarnation, ..header };
+        Segment {
+            path: empty.path.clone(),
+            replaces: empty.replaces || empty.file.borrow().is_some(),
+            producers: RefCell::new(empty.producers.take()),
+            snapshot: empty.snapshot.clone(),
+            ..Segment::planned(Path::new(""), header)
         }
     }
 
@@ -275,9 +294,9 @@ pub fn belongs_to_log(path: &Path) -> bool {
         || path.file_name().is_some_and(|name| name == BEGUN)
 }
 
-/// Whether a file is the one that waits to be the next segment. It holds nothing.
+/// Whether a file is one that waits to be the next segment. It holds nothing.
 pub fn is_spare(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == SPARE_NAME)
+    path.file_name().is_some_and(|name| name == SPARE_NAME || name == REPLACEMENT_NAME)
 }
 
 /// The block at the start of a segment file with `header`.

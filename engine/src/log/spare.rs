@@ -179,7 +179,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, batch_of, context},
+            fixture::{P, batch_of, context, placed},
             flush::Commit,
             recovery,
             segment::segment_path,
@@ -190,7 +190,7 @@ mod tests {
     };
 
     async fn append(log: &Rc<Log<SimRuntime>>, batch: &[u8], offset: u64) {
-        log.append(batch, &check_produced(batch).unwrap(), (Offset(offset), Offset(0)));
+        log.append(batch, &check_produced(batch).unwrap(), placed(offset, 0));
         log.write_waiting(Commit::Written).await.unwrap();
     }
 

@@ -55,8 +55,8 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
-            recovery, room::Room, windows::Windows,
+            LogContext, ahead::AheadMemory, cache::BlockCache, fixture::placed, flush::Commit, loaded::Loaded,
+            read::ReadRange, recovery, room::Room, windows::Windows,
         },
         record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{Sim, SimConfig, SimRuntime},
@@ -72,7 +72,7 @@ mod tests {
             let mut builder = BatchBuilder::new(Codec::None);
             builder.push(None, &[7; 1000], &[], 1).unwrap();
             let batch = builder.finish().unwrap();
-            log.append(&batch, &check_produced(&batch).unwrap(), (Offset(offset), Offset(0)));
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
             log.write_waiting(Commit::Written).await.unwrap();
         }
         log

@@ -19,8 +19,8 @@ use super::{
 use crate::{
     catalog::LogEntry,
     error::RequestError,
-    log::{Log, last_segment::Damage, recovery::Recovered},
-    partition::{Effect, Partition, producers::Standing},
+    log::{Log, Placed, last_segment::Damage, recovery::Recovered},
+    partition::{Effect, Partition, Placement, producers::Standing},
     record::{BatchHeader, check_produced},
     runtime::Runtime,
     signal::{Signal, Turns},
@@ -82,8 +82,8 @@ impl<R: Runtime> Owned<R> {
         entry: Arc<LogEntry>,
         recovered: Recovered<R>,
     ) -> Rc<Self> {
-        let Recovered { log, start, end, producers, damage, lost_end } = recovered;
-        let mut state = Partition::recovered(start, end, log.epoch()).with_producers(producers);
+        let Recovered { log, start, end, epoch, producers, damage, lost_end } = recovered;
+        let mut state = Partition::recovered(start, end, epoch).with_producers(producers);
         if let Some(damage) = &damage {
             tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
             state.handle_fault(damage.to_string());
@@ -188,7 +188,8 @@ impl<R: Runtime> Owned<R> {
             self.oldest_unwritten.set(arrived);
         }
         let placed = self.state.borrow_mut().handle_append(header.record_count, wait_for, token);
-        self.log.append(&request.batch, header, (placed.base_offset, placed.durable_hint));
+        let Placement { base_offset, durable_hint, leader_epoch: epoch } = placed;
+        self.log.append(&request.batch, header, Placed { base_offset, durable_hint, epoch });
         self.note_producer(header, placed.base_offset);
         self.count_unwritten(self.log.unwritten_bytes());
         self.appended_bytes.set(self.appended_bytes.get() + bytes as u64);
