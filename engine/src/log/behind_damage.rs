@@ -49,6 +49,7 @@ pub(super) async fn read_behind_damage<R: Runtime>(
             let end = position + header.batch_len() as u64;
             found.end_position = end.next_multiple_of(u64::from(last.header.block_bytes));
             found.epoch = found.epoch.max(header.leader_epoch);
+            found.reigns.note(header.leader_epoch, header.base_offset);
         }
     };
     run_survey(context, file, survey, &mut gather).await.map_err(fault)?;

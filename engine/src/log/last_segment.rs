@@ -10,6 +10,7 @@ use thiserror::Error;
 
 use super::{
     index::Index,
+    reigns::Reigns,
     scan::{Check, Step, Walk},
     segment::{SegmentHeader, SegmentHeaderError},
 };
@@ -100,6 +101,8 @@ pub struct LastSegment {
     pub durable_hint: Offset,
     /// The newest reign in it.
     pub epoch: LeaderEpoch,
+    /// Those that its batches are of.
+    pub reigns: Reigns,
     /// Where its batches are.
     pub index: Index,
     /// What they say of their producers.
@@ -143,6 +146,7 @@ impl LastScan {
             torn: false,
             durable_hint: header.base_offset,
             epoch: header.leader_epoch,
+            reigns: Reigns::default(),
             index: Index::default(),
             producers: ProducerHistory::default(),
             damage: None,
@@ -207,6 +211,7 @@ impl LastScan {
                     self.found.end_offset = batch.header.end_offset();
                     self.found.end_position = batch.position + batch.header.batch_len() as u64;
                     self.found.epoch = self.found.epoch.max(batch.header.leader_epoch);
+                    self.found.reigns.note(batch.header.leader_epoch, batch.header.base_offset);
                     self.durable_hint = self.durable_hint.max(batch.header.durable_hint);
                 }
                 Step::Batch(batch) => {

@@ -22,6 +22,7 @@ pub mod prepare;
 pub mod producer_snapshot;
 pub mod read;
 pub mod recovery;
+pub mod reigns;
 pub mod removal;
 pub mod retention;
 pub mod room;
@@ -280,10 +281,12 @@ fn new_header<R: Runtime>(
 #[cfg(test)]
 mod tests {
     use super::{
-        fixture::{append_each, batch_of, context, cut_everywhere, open, placed},
+        fixture::{DIR, P, append_each, batch_of, context, cut_everywhere, edit, open, placed},
         flush::Commit,
         read::ReadRange,
         recovery::Recovered,
+        reigns::Reigns,
+        segment::segment_path,
         *,
     };
     use crate::{
@@ -328,6 +331,35 @@ mod tests {
             assert_eq!((end, damage), (Offset(9), None));
             let range = ReadRange { offset: Offset(7), end, max_bytes: 1 << 16 };
             assert_eq!(log.read_disk(range).await.unwrap()[0].len(), 2 * 800);
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
+    }
+
+    #[test]
+    fn the_reigns_of_a_replica_are_found_again_whatever_segments_they_are_in() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let spoiled = segment_path(Path::new(DIR), Offset(2));
+        let story = async move {
+            open(&context).await;
+            let reopen = || recovery::open_replica(&context, P, PathBuf::from(DIR));
+            append_in(&reopen().await.unwrap().log, &[2, 2, 3, 5, 5], 0).await;
+            let Recovered { log, reigns, .. } = reopen().await.unwrap();
+            let found = |reigns: Reigns| reigns.beginnings().iter().map(|(e, at)| (e.0, at.0)).collect::<Vec<_>>();
+            assert_eq!(found(reigns), [(2, 0), (3, 2), (5, 3)]);
+            log.roll(Offset(5), &ProducerHistory::default()).await.unwrap();
+            assert_eq!(found(reopen().await.unwrap().reigns), [(2, 0), (3, 2), (5, 3)], "the last segment is empty");
+            assert_eq!(found(open(&context).await.reigns), [], "of a single copy nobody asked for them");
+            log.keep_start(Offset(1)).await.unwrap();
+            assert_eq!(found(reopen().await.unwrap().reigns), [(2, 1), (3, 2), (5, 3)]);
+            // The batch behind a damaged header says it too, and without it nobody does.
+            edit(&context.runtime, &spoiled, 0..512, |bytes| bytes.fill(7)).await;
+            let Recovered { reigns, damage, .. } = reopen().await.unwrap();
+            assert_eq!((found(reigns), damage), (vec![(2, 1), (3, 2), (5, 3)], None));
+            edit(&context.runtime, &spoiled, 4096..4608, |bytes| bytes.fill(7)).await;
+            assert_eq!(reopen().await.unwrap().damage.unwrap().case, 'E');
+            assert_eq!(open(&context).await.damage, None, "a single copy does not compare itself");
         };
         sim.block_on(&cores[0], story, 100_000).unwrap();
     }

@@ -49,6 +49,7 @@ use super::{
     last_segment::{BEGINNING_BYTES, Beginning, Damage, LastScan, LastSegment},
     missing::{BEGUN, MissingEnd, Names},
     new_header, producer_snapshot,
+    reigns::Reigns,
     removal::Reaper,
     segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
     start,
@@ -72,6 +73,8 @@ pub struct Recovered<R: Runtime> {
     pub end: Offset,
     /// The reign in which a single copy appends now: the one after the newest that was found.
     pub epoch: LeaderEpoch,
+    /// Where reigns begin in the log of a replica, ascending, from its start on; of another, in its last segment.
+    pub reigns: Reigns,
     /// What its batches say of their producers; nothing if it must not be written.
     pub producers: ProducerHistory,
     /// Why it must not be written.
@@ -79,6 +82,21 @@ pub struct Recovered<R: Runtime> {
     /// Records behind the end that were durable and are lost: the first, and the one after the last. The two are the
     /// same if nobody knows how many there were.
     pub lost_end: Option<(Offset, Offset)>,
+}
+
+/// Opens the log of a replica like any other, and finds out where reigns begin in it, for which it reads a block of
+/// every segment. From now on each begins a segment.
+pub async fn open_replica<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    partition: PartitionId,
+    dir: PathBuf,
+) -> Result<Recovered<R>, LogFault> {
+    let mut recovered = open(context, partition, dir).await?;
+    recovered.log.begin_segments_with_reigns();
+    let (reigns, damage) = recovered.log.reigns(recovered.start, &recovered.reigns).await?;
+    recovered.reigns = reigns;
+    recovered.damage = recovered.damage.or(damage);
+    Ok(recovered)
 }
 
 /// Opens the log of `partition` in `dir`, which exists; makes it if it is new.
@@ -193,7 +211,7 @@ async fn finish<R: Runtime>(
     }
     log.release_before(start);
     let lost_end = lost_end.map(|(from, to)| (from.max(start), to.max(start)));
-    Ok(Recovered { log, start, end, epoch, producers, damage, lost_end })
+    Ok(Recovered { log, start, end, epoch, reigns: found.reigns, producers, damage, lost_end })
 }
 
 async fn create_at<R: Runtime>(
@@ -260,7 +278,8 @@ async fn create_first<R: Runtime>(
     begin(&context.runtime, &dir).await;
     let log = assemble(context, (partition, dir), epoch, (vec![segment], start));
     let producers = ProducerHistory::default();
-    Ok(Recovered { log, start, end: start, epoch, producers, damage, lost_end: None })
+    let reigns = Reigns::default();
+    Ok(Recovered { log, start, end: start, epoch, reigns, producers, damage, lost_end: None })
 }
 
 /// Leaves the trace that the partition has had a segment. A trace, no promise: it is neither synced nor insisted on.
@@ -361,6 +380,7 @@ async fn examine<R: Runtime>(
         torn: false,
         durable_hint: last.base_offset(),
         epoch: LeaderEpoch(0),
+        reigns: Reigns::default(),
         index: Index::default(),
         producers: ProducerHistory::default(),
         damage: Some(damage),

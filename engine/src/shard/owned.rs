@@ -82,7 +82,7 @@ impl<R: Runtime> Owned<R> {
         entry: Arc<LogEntry>,
         recovered: Recovered<R>,
     ) -> Rc<Self> {
-        let Recovered { log, start, end, epoch, producers, damage, lost_end } = recovered;
+        let Recovered { log, start, end, epoch, producers, damage, lost_end, .. } = recovered;
         let mut state = Partition::recovered(start, end, epoch).with_producers(producers);
         if let Some(damage) = &damage {
             tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
