@@ -40,6 +40,11 @@ pub const DIR: &str = "/p";
 
 /// What a log of blocks of `block_bytes` needs; it keeps nothing in memory that the device has.
 pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRuntime>> {
+    context_of(runtime, block_bytes, 1 << 20)
+}
+
+/// The same with segments of so many bytes.
+pub fn context_of(runtime: &SimRuntime, block_bytes: u32, segment_bytes: u64) -> Rc<LogContext<SimRuntime>> {
     Rc::new(LogContext {
         runtime: runtime.clone(),
         metrics: Arc::default(),
@@ -49,7 +54,7 @@ pub fn context(runtime: &SimRuntime, block_bytes: u32) -> Rc<LogContext<SimRunti
         loaded: Loaded::new(8 << 10),
         zeros: Rc::new(runtime.allocate(1 << 20)),
         block_bytes,
-        segment_bytes: 1 << 20,
+        segment_bytes,
         tails: TailMemory::new(0),
         room: Room::new(0),
         reaper: Default::default(),
@@ -109,6 +114,7 @@ pub async fn edit(runtime: &SimRuntime, path: &Path, span: Range<u64>, change: i
 /// before operation 2, and so on until the story is over before its power is cut. Each time `after` looks at what is
 /// left, with whether the story was over. Gives how many operations it has.
 pub fn cut_everywhere<T: 'static, S, F, L>(
+    context: impl Fn(&SimRuntime) -> Rc<LogContext<SimRuntime>>,
     setup: impl Fn(Rc<LogContext<SimRuntime>>) -> S,
     story: impl Fn(Rc<LogContext<SimRuntime>>, T) -> F,
     after: impl Fn(Rc<LogContext<SimRuntime>>, bool) -> L,
@@ -124,11 +130,11 @@ where
     for (operation, seed) in (1..).flat_map(|operation| (0..4).map(move |seed| (operation, seed))) {
         let sim = Sim::new(seed, &SimConfig::default());
         let (process, cores) = sim.process(1);
-        let made = sim.block_on(&cores[0], setup(context(&cores[0], 512)), STEPS).unwrap();
+        let made = sim.block_on(&cores[0], setup(context(&cores[0])), STEPS).unwrap();
         sim.set_rates(rates.clone());
         sim.fail_nth(operation, Failure::Crash, false);
         let over = Rc::new(Cell::new(false));
-        let (flag, told) = (Rc::clone(&over), story(context(&cores[0], 512), made));
+        let (flag, told) = (Rc::clone(&over), story(context(&cores[0]), made));
         cores[0].spawn(async move {
             told.await;
             flag.set(true);
@@ -138,7 +144,7 @@ where
         sim.fail_none();
         sim.set_rates(FaultRates::none());
         let (_, cores) = sim.process(1);
-        sim.block_on(&cores[0], after(context(&cores[0], 512), over.get()), STEPS).unwrap();
+        sim.block_on(&cores[0], after(context(&cores[0]), over.get()), STEPS).unwrap();
         if over.get() && seed == 3 {
             return operation - 1;
         }

@@ -3,14 +3,14 @@
 //! The owner calls [`Log::write_waiting`] and [`Log::sync`] in turn, one at a time; what arrives meanwhile joins the
 //! next group.
 
-use std::rc::Rc;
+use std::{path::Path, rc::Rc};
 
 use futures_util::future::{Either, join_all};
 
 use super::{
     Log, LogFault, envelope,
     index::{Index, SidecarKey},
-    segment::{REPLACEMENT_NAME, Segment, header_block},
+    segment::{REPLACEMENT_NAME, Segment, SegmentHeader, header_block},
 };
 use crate::{
     limits::{FLUSH_GROUP_BYTES_MAX, SEGMENT_HEADER_BYTES},
@@ -170,6 +170,7 @@ impl<R: Runtime> Log<R> {
 
     /// Keeps the index of a sealed segment beside it.
     pub(super) async fn write_index(&self, segment: &Segment<R>, index: &Index) -> std::io::Result<()> {
+        let Some(_writing) = self.end.begin_writing() else { return Ok(()) };
         if !self.holds(segment.base_offset()) {
             // Deleted meanwhile, and its sidecars with it.
             return Ok(());
@@ -184,16 +185,9 @@ impl<R: Runtime> Log<R> {
 /// segment that a loss of power could take away whole. One that replaces another does so in one step: what is kept
 /// beside its predecessor says that there is a segment behind that.
 pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>) -> Result<Rc<R::File>, LogFault> {
-    let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
-    let block = header_block(runtime, &segment.header);
     let path = if segment.replaces { &segment.path.with_file_name(REPLACEMENT_NAME) } else { &segment.path };
-    let opened = runtime.open(path, OpenMode::CreateTruncate).await;
-    let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
-    let written = file.write_at(0, Rc::new(block)).await;
-    written.map_err(|error| fault("writing the header of", error))?;
-    if !planted(PlantedBug::SegmentNotSynced) {
-        file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &segment.path, &error))?;
-    }
+    let fault = |operation, error| LogFault::from_io(operation, &segment.path, &error);
+    let file = write_segment(runtime, path, &segment.header).await?;
     if segment.replaces {
         runtime.rename(path, &segment.path).await.map_err(|error| fault("naming", error))?;
     }
@@ -203,5 +197,22 @@ pub(super) async fn create_segment<R: Runtime>(runtime: &R, segment: &Segment<R>
         runtime.sync_dir(dir).await.map_err(|error| fault("syncing the directory of", error))?;
     }
     segment.prepared_end.set(SEGMENT_HEADER_BYTES);
+    Ok(file)
+}
+
+/// Creates a segment's file with its header block, under this name, which a loss of power may take away.
+pub(super) async fn write_segment<R: Runtime>(
+    runtime: &R,
+    path: &Path,
+    header: &SegmentHeader,
+) -> Result<Rc<R::File>, LogFault> {
+    let fault = |operation, error| LogFault::from_io(operation, path, &error);
+    let opened = runtime.open(path, OpenMode::CreateTruncate).await;
+    let file = Rc::new(opened.map_err(|error| fault("creating", error))?);
+    let written = file.write_at(0, Rc::new(header_block(runtime, header))).await;
+    written.map_err(|error| fault("writing the header of", error))?;
+    if !planted(PlantedBug::SegmentNotSynced) {
+        file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", path, &error))?;
+    }
     Ok(file)
 }

@@ -8,6 +8,8 @@
 pub mod ahead;
 mod behind_damage;
 pub mod cache;
+pub(crate) mod copies;
+pub mod cut;
 pub mod damage;
 mod envelope;
 #[cfg(test)]
@@ -47,6 +49,7 @@ use std::{
 
 use ahead::{AheadMemory, ReadAhead};
 use cache::BlockCache;
+use cut::End;
 use damage::Losses;
 use loaded::Loaded;
 use removal::Reaper;
@@ -178,6 +181,7 @@ pub struct Log<R: Runtime> {
     preparing: Cell<bool>,
     prepared: Signal,
     spare: Spare<R>,
+    end: End,
 }
 
 impl<R: Runtime> Log<R> {
@@ -399,7 +403,7 @@ mod tests {
             assert!(end == Offset(3) || end == Offset(2) && !over, "{end}, over: {over}");
             assert_eq!(log.segments.borrow().len(), 2);
         };
-        let operations = cut_everywhere(setup, story, after);
+        let operations = cut_everywhere(|runtime| context(runtime, 512), setup, story, after);
         assert!(operations > 5, "{operations} operations");
     }
 }

@@ -79,7 +79,7 @@ impl<R: Runtime> Log<R> {
     }
 
     async fn prepare_to(&self, segment: &Segment<R>, target: u64) -> Result<(), LogFault> {
-        if self.preparing.replace(true) {
+        if self.end.has_come() || self.preparing.replace(true) {
             return Ok(());
         }
         let _guard = Preparing(self);

@@ -133,6 +133,7 @@ impl<R: Runtime> Log<R> {
         segment.snapshot.set(State::Pending);
         self.context.runtime.spawn(async move {
             let runtime = &log.context.runtime;
+            let Some(_writing) = log.end.begin_writing() else { return };
             match log.write_durably(&path, &bytes).await {
                 Ok(()) => {
                     segment.snapshot.set(State::Durable);
@@ -173,7 +174,7 @@ impl<R: Runtime> Log<R> {
 /// What the batches of the segments `earlier` say, which are all before `last`. With whether it was taken from the
 /// snapshot of `last`, or must be kept anew.
 ///
-/// Errors: a segment cannot be read. To go on without it could mean to store something twice.
+/// Errors: those of [`until`].
 pub(super) async fn before<R: Runtime>(
     context: &LogContext<R>,
     earlier: &[Rc<Segment<R>>],
@@ -185,10 +186,26 @@ pub(super) async fn before<R: Runtime>(
     if let Some(history) = load(context, last, &last.header).await {
         return Ok((history, true));
     }
+    tracing::info!(file = %last.path.display(), "producers are read from the segments before");
+    Ok((until(context, earlier, last.base_offset(), ProducerHistory::default()).await?, false))
+}
+
+/// What the batches before `end` say, which are in these segments, if `known` is what is known of those before them
+/// where no snapshot tells.
+///
+/// Errors: a segment cannot be read. To go on without it could mean to store something twice.
+pub(super) async fn until<R: Runtime>(
+    context: &LogContext<R>,
+    segments: &[Rc<Segment<R>>],
+    end: Offset,
+    known: ProducerHistory,
+) -> Result<ProducerHistory, LogFault> {
     let mut opened = Vec::new();
-    let mut history = ProducerHistory::default();
-    for segment in earlier.iter().rev() {
+    let mut history = known;
+    let mut bound = end;
+    for segment in segments.iter().rev() {
         let fault = |error: io::Error| LogFault::from_io("reading", &segment.path, &error);
+        let bound = std::mem::replace(&mut bound, segment.base_offset());
         let file = context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
         let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
         let Ok(header) = SegmentHeader::decode(&block) else {
@@ -196,18 +213,18 @@ pub(super) async fn before<R: Runtime>(
             continue;
         };
         let kept = load(context, segment, &header).await;
-        opened.push((segment, header, file));
+        opened.push((segment, header, file, bound));
         if let Some(kept) = kept {
             history = kept;
             break;
         }
     }
-    tracing::info!(file = %last.path.display(), segments = opened.len(), "producers are read from the segments before");
-    for (segment, header, file) in opened.into_iter().rev() {
-        let walked = walk_headers(context, (segment, &header), &file, &mut history).await;
+    for (segment, header, file, bound) in opened.into_iter().rev() {
+        let span = (segment.end_position.get(), bound);
+        let walked = walk_headers(context, (&header, &file), span, &mut history).await;
         walked.map_err(|error| LogFault::from_io("reading", &segment.path, &error))?;
     }
-    Ok((history, false))
+    Ok(history)
 }
 
 pub(super) async fn load<R: Runtime>(
@@ -222,14 +239,15 @@ pub(super) async fn load<R: Runtime>(
 }
 
 /// Notes the batches of a sealed segment by their headers. What is damaged is passed over: batches are found again at
-/// the next block, where every flush group begins.
+/// the next block, where every flush group begins. The segment is `end` bytes long, and `bound` is the offset that
+/// follows it: what stands in it from there on was cut off.
 async fn walk_headers<R: Runtime>(
     context: &LogContext<R>,
-    (segment, header): (&Segment<R>, &SegmentHeader),
-    file: &R::File,
+    (header, file): (&SegmentHeader, &R::File),
+    (end, bound): (u64, Offset),
     history: &mut ProducerHistory,
 ) -> io::Result<()> {
-    let (end, block) = (segment.end_position.get(), u64::from(header.block_bytes));
+    let block = u64::from(header.block_bytes);
     let (mut position, mut start, mut window) = (SEGMENT_HEADER_BYTES, 0, Bytes::new());
     while position + BATCH_HEADER_BYTES as u64 <= end {
         if window.len() < (position - start) as usize + BATCH_HEADER_BYTES {
@@ -244,7 +262,7 @@ async fn walk_headers<R: Runtime>(
         }
         position = match check_stored_header(rest) {
             Ok(batch) if batch.incarnation == header.incarnation => {
-                if let Some(mark) = batch.producer_mark() {
+                if let Some(mark) = batch.producer_mark().filter(|_| batch.base_offset < bound) {
                     history.note(&mark, batch.base_offset);
                 }
                 position + batch.batch_len() as u64

@@ -20,7 +20,7 @@ use super::{
 };
 use crate::{
     error::RequestError,
-    limits::SEGMENT_HEADER_BYTES,
+    limits::{BATCH_BYTES_MAX, DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, SEGMENT_HEADER_BYTES},
     runtime::{File, Runtime},
     testing::bug::{PlantedBug, planted},
     types::Offset,
@@ -221,9 +221,11 @@ impl<R: Runtime> Log<R> {
         let cached_as = (whole.is_some() && last.number == first.number).then_some(key);
         let entry = |number| index.as_ref().and_then(|index| index.entry_offset(number));
         let bound = entry(last.number + 1).filter(|_| whole.is_some());
+        // No batch that is due begins later in the last block. What was cut off may stand there, and be long.
+        let end_max = last.start + INDEX_INTERVAL_BYTES + BATCH_BYTES_MAX as u64;
         Stretch {
             start: first.start,
-            end: whole.unwrap_or(written_end),
+            end: whole.unwrap_or(written_end.min(end_max.next_multiple_of(DEVICE_BLOCK_BYTES_MAX))),
             first: entry(first.number).unwrap_or(segment.base_offset()),
             bound: bound.unwrap_or_else(|| self.written_offset(segment)),
             cached_as,
@@ -245,17 +247,17 @@ impl<R: Runtime> Log<R> {
     }
 
     async fn checked_bytes(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
-        let start = stretch.start;
+        let Stretch { start, bound, .. } = *stretch;
         if let Some(checked) = self.windowed(segment, stretch).await {
             return Ok(checked);
         }
         if let Some(bytes) = stretch.cached_as.and_then(|key| self.context.cache.get(&key)) {
             self.context.metrics.cache_hits.add(1);
-            return Ok(Checked { start, bytes, losses: Vec::new() });
+            return Ok(Checked { start, bytes, bound, losses: Vec::new() });
         }
         self.context.metrics.cache_misses.add(1);
         let checked = self.read_checked(segment, stretch).await?;
-        if let Some(key) = stretch.cached_as.filter(|_| checked.losses.is_empty()) {
+        if let Some(key) = stretch.cached_as.filter(|_| checked.losses.is_empty() && !self.end.has_come()) {
             self.context.cache.insert(key, checked.bytes.clone());
         }
         Ok(checked)
@@ -264,8 +266,9 @@ impl<R: Runtime> Log<R> {
     /// Reads a stretch and checks it. Where records seem to be lost it is read again: a drive may once have answered
     /// with the bytes of another place.
     async fn read_checked(&self, segment: &Rc<Segment<R>>, stretch: &Stretch) -> Result<Checked, RequestError> {
+        let Stretch { start, bound, .. } = *stretch;
         if let Some(bytes) = self.map_stretch(segment, stretch).await {
-            return Ok(Checked { start: stretch.start, bytes, losses: Vec::new() });
+            return Ok(Checked { start, bytes, bound, losses: Vec::new() });
         }
         let span = (stretch.start, stretch.end);
         let mut bytes = self.read_file(segment, span, (stretch.first, stretch.bound)).await?;
@@ -278,7 +281,7 @@ impl<R: Runtime> Log<R> {
             }
         }
         let losses = losses.into_iter().map(|lost| self.report_loss(segment, lost)).collect();
-        Ok(Checked { start: stretch.start, bytes, losses })
+        Ok(Checked { start, bytes, bound, losses })
     }
 
     /// Reads a file from `start` to `end`, or to where it ends; for an error to name, the records that are there.
@@ -342,6 +345,8 @@ pub(super) struct Stretch {
 pub(super) struct Checked {
     pub(super) start: u64,
     pub(super) bytes: Bytes,
+    /// The offset due behind it. What stands there from this one on was cut off.
+    pub(super) bound: Offset,
     pub(super) losses: Vec<Loss>,
 }
 
@@ -354,7 +359,7 @@ impl Checked {
         range: ReadRange,
         segment: &Segment<R>,
     ) -> Result<(Vec<Bytes>, Offset), RequestError> {
-        let mut range = range;
+        let mut range = ReadRange { end: range.end.min(self.bound), ..range };
         let (mut from, mut until) = (self.start, self.start + self.bytes.len() as u64);
         for loss in &self.losses {
             let lost = &loss.lost;

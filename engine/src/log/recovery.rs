@@ -15,7 +15,7 @@
 //! | G | no segment | the log is new | create the first |
 //! | H | traces of a segment behind the last one, or of any where none is | a lost file | fence; without any, do not
 //! open |
-//! | I | a damaged start file | bit rot | fence; it is not known where the log begins |
+//! | I | a damaged start file or file `cut` | bit rot | fence; it is not known where the log begins, or ends |
 //! | J | a start file beyond the end | power lost after records that were not durable were trimmed | begin there |
 //!
 //! None of them is judged while a file is of another format version: see [`super::version`].
@@ -44,6 +44,7 @@ use std::{
 use super::{
     Log, LogContext, LogFault,
     behind_damage::read_behind_damage,
+    cut,
     flush::create_segment,
     index::Index,
     last_segment::{BEGINNING_BYTES, Beginning, Damage, LastScan, LastSegment},
@@ -107,7 +108,11 @@ pub async fn open<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
-    refuse_other_versions(runtime, &dir).await?;
+    let mut damage = None;
+    if refuse_other_versions(runtime, &dir).await? {
+        runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
+        damage = cut::finish_begun(runtime, (&dir, (partition.log, partition.index))).await?;
+    }
     let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
     let owner = (Some(partition.log), partition.index);
@@ -116,12 +121,12 @@ pub async fn open<R: Runtime>(
     let first = segments.first().map_or(Offset(0), |segment| segment.base_offset());
     let start = Start {
         offset: read.as_ref().and_then(|read| read.as_ref().ok()).map_or(first, |start| first.max(*start)),
-        damage: read.and_then(Result::err).map(|reason| Damage {
+        damage: damage.or(read.and_then(Result::err).map(|reason| Damage {
             case: 'I',
             path: dir.join(start::FILE_NAME),
             position: 0,
             reason,
-        }),
+        })),
     };
     for base in names.missing_between().filter(|base| *base >= start.offset) {
         let missing = segment_path(&dir, base);
@@ -263,6 +268,7 @@ fn assemble<R: Runtime>(
         preparing: Default::default(),
         prepared: Default::default(),
         spare: Default::default(),
+        end: Default::default(),
     })
 }
 
@@ -290,8 +296,9 @@ async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
     }
 }
 
-/// Before anything in `dir` is touched: opening removes, cuts off and writes anew what it takes for damaged.
-async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<(), LogFault> {
+/// Before anything in `dir` is touched: opening removes, cuts off and writes anew what it takes for damaged. Gives
+/// whether something was to be cut off when the log was used last.
+async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<bool, LogFault> {
     let entries = runtime.list_dir(dir).await.map_err(|error| LogFault::from_io("listing", dir, &error))?;
     let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
     let versions = Versions::of(&Names::of(files()));
@@ -307,7 +314,8 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<()
             Err(error) => return Err(LogFault::from_io("reading", path, &error)),
         }
     }
-    Ok(())
+    let is_cut = files().any(|path| path.ends_with(cut::FILE_NAME));
+    Ok(is_cut)
 }
 
 /// The segments of a directory by base offset, as far as their names and sizes tell; and all names. What is left of

@@ -117,7 +117,7 @@ impl<R: Runtime> Log<R> {
     }
 
     /// A segment's header: of one that was not read yet, from its file.
-    async fn header_of(&self, segment: &Segment<R>) -> io::Result<SegmentHeader> {
+    pub(super) async fn header_of(&self, segment: &Segment<R>) -> io::Result<SegmentHeader> {
         if segment.file.borrow().is_some() {
             return Ok(segment.header);
         }
@@ -242,7 +242,7 @@ pub(super) fn released<R: Runtime>(segments: &[SegmentRef<R>], start: Offset) ->
     segments.iter().skip(1).take_while(|next| next.base_offset() <= start).count()
 }
 
-fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+pub(super) fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
     match outcome {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other,

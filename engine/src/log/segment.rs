@@ -13,7 +13,10 @@ use zerocopy::{
     little_endian::{I64, U32, U64},
 };
 
-use super::{index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file, version::other_version};
+use super::{
+    cut::is_cut_file, index::Index, missing::BEGUN, removal::DELETED_SUFFIX, start::is_start_file,
+    version::other_version,
+};
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN, SEGMENT_HEADER_BYTES},
     runtime::{Buffer, Runtime},
@@ -33,6 +36,8 @@ const PRODUCERS_SUFFIX: &str = ".prd";
 const SIDECAR_SUFFIXES: [&str; 3] = ["idx", "prd", ASIDE_SUFFIX];
 /// The name of a segment that replaces an empty one, while it is made.
 pub(super) const REPLACEMENT_NAME: &str = "next.segment";
+/// That of its snapshot of producers.
+pub(super) const REPLACEMENT_PRODUCERS_NAME: &str = "next.producers";
 /// That of the snapshot of producers while it is written.
 pub(super) const ASIDE_SUFFIX: &str = "prn";
 
@@ -236,8 +241,13 @@ impl<R: Runtime> Segment<R> {
 
     /// Where it is kept what the batches before it say of producers.
     pub fn producers_path(&self) -> PathBuf {
-        self.path.with_extension(&PRODUCERS_SUFFIX[1..])
+        producers_path(&self.path)
     }
+}
+
+/// Where it is kept what the batches before the segment at `path` say of producers.
+pub fn producers_path(path: &Path) -> PathBuf {
+    path.with_extension(&PRODUCERS_SUFFIX[1..])
 }
 
 /// The name of the segment file in `dir` whose first record has `base`.
@@ -290,13 +300,15 @@ pub fn belongs_to_log(path: &Path) -> bool {
         || segment_of_sidecar(path).is_some()
         || is_deleted_segment(path)
         || is_start_file(path)
+        || is_cut_file(path)
         || is_spare(path)
         || path.file_name().is_some_and(|name| name == BEGUN)
 }
 
 /// Whether a file is one that waits to be the next segment. It holds nothing.
 pub fn is_spare(path: &Path) -> bool {
-    path.file_name().is_some_and(|name| name == SPARE_NAME || name == REPLACEMENT_NAME)
+    path.file_name()
+        .is_some_and(|name| [SPARE_NAME, REPLACEMENT_NAME, REPLACEMENT_PRODUCERS_NAME].iter().any(|ours| name == *ours))
 }
 
 /// The block at the start of a segment file with `header`.

@@ -1,25 +1,24 @@
-//! Where a log begins, when that is not where its first segment does: a small checked file beside the segments.
+//! Where a log begins, when that is not where its first segment does: a small checked file beside the segments. For
+//! one copy of it nothing else knows that, and a drive that spoils a sector would bring records back that were given
+//! up.
 //!
 //! It is written before any record before it is given up, and durable before anybody hears of it: so whatever a crash
 //! leaves of the segments behind it, the log never begins earlier than it once did. Segments that lie before it whole
 //! mean nothing any more, in whatever order they disappear. Format: `docs/FORMAT.md`, "Start file".
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    rc::Rc,
-};
+use std::{io, path::Path};
 
 use zerocopy::{
     FromBytes, Immutable, IntoBytes, KnownLayout,
     little_endian::{U32, U64},
 };
 
-use super::{LogFault, version::other_version};
+use super::{
+    LogFault,
+    copies::{self, COPY_BYTES},
+};
 use crate::{
-    limits::DEVICE_BLOCK_BYTES_MAX,
-    runtime::{Buffer, File, OpenMode, Runtime},
-    testing::bug::{PlantedBug, planted},
+    runtime::Runtime,
     types::{LogUid, Offset, PartitionIndex},
 };
 
@@ -29,10 +28,6 @@ const ASIDE_NAME: &str = "start.new";
 
 /// The first bytes of each copy. The 1 is the version.
 pub(super) const MAGIC: [u8; 4] = *b"PYB1";
-
-/// The file has a copy of what it says in each of these, and any of them will do: for one copy nothing else knows where
-/// the log begins, and a drive that spoils a sector would bring records back that were given up.
-const COPY_BYTES: usize = 512;
 
 /// One copy, as it stands on disk; the rest of its sector is zero.
 #[derive(FromBytes, IntoBytes, Immutable, KnownLayout)]
@@ -75,22 +70,7 @@ pub fn encode((log, index): (LogUid, PartitionIndex), start: Offset) -> [u8; 32]
 ///
 /// Errors: what is wrong with the first copy, if all are damaged.
 pub fn decode(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
-    let mut copies = bytes.chunks(COPY_BYTES).map(|copy| decode_copy(copy, owner));
-    let first = copies.next().unwrap_or_else(|| Err("the start file is empty".to_owned()));
-    copies.fold(first, |best, copy| match (best, copy) {
-        (Ok(one), Ok(other)) => Ok(one.max(other)),
-        (Err(_), Ok(start)) => Ok(start),
-        (best, Err(_)) => best,
-    })
-}
-
-/// The version of a file that another Pyralog wrote. A copy of ours, intact or not, says that it is ours: then a sector
-/// that says otherwise is spoiled.
-pub(super) fn other_version_of(bytes: &[u8]) -> Option<u8> {
-    if bytes.chunks(COPY_BYTES).any(|copy| copy.starts_with(&MAGIC)) {
-        return None;
-    }
-    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(MAGIC, copy))
+    copies::best_of(bytes.chunks(COPY_BYTES).map(|copy| decode_copy(copy, owner)), Offset::max)
 }
 
 fn decode_copy(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
@@ -108,47 +88,21 @@ fn decode_copy(bytes: &[u8], owner: Owner) -> Result<Offset, String> {
     Ok(Offset(raw.start.get()))
 }
 
-/// Makes `start` the beginning of the log in `dir`: aside, synced, renamed, directory synced. Durable when this
-/// returns.
+/// Makes `start` the beginning of the log in `dir`. Durable when this returns.
 pub async fn write<R: Runtime>(
     runtime: &R,
     dir: &Path,
     owner: (LogUid, PartitionIndex),
     start: Offset,
 ) -> Result<(), LogFault> {
-    let (path, aside) = (dir.join(FILE_NAME), dir.join(ASIDE_NAME));
-    let full = |error: io::Error| LogFault::from_io("writing", &aside, &error);
-    let failed = |error: io::Error| LogFault::failed("writing", &path, &error);
-    let bytes = encode(owner, start);
-    let mut buffer = runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize);
-    for copy in buffer.bytes_mut().chunks_exact_mut(COPY_BYTES) {
-        copy[..bytes.len()].copy_from_slice(&bytes);
-    }
-    let file = runtime.open(&aside, OpenMode::CreateTruncate).await.map_err(full)?;
-    file.write_at(0, Rc::new(buffer)).await.map_err(full)?;
-    if !planted(PlantedBug::StartNotSynced) {
-        file.fdatasync().await.map_err(failed)?;
-    }
-    drop(file);
-    runtime.rename(&aside, &path).await.map_err(failed)?;
-    if !planted(PlantedBug::StartNameNotSynced) {
-        runtime.sync_dir(dir).await.map_err(failed)?;
-    }
-    Ok(())
+    copies::write(runtime, &dir.join(FILE_NAME), &encode(owner, start)).await
 }
 
 /// Where the log in `dir` begins, as its start file says; `None` if there is none, the inner error if it is damaged.
 /// The directory was synced by the caller; the file is, before it is trusted.
 pub async fn read<R: Runtime>(runtime: &R, dir: &Path, owner: Owner) -> io::Result<Option<Result<Offset, String>>> {
-    let path: PathBuf = dir.join(FILE_NAME);
-    let file = match runtime.open(&path, OpenMode::Existing).await {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(error),
-    };
-    file.fdatasync().await?;
-    let bytes = file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize).await?;
-    Ok(Some(decode(&bytes, owner)))
+    let bytes = copies::read(runtime, &dir.join(FILE_NAME)).await?;
+    Ok(bytes.map(|bytes| decode(&bytes, owner)))
 }
 
 #[cfg(test)]
@@ -196,13 +150,17 @@ mod tests {
         }
         file[1024..1056].copy_from_slice(&encode(OWNER, Offset(43)));
         assert_eq!(decode(&file, owner), Ok(Offset(43)), "the beginning never goes back");
-        assert_eq!(other_version_of(&file), None);
+        assert_eq!(copies::other_version_of(MAGIC, &file), None);
         file[3] = b'2';
-        assert_eq!((other_version_of(&file), decode(&file, owner)), (None, Ok(Offset(43))), "a spoiled sector");
+        assert_eq!(
+            (copies::other_version_of(MAGIC, &file), decode(&file, owner)),
+            (None, Ok(Offset(43))),
+            "a spoiled sector"
+        );
         file.chunks_mut(COPY_BYTES).for_each(|copy| copy[3] = b'2');
-        assert_eq!(other_version_of(&file), Some(2));
+        assert_eq!(copies::other_version_of(MAGIC, &file), Some(2));
         file.fill(7);
-        assert_eq!(other_version_of(&file), None);
+        assert_eq!(copies::other_version_of(MAGIC, &file), None);
         assert!(decode(&file, owner).unwrap_err().contains("PYB1"));
     }
 

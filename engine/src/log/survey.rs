@@ -111,8 +111,13 @@ impl Survey {
 
     /// Which bytes to give it next: where they begin, and how many. `None` when it has seen all.
     pub fn wants(&self) -> Option<(u64, usize)> {
-        let left = self.end.saturating_sub(self.at);
+        let left = if self.is_complete() { 0 } else { self.end.saturating_sub(self.at) };
         (left > 0).then(|| (self.at, usize::try_from(left).unwrap_or(usize::MAX).min(self.window)))
+    }
+
+    /// Whether all records were shown or are lost. What stands behind them was cut off.
+    fn is_complete(&self) -> bool {
+        self.bound != Offset(u64::MAX) && self.expected >= self.bound
     }
 
     /// The offset after the last record that was shown.
@@ -133,7 +138,7 @@ impl Survey {
                 None => self.walk(bytes, (start, last), see),
                 Some(_) => self.leave_gap(bytes, (start, last), see),
             };
-            if !more || self.at >= self.end {
+            if !more || self.at >= self.end || self.is_complete() {
                 return;
             }
         }
@@ -141,7 +146,7 @@ impl Survey {
 
     /// Says what is lost at the end. To be called when nothing more is wanted.
     pub fn finish(self, see: &mut impl FnMut(Found)) {
-        if self.bound == Offset(u64::MAX) || self.expected >= self.bound {
+        if self.bound == Offset(u64::MAX) || self.is_complete() {
             return;
         }
         let (position, reason) = match self.gap {

@@ -8,7 +8,10 @@ use std::{collections::VecDeque, rc::Rc};
 
 use bytes::Bytes;
 
-use super::segment::Segment;
+use super::{
+    scan::{Check, Step, Walk},
+    segment::Segment,
+};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     record::{BatchHeader, ServerFields, stamp},
@@ -48,6 +51,36 @@ pub struct Group<R: Runtime> {
     pub base_offset: Offset,
     /// The offset after its last record.
     pub end_offset: Offset,
+}
+
+impl<R: Runtime> Group<R> {
+    /// A copy of its batches before the one at `to`.
+    fn until(&self, runtime: &R, to: Offset) -> Self {
+        let header = &self.segment.header;
+        let mut walk = Walk::new(&self.bytes, 0, (header.block_bytes, header.incarnation), Check::Known);
+        let mut len = 0;
+        while let Step::Batch(batch) = walk.step()
+            && batch.header.base_offset < to
+        {
+            len = batch.position as usize + batch.header.batch_len();
+        }
+        assert!(len > 0 && len < self.bytes.len(), "the first {len} bytes of {} are before {to}", self.bytes.len());
+        let padded_bytes = padded(&self.segment, len);
+        let mut buffer = runtime.allocate(padded_bytes.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize));
+        let allocated_bytes = buffer.bytes().len();
+        buffer.bytes_mut()[..len].copy_from_slice(&self.bytes[..len]);
+        buffer.trim(padded_bytes);
+        let buffer = Rc::new(buffer);
+        Group {
+            segment: Rc::clone(&self.segment),
+            bytes: share(&buffer).slice(..len),
+            buffer,
+            padded_bytes,
+            allocated_bytes,
+            end_offset: to,
+            ..*self
+        }
+    }
 }
 
 struct OpenGroup<R: Runtime> {
@@ -156,6 +189,30 @@ impl<R: Runtime> Tail<R> {
             end_offset: open.end_offset,
         };
         self.groups.push_back(Rc::new(group));
+    }
+
+    /// The offset of the first record that the device has not; `None` if it has all.
+    pub fn unwritten_from(&self) -> Option<Offset> {
+        let waiting = self.groups.get(self.written).map(|group| group.base_offset);
+        waiting.or(self.open.as_ref().map(|open| open.base_offset))
+    }
+
+    /// Drops what waits for the device from the batch at `to` on.
+    pub fn cut(&mut self, runtime: &R, to: Offset) {
+        self.seal();
+        while self.groups.len() > self.written
+            && self.groups.back().is_some_and(|group| group.end_offset > to)
+            && let Some(group) = self.groups.pop_back()
+        {
+            self.unwritten_bytes -= group.bytes.len();
+            group.segment.end_position.set(group.position);
+            if group.base_offset < to {
+                let group = group.until(runtime, to);
+                self.unwritten_bytes += group.bytes.len();
+                group.segment.end_position.set(group.position + group.padded_bytes as u64);
+                self.groups.push_back(Rc::new(group));
+            }
+        }
     }
 
     /// The groups that wait for the device, up to `bytes_max` of them but at least one, all of one segment.

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::{
+    copies, cut,
     missing::Names,
     producer_snapshot,
     segment::{SEGMENT_MAGIC, base_offset_of, producers_base_of},
@@ -69,8 +70,8 @@ impl Versions {
     /// Judges the first [`VERSION_BYTES`] of a file.
     pub fn judge(&self, path: &Path, bytes: &[u8]) -> Result<(), OtherVersion> {
         let Some(magic) = self.magic_of(path) else { return Ok(()) };
-        let is_start = magic == start::MAGIC;
-        let found = if is_start { start::other_version_of(bytes) } else { other_version(magic, bytes) };
+        let has_copies = magic == start::MAGIC || magic == cut::MAGIC;
+        let found = if has_copies { copies::other_version_of(magic, bytes) } else { other_version(magic, bytes) };
         match found {
             Some(found) => Err(OtherVersion { path: path.to_path_buf(), found, supported: digit(magic[3]) }),
             None => Ok(()),
@@ -83,6 +84,9 @@ impl Versions {
         }
         if path.file_name().is_some_and(|name| name == start::FILE_NAME) {
             return Some(start::MAGIC);
+        }
+        if path.file_name().is_some_and(|name| name == cut::FILE_NAME) {
+            return Some(cut::MAGIC);
         }
         // One before the first segment is left of a deletion, and one that can be made anew is derived data.
         let base = producers_base_of(path)?;

@@ -136,7 +136,7 @@ impl<R: Runtime> Log<R> {
                 metrics.cache_misses.add(1);
                 let bytes = self.map_stretch(segment, &window).await?;
                 // Not of a segment that was deleted meanwhile: nobody would ever forget it.
-                if self.holds(key.base_offset) {
+                if self.holds(key.base_offset) && !self.end.has_come() {
                     kept.insert(key, bytes.clone());
                 }
                 bytes
@@ -145,7 +145,7 @@ impl<R: Runtime> Log<R> {
         // Padding at the end of the file may be missing: that is no damage.
         let at = |position: u64| ((position - window.start) as usize).min(bytes.len());
         let bytes = bytes.slice(at(stretch.start)..at(stretch.end));
-        Some(Checked { start: stretch.start, bytes, losses: Vec::new() })
+        Some(Checked { start: stretch.start, bytes, bound: stretch.bound, losses: Vec::new() })
     }
 
     /// The index blocks that begin in the same window as `stretch`, unless some of their records are known to be lost.

@@ -174,6 +174,21 @@ impl ProducerHistory {
         }
     }
 
+    /// What is left of it when the batches from `end` on are cut off: not what of each producer was known before them
+    /// and is kept no more.
+    pub fn until(&self, end: Offset) -> ProducerHistory {
+        let mut history = ProducerHistory::default();
+        for (id, kept) in self.iter() {
+            let mut batches = kept.batches().iter().take_while(|batch| batch.base_offset < end);
+            let Some(first) = batches.next() else { continue };
+            let mut left = KeptProducer::new(kept.epoch, *first);
+            batches.for_each(|batch| left.push(*batch));
+            history.by_newest.insert(left.newest().base_offset, id);
+            history.producers.insert(id, left);
+        }
+        history
+    }
+
     /// Whether both say the same of the newest batch of every producer. They may differ in older ones if they began at
     /// different places.
     pub fn agrees_with(&self, other: &ProducerHistory) -> bool {

@@ -14,12 +14,13 @@ use super::{
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN},
     log::{
+        cut::{self, Cut, is_cut_file},
         index::SidecarKey,
         last_segment::{BEGINNING_BYTES, Beginning, LastSegment},
         missing::{BEGUN, MissingEnd, Names},
         segment::{
-            SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_deleted_segment, is_spare,
-            producers_base_of, segment_of_sidecar,
+            REPLACEMENT_NAME, SegmentHeader, base_offset_of, belongs_to_log, index_base_of, is_deleted_segment,
+            is_spare, producers_base_of, segment_of_sidecar,
         },
         start::{self, is_start_file},
         version::{VERSION_BYTES, Versions},
@@ -86,11 +87,17 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
     if !check.findings.is_empty() {
         return Ok((check.findings, check.totals));
     }
+    let cut = check.cut(&entries);
+    let is_aside = entries.iter().any(|entry| entry.path.ends_with(REPLACEMENT_NAME));
+    let entries = entries.into_iter().filter(|entry| cut.is_none_or(|cut| !cut.takes(&entry.path, is_aside)));
     for entry in entries {
         match base_offset_of(&entry.path).filter(|_| !entry.is_dir) {
             Some(base_offset) => segments.push(Listed { path: entry.path, base_offset }),
             None => others.push(entry.path),
         }
+    }
+    if cut.is_some() && segments.is_empty() {
+        return Ok((check.findings, check.totals));
     }
     let known_start = check.start(&others);
     let start = known_start.unwrap_or_default();
@@ -120,6 +127,27 @@ impl<D: Disk> Check<'_, D> {
                 let reason = format!("it has format version {}, this version reads {}", other.found, other.supported);
                 let remedy = Remedy::None("it is not damaged; use a version of Pyralog that reads it");
                 self.findings.push(Finding::new(Kind::Version, path, reason).at(0).remedy(remedy));
+            }
+        }
+    }
+
+    /// What the next start will cut off.
+    fn cut(&mut self, entries: &[DirEntry]) -> Option<Cut> {
+        let path = self.files.dir.join(cut::FILE_NAME);
+        entries.iter().find(|entry| entry.path == path)?;
+        let read = self.disk.open(&path).and_then(|file| file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize));
+        match read.map(|bytes| Cut::decode(&bytes, (self.files.log, self.files.index))) {
+            Ok(Ok(cut)) => {
+                self.deleted(&path, "what it says is to be cut off is not looked at");
+                Some(cut)
+            }
+            Ok(Err(reason)) => {
+                self.findings.push(Finding::new(Kind::Start, &path, reason).at(0).case('I'));
+                None
+            }
+            Err(error) => {
+                self.unreadable(&path, 0, &error);
+                None
             }
         }
     }
@@ -175,7 +203,11 @@ impl<D: Disk> Check<'_, D> {
             // What shows that the end of the log is missing must not be tidied away.
             let newest = segments.last().map(|last| last.base_offset);
             let trace = index_base_of(path).or(producers_base_of(path)).filter(|base| Some(*base) > newest);
-            if trace.is_some() || is_spare(path) || path.file_name().is_some_and(|name| name == BEGUN) {
+            if trace.is_some()
+                || is_spare(path)
+                || is_cut_file(path)
+                || path.file_name().is_some_and(|name| name == BEGUN)
+            {
                 continue;
             }
             if belongs_to_log(path) && (self.files.in_use || segments.iter().any(|known| known.path == segment)) {
@@ -342,6 +374,9 @@ impl<D: Disk> Check<'_, D> {
         // Behind a gap it is said already which records are missing.
         self.expected = (walked && pass.gap == Behind::Batch).then_some(pass.end);
         self.findings.append(&mut pass.findings);
+        if pass.cut_off > 0 {
+            self.cut_off(path, pass.cut_off);
+        }
         self.producers = pass.producers.take().filter(|_| !damaged);
         if damaged {
             self.index_of_damaged(path, (header, size), next, others);
@@ -349,6 +384,12 @@ impl<D: Disk> Check<'_, D> {
             let key = SidecarKey { incarnation: header.incarnation, end_position: size };
             self.index(&path.with_extension("idx"), (key, &pass.index), others);
         }
+    }
+
+    fn cut_off(&mut self, path: &Path, position: u64) {
+        let reason = "from there on it holds records that were cut off: the next segment begins before them";
+        let remedy = Remedy::None("the room is given back with the segment");
+        self.findings.push(Finding::new(Kind::Deleted, path, reason).at(position).remedy(remedy));
     }
 
     /// A segment without a header that can be trusted, for this `reason`: sealed, with `next` behind it, or the last.

@@ -4,6 +4,7 @@ use std::{ops::ControlFlow, path::Path};
 
 use super::{DURABLE, Finding, Kind, Piece};
 use crate::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
     log::{index::Index, segment::SegmentHeader},
     record::ProducerHistory,
     types::Offset,
@@ -37,6 +38,8 @@ pub(super) struct Pass<'a> {
     pub findings: Vec<Finding>,
     /// What the batches before and in this segment say of their producers, if that is wanted.
     pub producers: Option<ProducerHistory>,
+    /// Where batches begin that were cut off: the next segment begins before them. 0 if there are none.
+    pub cut_off: u64,
     /// Nobody knows to which block groups are padded: zeros that cost no record are taken for padding.
     pub block_is_unknown: bool,
 }
@@ -54,6 +57,7 @@ impl<'a> Pass<'a> {
             gap: Behind::Batch,
             findings: Vec::new(),
             producers: None,
+            cut_off: 0,
             block_is_unknown: false,
         }
     }
@@ -71,7 +75,14 @@ impl<'a> Pass<'a> {
     }
 
     pub fn take(&mut self, piece: &Piece<'_>) -> ControlFlow<()> {
+        let is_whole = self.next != Offset(u64::MAX) && self.end >= self.next;
         match piece {
+            Piece::Batch { position, header, .. } if is_whole && header.base_offset >= self.next => {
+                self.cut_off = *position;
+                return ControlFlow::Break(());
+            }
+            // Of such a batch, in the block that its segment ends with.
+            Piece::Gap { position, end, zeros: false, .. } if is_whole && end - position < DEVICE_BLOCK_BYTES_MAX => {}
             Piece::Batch { position, header, damage, .. } => {
                 let (base, end) = (header.base_offset, header.end_offset());
                 self.durable_hint = self.durable_hint.max(header.durable_hint);

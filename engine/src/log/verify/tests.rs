@@ -260,11 +260,27 @@ fn a_missing_a_cut_and_a_lengthened_sealed_segment_are_found() {
 }
 
 #[test]
+fn a_segment_ends_where_the_next_one_begins_whatever_stands_behind() {
+    // Whole batches, and the rest of one in the last block.
+    for end in [batch(4), batch(3) + 100, batch(3) + 20] {
+        let mut disk = sound();
+        disk.0.retain(|path, _| path.to_str().unwrap().contains("00012.seg"));
+        disk.0[&path(12)].borrow_mut().truncate(end);
+        disk.put(path(0), segment(0, 4).0);
+        disk.put(path(21), segment(21, 0).0);
+        let found = disk.check().0;
+        assert!(found.iter().all(|found| found.kind.is_harmless()), "{found:?}");
+        let cut_off = found.iter().find(|found| found.kind == Kind::Deleted).map(|found| found.position);
+        assert_eq!(cut_off, (end == batch(4)).then_some(Some(batch(3) as u64)));
+    }
+}
+
+#[test]
 fn records_that_are_there_twice_are_case_f() {
     let mut disk = sound();
-    disk.put(path(21), segment(21, 4).0);
+    disk.put(path(20), segment(20, 4).0);
     let found = disk.check().0;
-    assert!(found.iter().any(|found| found.case == Some('F') && found.offsets == range(21, 24)), "{found:?}");
+    assert!(found.iter().any(|found| found.case == Some('F') && found.offsets == range(20, 21)), "{found:?}");
     let disk = sound();
     let twin = disk.0[&path(24)].borrow()[batch(0)..batch(1)].to_vec();
     disk.0[&path(24)].borrow_mut()[batch(2)..batch(3)].copy_from_slice(&twin);

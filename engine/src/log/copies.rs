@@ -1,0 +1,76 @@
+//! Small files of which nothing else knows what they say: one page with a copy of it in each sector, or in each few, so
+//! that a drive that spoils one takes nothing away. Replaced whole: written aside, synced, renamed, directory synced.
+
+use std::{io, path::Path, rc::Rc};
+
+use bytes::Bytes;
+
+use super::{LogFault, version::other_version};
+use crate::{
+    limits::DEVICE_BLOCK_BYTES_MAX,
+    runtime::{Buffer, File, OpenMode, Runtime},
+    testing::bug::{PlantedBug, planted},
+};
+
+/// A copy begins at each multiple of this, or of a number of them.
+pub(crate) const COPY_BYTES: usize = 512;
+
+/// The version of a file that another Pyralog wrote, whose copies begin with `magic`. A copy of ours, intact or not,
+/// says that it is ours: then a sector that says otherwise is spoiled.
+pub(crate) fn other_version_of(magic: [u8; 4], bytes: &[u8]) -> Option<u8> {
+    if bytes.chunks(COPY_BYTES).any(|copy| copy.starts_with(&magic)) {
+        return None;
+    }
+    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(magic, copy))
+}
+
+/// What the copies of a file come to, each read by `decode`: of two that are intact and differ, what `newest` says.
+///
+/// Errors: what is wrong with the first, if all are damaged.
+pub(crate) fn best_of<T>(
+    copies: impl Iterator<Item = Result<T, String>>,
+    newest: impl Fn(T, T) -> T,
+) -> Result<T, String> {
+    let best = copies.reduce(|best, copy| match (best, copy) {
+        (Ok(one), Ok(other)) => Ok(newest(one, other)),
+        (Err(_), Ok(intact)) => Ok(intact),
+        (best, Err(_)) => best,
+    });
+    best.unwrap_or_else(|| Err("the file is empty".to_owned()))
+}
+
+/// Makes the file at `path` one of copies of `copy`, which is shorter than a page. Durable when this returns.
+pub(crate) async fn write<R: Runtime>(runtime: &R, path: &Path, copy: &[u8]) -> Result<(), LogFault> {
+    let aside = path.with_extension("new");
+    let full = |error: io::Error| LogFault::from_io("writing", &aside, &error);
+    let failed = |error: io::Error| LogFault::failed("writing", path, &error);
+    let mut buffer = runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize);
+    for place in buffer.bytes_mut().chunks_exact_mut(copy.len().next_multiple_of(COPY_BYTES)) {
+        place[..copy.len()].copy_from_slice(copy);
+    }
+    let file = runtime.open(&aside, OpenMode::CreateTruncate).await.map_err(full)?;
+    file.write_at(0, Rc::new(buffer)).await.map_err(full)?;
+    if !planted(PlantedBug::StartNotSynced) {
+        file.fdatasync().await.map_err(failed)?;
+    }
+    drop(file);
+    runtime.rename(&aside, path).await.map_err(failed)?;
+    if !planted(PlantedBug::StartNameNotSynced)
+        && let Some(dir) = path.parent()
+    {
+        runtime.sync_dir(dir).await.map_err(failed)?;
+    }
+    Ok(())
+}
+
+/// The bytes of the file at `path`; `None` if there is none. The directory was synced by the caller; the file is,
+/// before it is trusted.
+pub(crate) async fn read<R: Runtime>(runtime: &R, path: &Path) -> io::Result<Option<Bytes>> {
+    let file = match runtime.open(path, OpenMode::Existing).await {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    file.fdatasync().await?;
+    file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize).await.map(Some)
+}
