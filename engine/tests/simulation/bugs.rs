@@ -7,7 +7,7 @@ use std::{
 
 use pyralog_engine::testing::bug::{PlantedBug, plant};
 
-use crate::lives::try_seed;
+use crate::{lives::try_seed, number};
 
 const SEEDS_MAX: u64 = 500;
 
@@ -29,6 +29,23 @@ fn every_planted_bug_is_caught() {
     println!("{} bugs planted, median seeds to catch one: {}", needed.len(), needed[needed.len() / 2]);
     let missed: Vec<_> = caught.iter().filter(|(_, seeds)| seeds.is_none()).collect();
     assert!(missed.is_empty(), "not caught within {SEEDS_MAX} seeds: {missed:?}");
+}
+
+/// How often a bug is caught, by which rules: `PYRALOG_BUG=RollBeforeSeal`, `PYRALOG_FROM` and `PYRALOG_SEEDS`.
+#[test]
+#[ignore = "by hand: a measurement"]
+fn how_often_a_bug_is_caught() {
+    let wanted = std::env::var("PYRALOG_BUG").unwrap_or_default();
+    let from = number("PYRALOG_FROM").unwrap_or(1);
+    let seeds = from..from + number("PYRALOG_SEEDS").unwrap_or(SEEDS_MAX);
+    std::panic::set_hook(Box::new(|_| {}));
+    for bug in PlantedBug::ALL.iter().filter(|bug| wanted.split(',').any(|name| name == format!("{bug:?}"))) {
+        plant(Some(*bug));
+        let caught: Vec<_> = seeds.clone().filter_map(|seed| Some((seed, rules_in(&try_seed(seed).err()?)))).collect();
+        plant(None);
+        println!("{bug:?}: {} of {} seeds: {caught:?}", caught.len(), seeds.end - from);
+    }
+    let _ = std::panic::take_hook();
 }
 
 /// How many seeds it takes to catch a bug.

@@ -28,6 +28,7 @@ use pyralog_engine::{
 use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
     damage,
+    deaths::{Death, Deaths},
     plan::{Mappings, Plan},
     producers::settle,
 };
@@ -49,6 +50,7 @@ pub struct Report {
 pub fn run_seed(seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
     let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
+    let plan = Deaths::of_seed(seed).arrange(plan);
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
@@ -127,17 +129,18 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     // Recovery believes what it reads: nothing tells it that a drive hides the end of a log from it.
     sim.set_rate(FaultKind::MisdirectedRead, 0);
     let (process, runtimes, shards, failed) = start(sim, plan, cores);
-    let end = sim.now() + Duration::from_micros(length_of_life(plan, random));
+    let death = plan.deaths.borrow_mut().next();
+    let end = death.latest(sim.now() + Duration::from_micros(length_of_life(plan, random)));
     let all_open = || shards.borrow().iter().all(Option::is_some);
     sim.run_until(|| sim.now() >= end || failed.borrow().is_some() || all_open(), STEPS_MAX).unwrap();
     sim.set_rate(FaultKind::MisdirectedRead, plan.rates.get(FaultKind::MisdirectedRead));
     let open: Vec<_> = shards.borrow_mut().drain(..).flatten().collect();
     if open.len() == cores {
-        serve(sim, (&open, &runtimes), clients, end, random);
+        serve(sim, (&open, &runtimes), (plan, clients), (end, death), random);
     }
     let logs: Vec<_> = open.iter().map(|shard| shard.catalog().logs().count()).collect();
     drop(open);
-    let kill = random.happens(4_000);
+    let kill = plan.deaths.borrow_mut().is_kill(death, random.happens(4_000));
     if kill {
         sim.kill(process);
     } else {
@@ -146,7 +149,7 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let (end, acked) = (if kill { "killed" } else { "power lost" }, clients.appends_acked.get());
         let failed = failed.borrow();
-        println!("{cores} cores, failed {failed:?}, logs {logs:?}, {acked} acked; {end} at {:?}", sim.now());
+        println!("{cores} cores, failed {failed:?}, logs {logs:?}, {acked} acked; {end} at {:?}, {death:?}", sim.now());
         println!("  {:?}", sim.files());
     }
     failed.borrow().iter().for_each(|why| clients.note(Event::NotStarted(why.clone())));
@@ -168,24 +171,24 @@ fn length_of_life(plan: &Plan, random: &mut SimRandom) -> u64 {
     }
 }
 
-/// Lets clients use the server until `end`, or shorter.
+/// Lets clients use the server until it is to die, or until `end`, or shorter.
 fn serve(
     sim: &Sim,
     (shards, runtimes): (&[Shard<SimRuntime>], &[SimRuntime]),
-    clients: &Rc<Clients>,
-    end: Duration,
+    (plan, clients): (&Plan, &Rc<Clients>),
+    (end, death): (Duration, Death),
     random: &mut SimRandom,
 ) {
     // Some lives end just after they showed what the one before left.
     let soon = sim.now() + Duration::from_micros(random.within(50..3_000));
-    let end = if random.happens(2_500) { end.min(soon) } else { end };
+    let end = if random.happens(2_500) && matches!(death, Death::AnyTime) { end.min(soon) } else { end };
     for client in 0..CLIENTS {
         let core = random.below(shards.len() as u64) as usize;
         runtimes[core].spawn(be_client(client, shards[core].clone(), Rc::clone(clients)));
     }
     sim.keep_going_until(end + Duration::from_secs(1));
-    sim.run_until(|| sim.now() >= end, STEPS_MAX).unwrap();
-    if random.happens(2_000) {
+    let died = death.wait(sim, (plan, clients), end);
+    if random.happens(2_000) && !died {
         clients.note(Event::Cause(Cause::Stopping));
         for (shard, runtime) in shards.iter().cloned().zip(runtimes) {
             runtime.spawn(async move { shard.shut_down().await });

@@ -13,6 +13,7 @@ use pyralog_engine::runtime::sim::faults::{FaultCounts, FaultKind};
 mod bugs;
 mod clients;
 mod damage;
+mod deaths;
 mod lives;
 mod nth_failure;
 mod plan;

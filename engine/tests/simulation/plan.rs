@@ -13,6 +13,8 @@ use pyralog_engine::{
     types::AckLevel,
 };
 
+use crate::deaths::Deaths;
+
 /// What one seed means, drawn before anything runs.
 pub struct Plan {
     pub rates: FaultRates,
@@ -27,6 +29,8 @@ pub struct Plan {
     pub settings: LogSettings,
     /// Which cores of which lives map sealed segments.
     pub mappings: RefCell<Mappings>,
+    /// When the lives of the server end.
+    pub deaths: RefCell<Deaths>,
 }
 
 /// How often a core maps sealed segments, in ten thousand chances, and what draws it.
@@ -93,6 +97,7 @@ impl Plan {
             drive_fails,
             settings: settings(random),
             mappings: RefCell::new(Mappings::none()),
+            deaths: RefCell::new(Deaths::any_time()),
         }
     }
 

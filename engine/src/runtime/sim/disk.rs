@@ -5,6 +5,8 @@
 
 use std::{
     cell::{Cell, RefCell},
+    collections::BTreeMap,
+    ffi::{OsStr, OsString},
     io,
     ops::Range,
     path::{Path, PathBuf},
@@ -40,6 +42,12 @@ pub(super) struct Disk {
     pub(super) refuses_mappings: Cell<bool>,
     /// How many it gave.
     pub(super) mappings: Cell<u64>,
+    /// How many files were renamed, by the suffix of their new names or by the name if it has none.
+    renames: RefCell<BTreeMap<OsString, u64>>,
+    /// How many of them while such a file in the directory, perhaps itself, was not synced.
+    pub(super) renames_too_early: Cell<u64>,
+    /// When the last of the writes under way will end.
+    writes_end: Cell<Duration>,
 }
 
 /// A file with something wrong in it.
@@ -82,6 +90,9 @@ impl Disk {
             size_bytes: Cell::new(u64::MAX),
             refuses_mappings: Cell::new(false),
             mappings: Cell::new(0),
+            renames: RefCell::default(),
+            renames_too_early: Cell::new(0),
+            writes_end: Cell::new(Duration::ZERO),
         }
     }
 }
@@ -327,6 +338,7 @@ impl World {
         self.trace(target ^ (len as u64) << 40);
         let ends = self.now() + self.draw_time(WRITE_NANOS);
         inode.borrow_mut().be_busy_until(ends);
+        self.disk.writes_end.set(self.disk.writes_end.get().max(ends));
         let inode = Rc::clone(inode);
         self.operation_until(ends, move |world| {
             if world.fault(FaultKind::WriteError, Stream::Disk) {
@@ -403,7 +415,33 @@ impl World {
     }
 
     pub(super) async fn rename(self: &Rc<Self>, from: PathBuf, to: PathBuf) -> io::Result<()> {
-        self.call(Duration::ZERO, move |world| names::rename(&world.disk.root, &from, &to)).await
+        self.call(Duration::ZERO, move |world| {
+            names::rename(&world.disk.root, &from, &to)?;
+            world.note_rename(&to);
+            Ok(())
+        })
+        .await
+    }
+
+    fn note_rename(&self, to: &Path) {
+        let kind = |path: &Path| path.extension().or(path.file_name()).map(OsStr::to_owned);
+        let (Some(of), Ok((dir, _))) = (kind(to), names::parent(&self.disk.root, to)) else { return };
+        let at_risk = dir.borrow().nodes().any(|(name, node)| match node {
+            Node::File(inode) => kind(Path::new(name)).is_some_and(|other| other == of) && inode.borrow().is_at_risk(),
+            Node::Dir(_) => false,
+        });
+        *self.disk.renames.borrow_mut().entry(of).or_default() += 1;
+        self.disk.renames_too_early.update(|count| count + u64::from(at_risk));
+    }
+
+    /// How many files were given a name with this suffix, or this name, in place of another.
+    pub(super) fn renames(&self, kind: &OsStr) -> u64 {
+        self.disk.renames.borrow().get(kind).copied().unwrap_or_default()
+    }
+
+    /// When the last of the writes under way will end.
+    pub(super) fn writes_end(&self) -> Duration {
+        self.disk.writes_end.get()
     }
 
     pub(super) async fn remove_file(self: &Rc<Self>, path: PathBuf) -> io::Result<()> {

@@ -143,6 +143,15 @@ impl Inode {
         self.busy_until
     }
 
+    /// Whether a loss of power may take something that was written.
+    pub(super) fn is_at_risk(&self) -> bool {
+        self.dirty.iter().any(|(page, dirty)| {
+            let at_risk = |sector: &usize| dirty.version[*sector] != 0 && !dirty.journaled[*sector];
+            let differs = |sector| self.visible.sector(*page, sector) != self.durable.sector(*page, sector);
+            (0..SECTORS).filter(at_risk).any(differs)
+        })
+    }
+
     /// A write begins: reads see it, nothing protects it.
     pub(super) fn write(&mut self, position: u64, bytes: &[u8], version: u64) {
         if !self.wounds.is_empty() {

@@ -269,6 +269,21 @@ impl Sim {
         self.world.files()
     }
 
+    /// How many files were renamed so far to names with this suffix, or to this name if it has none.
+    pub fn renames(&self, kind: &str) -> u64 {
+        self.world.renames(kind.as_ref())
+    }
+
+    /// How many of all were so while a file with such a name in the directory, perhaps the renamed one, was not synced.
+    pub fn renames_too_early(&self) -> u64 {
+        self.world.disk.renames_too_early.get()
+    }
+
+    /// When the last of the writes under way will end, or ended.
+    pub fn writes_end(&self) -> Duration {
+        self.world.writes_end()
+    }
+
     /// The virtual time.
     pub fn now(&self) -> Duration {
         self.world.now()
