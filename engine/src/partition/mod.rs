@@ -168,6 +168,12 @@ impl<A, F> Partition<A, F> {
         };
         let placement = Placement { base_offset, leader_epoch: self.epoch, durable_hint };
         self.ends.advance(End::Log, end_offset);
+        if planted(PlantedBug::ShowFirstBeforeAck)
+            && level == AckLevel::Durable
+            && self.ends.durable_end() == base_offset
+        {
+            self.ends.advance(End::HighWatermark, end_offset);
+        }
         self.acks.push(PendingAck { base_offset, end_offset, level, token });
         self.release();
         placement
@@ -252,7 +258,8 @@ impl<A, F> Partition<A, F> {
         }
         self.release_duplicates();
         let now = self.ends.high_watermark();
-        if now > before || planted(PlantedBug::ShowBeforeAck) {
+        let early = planted(PlantedBug::ShowBeforeAck) || planted(PlantedBug::ShowFirstBeforeAck);
+        if now > before || early {
             while let Some(token) = self.fetches.pop_served(now) {
                 self.effects.push_back(Effect::Wake { token });
             }

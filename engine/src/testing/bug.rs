@@ -56,6 +56,8 @@ pub enum PlantedBug {
     AckOfAnother,
     /// What the device has is shown, whatever its ack waits for.
     ShowBeforeAck,
+    /// The first append that is not durable is shown before it is, and so before its ack.
+    ShowFirstBeforeAck,
     /// A batch says that all before it is durable when that is only in memory.
     HintTooHigh,
     /// A batch says that nothing before it is durable.
@@ -129,6 +131,7 @@ impl PlantedBug {
         PlantedBug::ForgetTailAtRoll,
         PlantedBug::AckOfAnother,
         PlantedBug::ShowBeforeAck,
+        PlantedBug::ShowFirstBeforeAck,
         PlantedBug::HintTooHigh,
         PlantedBug::HintTooLow,
         PlantedBug::NoWaitForWrites,

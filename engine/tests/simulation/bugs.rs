@@ -31,6 +31,35 @@ fn every_planted_bug_is_caught() {
     assert!(missed.is_empty(), "not caught within {SEEDS_MAX} seeds: {missed:?}");
 }
 
+/// For each rule of the judge a bug that in some seed breaks nothing else: without the rule that seed would pass.
+const CAUGHT_BY_ONE: [(&str, PlantedBug); 10] = [
+    ("C1", PlantedBug::DeleteOneTooMany),
+    ("C2", PlantedBug::StoreRefused),
+    ("C3", PlantedBug::SkipDamageSilently),
+    ("C4", PlantedBug::ForgetProducersAtRestart),
+    ("C5", PlantedBug::AckPendingDuplicate),
+    ("C6", PlantedBug::StartNameNotSynced),
+    ("C7", PlantedBug::ShowFirstBeforeAck),
+    ("C8", PlantedBug::IgnoreExpectedOffset),
+    ("C11", PlantedBug::CatalogNotSynced),
+    ("C12", PlantedBug::LoseAnswer),
+];
+
+#[test]
+fn every_rule_catches_a_bug_that_breaks_no_other() {
+    std::panic::set_hook(Box::new(|_| {}));
+    let needed = CAUGHT_BY_ONE.map(|(rule, bug)| {
+        let alone = format!("{:?}", BTreeSet::from([rule]));
+        plant(Some(bug));
+        let seed = (1..=SEEDS_MAX).find(|seed| try_seed(*seed).is_err_and(|why| rules_in(&why) == alone));
+        plant(None);
+        (rule, bug, seed)
+    });
+    let _ = std::panic::take_hook();
+    println!("{needed:?}");
+    assert!(needed.iter().all(|(.., seed)| seed.is_some()), "not within {SEEDS_MAX} seeds: {needed:?}");
+}
+
 /// How often a bug is caught, by which rules: `PYRALOG_BUG=RollBeforeSeal`, `PYRALOG_FROM` and `PYRALOG_SEEDS`.
 #[test]
 #[ignore = "by hand: a measurement"]
