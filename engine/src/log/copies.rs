@@ -5,7 +5,10 @@ use std::{io, path::Path, rc::Rc};
 
 use bytes::Bytes;
 
-use super::{LogFault, version::other_version};
+use super::{
+    LogFault,
+    version::{has_checksum, other_version},
+};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     runtime::{Buffer, File, OpenMode, Runtime},
@@ -15,13 +18,16 @@ use crate::{
 /// A copy begins at each multiple of this, or of a number of them.
 pub(crate) const COPY_BYTES: usize = 512;
 
-/// The version of a file that another Pyralog wrote, whose copies begin with `magic`. A copy of ours, intact or not,
-/// says that it is ours: then a sector that says otherwise is spoiled.
-pub(crate) fn other_version_of(magic: [u8; 4], bytes: &[u8]) -> Option<u8> {
-    if bytes.chunks(COPY_BYTES).any(|copy| copy.starts_with(&magic)) {
+/// The version of a file that another Pyralog wrote, whose copies begin with `magic` and are `len` bytes long in our
+/// version. A copy that begins as ours do, or has our checksum, says that it is ours: then a sector that says otherwise
+/// is spoiled.
+pub(crate) fn other_version_of(magic: [u8; 4], bytes: &[u8], len: usize) -> Option<u8> {
+    let holds = |copy: &[u8]| has_checksum(copy, len);
+    let is_ours = |copy: &[u8]| copy.starts_with(&magic) || (copy.starts_with(&magic[..3]) && holds(copy));
+    if bytes.chunks(COPY_BYTES).any(is_ours) {
         return None;
     }
-    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(magic, copy))
+    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(magic, copy, holds))
 }
 
 /// What the copies of a file come to, each read by `decode`: of two that are intact and differ, what `newest` says.

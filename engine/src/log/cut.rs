@@ -64,6 +64,9 @@ struct RawCut {
 
 const _: () = assert!(size_of::<RawCut>() == 48, "the file is laid out by hand");
 
+/// What means something of a copy.
+pub(super) const COPY_LEN: usize = size_of::<RawCut>();
+
 /// What is to be done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cut {

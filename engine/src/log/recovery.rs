@@ -54,7 +54,7 @@ use super::{
     removal::Reaper,
     segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
     start,
-    version::{VERSION_BYTES, Versions},
+    version::Versions,
 };
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
@@ -303,8 +303,12 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<bo
     let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
     let versions = Versions::of(&Names::of(files()));
     let last = files().filter_map(base_offset_of).max();
-    for path in files().filter(|path| versions.wants(path)) {
-        let read = async { runtime.open(path, OpenMode::Existing).await?.read_at(0, VERSION_BYTES).await };
+    for path in files().filter(|path| versions.wants(path, 0).is_some()) {
+        let read = async {
+            let file = runtime.open(path, OpenMode::Existing).await?;
+            let wanted = versions.wants(path, file.size().await?).unwrap_or_default();
+            file.read_at(0, wanted.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize)).await
+        };
         match read.await {
             Ok(bytes) => versions.judge(path, &bytes)?,
             // A sealed segment is not needed yet, and opening changes nothing in it.
@@ -451,12 +455,13 @@ mod tests {
         sim.files().into_iter().map(|(path, _)| (path.clone(), sim.content(&path))).collect()
     }
 
-    /// Lets all copies of a magic say `version`.
+    /// Lets all copies of a magic say `version`, with a checksum that is not ours; or does away with that again.
     async fn say_version(context: &LogContext<SimRuntime>, path: &Path, version: u8) {
         let copies = if path.ends_with(start::FILE_NAME) { 8 } else { 1 };
         for copy in 0..copies {
             let at = copy * 512;
-            edit(&context.runtime, path, at..at + 512, |bytes| bytes[3] = b'0' + version).await;
+            let change = |bytes: &mut [u8]| (bytes[3], bytes[4]) = (b'0' + version, bytes[4] ^ 1);
+            edit(&context.runtime, path, at..at + 512, change).await;
         }
     }
 
@@ -500,6 +505,22 @@ mod tests {
                 open_here(&context).await.unwrap().end
             };
             assert_eq!(sim.block_on(&cores[0], healed, STEPS).unwrap(), Offset(10));
+        }
+    }
+
+    #[test]
+    fn a_bit_of_a_version_that_turned_over_is_damage_of_a_header_and_no_other_version() {
+        for version in [0, 3, 5, 9] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let story = async move {
+                unsynced(Rc::clone(&context)).await;
+                let path = segment_path(Path::new("/p"), Offset(0));
+                edit(&context.runtime, &path, 0..512, |bytes| bytes[3] = b'0' + version).await;
+                open_here(&context).await.unwrap().damage.map(|damage| damage.case)
+            };
+            assert_eq!(sim.block_on(&cores[0], story, STEPS).unwrap(), Some('E'), "version {version}");
         }
     }
 

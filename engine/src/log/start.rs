@@ -44,6 +44,9 @@ struct RawStart {
 
 const _: () = assert!(size_of::<RawStart>() == 32, "the start file is laid out by hand");
 
+/// What means something of a copy.
+pub(super) const COPY_LEN: usize = size_of::<RawStart>();
+
 /// Whose start file it is. The log's number is not known to a tool without a catalogue.
 pub type Owner = (Option<LogUid>, PartitionIndex);
 
@@ -138,6 +141,7 @@ mod tests {
 
     #[test]
     fn one_copy_that_is_left_is_enough() {
+        let other = |file: &[u8]| copies::other_version_of(MAGIC, file, COPY_LEN);
         let owner = (Some(OWNER.0), OWNER.1);
         let mut file = [0; 4096];
         for at in (0..4096).step_by(COPY_BYTES) {
@@ -150,17 +154,17 @@ mod tests {
         }
         file[1024..1056].copy_from_slice(&encode(OWNER, Offset(43)));
         assert_eq!(decode(&file, owner), Ok(Offset(43)), "the beginning never goes back");
-        assert_eq!(copies::other_version_of(MAGIC, &file), None);
+        assert_eq!(other(&file), None);
         file[3] = b'2';
-        assert_eq!(
-            (copies::other_version_of(MAGIC, &file), decode(&file, owner)),
-            (None, Ok(Offset(43))),
-            "a spoiled sector"
-        );
+        assert_eq!((other(&file), decode(&file, owner)), (None, Ok(Offset(43))), "a spoiled sector");
         file.chunks_mut(COPY_BYTES).for_each(|copy| copy[3] = b'2');
-        assert_eq!(copies::other_version_of(MAGIC, &file), Some(2));
+        assert_eq!(other(&file), None, "all of them spoiled, and still the checksums of ours");
+        file.chunks_mut(COPY_BYTES).for_each(|copy| copy[4] ^= 1);
+        assert_eq!(other(&file), Some(2));
+        file[515] = b'1';
+        assert_eq!(other(&file), None, "one begins as ours do");
         file.fill(7);
-        assert_eq!(copies::other_version_of(MAGIC, &file), None);
+        assert_eq!(other(&file), None);
         assert!(decode(&file, owner).unwrap_err().contains("PYB1"));
     }
 

@@ -1,6 +1,9 @@
 //! Files of another format version, as another Pyralog leaves them: refused before anything in a partition's directory
 //! is touched, since whatever is made of bytes that cannot be read takes something away from the one who can.
 //!
+//! A digit before content whose checksum is that of our version is no other version, but a bit that turned over: the
+//! checksum of every version is its own. Such a file is ours, and damaged.
+//!
 //! Only what nothing else knows is refused. An index is made anew whatever its version, and so is a snapshot of
 //! producers while all segments before it are there. Pure: recovery and `verify` ask it alike.
 
@@ -12,13 +15,13 @@ use super::{
     copies, cut,
     missing::Names,
     producer_snapshot,
-    segment::{SEGMENT_MAGIC, base_offset_of, producers_base_of},
+    segment::{self, SEGMENT_MAGIC, base_offset_of, producers_base_of},
     start,
 };
 use crate::types::Offset;
 
-/// How much of a file [`Versions::judge`] wants to see: all copies of a start file.
-pub const VERSION_BYTES: usize = 4096;
+/// All copies of a start file, and the header of a segment.
+const VERSION_BYTES: usize = 4096;
 
 /// A file that this version cannot read, and does not touch.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -33,11 +36,17 @@ pub struct OtherVersion {
 }
 
 /// The version in the first bytes of a file, if they are those of `magic` but for the version, its last byte. Only a
-/// digit is taken for one: other bytes are damage.
-pub fn other_version(magic: [u8; 4], bytes: &[u8]) -> Option<u8> {
+/// digit is taken for one: other bytes are damage. So is a digit if the checksum of our own version `holds`.
+pub fn other_version(magic: [u8; 4], bytes: &[u8], holds: impl FnOnce(&[u8]) -> bool) -> Option<u8> {
     let found = *bytes.get(3)?;
     let is_other = bytes[..3] == magic[..3] && found != magic[3] && found.is_ascii_digit();
-    is_other.then(|| digit(found))
+    (is_other && !holds(bytes)).then(|| digit(found))
+}
+
+/// Whether the checksum behind a magic is right for what follows, of which `len` bytes with magic and checksum mean
+/// something; whatever the magic says.
+pub fn has_checksum(bytes: &[u8], len: usize) -> bool {
+    bytes.get(..len).is_some_and(|bytes| bytes[4..8] == crc32c::crc32c(&bytes[8..]).to_le_bytes())
 }
 
 fn digit(byte: u8) -> u8 {
@@ -62,16 +71,22 @@ impl Versions {
         Versions { first, missing }
     }
 
-    /// Whether the file at `path` must be looked at.
-    pub fn wants(&self, path: &Path) -> bool {
-        self.magic_of(path).is_some()
+    /// How much of the file at `path`, which has `size` bytes, must be looked at; `None` if it need not be at all.
+    pub fn wants(&self, path: &Path, size: u64) -> Option<usize> {
+        // The checksum of a snapshot is over all of it.
+        let whole = usize::try_from(size).unwrap_or(usize::MAX).max(VERSION_BYTES);
+        self.magic_of(path).map(|magic| if magic == producer_snapshot::MAGIC { whole } else { VERSION_BYTES })
     }
 
-    /// Judges the first [`VERSION_BYTES`] of a file.
+    /// Judges a file by its first bytes, as many as [`Versions::wants`].
     pub fn judge(&self, path: &Path, bytes: &[u8]) -> Result<(), OtherVersion> {
         let Some(magic) = self.magic_of(path) else { return Ok(()) };
-        let has_copies = magic == start::MAGIC || magic == cut::MAGIC;
-        let found = if has_copies { copies::other_version_of(magic, bytes) } else { other_version(magic, bytes) };
+        let found = match magic {
+            start::MAGIC => copies::other_version_of(magic, bytes, start::COPY_LEN),
+            cut::MAGIC => copies::other_version_of(magic, bytes, cut::COPY_LEN),
+            producer_snapshot::MAGIC => other_version(magic, bytes, producer_snapshot::is_ours),
+            _ => other_version(magic, bytes, segment::has_checksum),
+        };
         match found {
             Some(found) => Err(OtherVersion { path: path.to_path_buf(), found, supported: digit(magic[3]) }),
             None => Ok(()),
@@ -107,12 +122,14 @@ mod tests {
     fn only_a_digit_behind_the_right_letters_is_another_version() {
         for version in 0..=9 {
             let bytes = [b'P', b'Y', b'S', b'0' + version, 7];
-            assert_eq!(other_version(SEGMENT_MAGIC, &bytes), Some(version).filter(|version| *version != 1));
+            let found = other_version(SEGMENT_MAGIC, &bytes, |_| false);
+            assert_eq!(found, Some(version).filter(|version| *version != 1));
+            assert_eq!(other_version(SEGMENT_MAGIC, &bytes, |_| true), None, "a bit turned over");
         }
         for damaged in [b"PYSq", b"PYR2", b"PYS\0", b"\0\0\0\0"] {
-            assert_eq!(other_version(SEGMENT_MAGIC, damaged), None);
+            assert_eq!(other_version(SEGMENT_MAGIC, damaged, |_| false), None);
         }
-        assert_eq!(other_version(SEGMENT_MAGIC, b"PYS"), None);
+        assert_eq!(other_version(SEGMENT_MAGIC, b"PYS", |_| false), None);
     }
 
     #[test]
@@ -132,8 +149,9 @@ mod tests {
     #[test]
     fn an_index_of_another_version_is_none_of_its_business_and_segments_always_are() {
         let versions = of(&["00000000000000000000.seg"]);
-        assert!(!versions.wants(Path::new("00000000000000000000.idx")));
-        assert!(!versions.wants(Path::new("next.spare")));
+        assert_eq!(versions.wants(Path::new("00000000000000000000.idx"), 1 << 20), None);
+        assert_eq!(versions.wants(Path::new("next.spare"), 1 << 20), None);
+        assert_eq!(versions.wants(Path::new("00000000000000000000.seg"), 1 << 20), Some(VERSION_BYTES));
         let path = Path::new("00000000000000000000.seg");
         let found = versions.judge(path, b"PYS3").unwrap_err();
         let text = "00000000000000000000.seg has format version 3, this version reads 1; nothing was changed";

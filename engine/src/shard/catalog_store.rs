@@ -98,14 +98,19 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
     let line = bytes.iter().position(|byte| *byte == b'\n').ok_or_else(|| damaged("it has no first line"))?;
     let not_ours = |_| damaged("its first line is not ours");
     let VersionLine { pyralog_catalog: found } = serde_json::from_slice(&bytes[..line]).map_err(not_ours)?;
+    let checked = serde_json::from_slice::<Envelope>(&bytes[..line]).map_err(not_ours).and_then(|envelope| {
+        let body = bytes[line + 1..].get(..envelope.bytes).ok_or_else(|| damaged("it is cut off"))?;
+        let holds = crc32c::crc32c(body) == envelope.crc32c;
+        if holds { Ok(body) } else { Err(damaged("its checksum is wrong")) }
+    });
     if found != VERSION {
-        return Err(CatalogError::Version { path: path.to_path_buf(), found });
+        // The checksum of every version is its own.
+        return Err(match checked {
+            Ok(_) => damaged(&format!("it says version {found}, and has the checksum of version {VERSION}")),
+            Err(_) => CatalogError::Version { path: path.to_path_buf(), found },
+        });
     }
-    let envelope: Envelope = serde_json::from_slice(&bytes[..line]).map_err(not_ours)?;
-    let body = bytes[line + 1..].get(..envelope.bytes).ok_or_else(|| damaged("it is cut off"))?;
-    if crc32c::crc32c(body) != envelope.crc32c {
-        return Err(damaged("its checksum is wrong"));
-    }
+    let body = checked?;
     let body: Body = serde_json::from_slice(body).map_err(|error| damaged(&error.to_string()))?;
     let possible = |log: &LogEntry| log.uid.0 < body.next_uid && (1..=PARTITIONS_PER_LOG_MAX).contains(&log.partitions);
     if !body.logs.iter().all(possible) {
@@ -203,6 +208,11 @@ mod tests {
             let says = format!("c has format version {found}, this version reads 1; nothing was changed");
             assert_eq!(error.to_string(), says);
         }
+        let mut ours = encode(&Catalog::default());
+        let digit = ours.iter().position(|byte| *byte == b'1').unwrap();
+        ours[digit] = b'3';
+        let damaged = decode(Path::new("c"), &ours).unwrap_err().to_string();
+        assert!(damaged.contains("it says version 3, and has the checksum of version 1"), "{damaged}");
     }
 
     #[test]

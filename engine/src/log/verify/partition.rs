@@ -23,7 +23,7 @@ use crate::{
             is_spare, producers_base_of, segment_of_sidecar,
         },
         start::{self, is_start_file},
-        version::{VERSION_BYTES, Versions},
+        version::Versions,
     },
     record::ProducerHistory,
     runtime::DirEntry,
@@ -121,8 +121,12 @@ impl<D: Disk> Check<'_, D> {
     fn versions(&mut self, entries: &[DirEntry]) {
         let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
         let versions = Versions::of(&Names::of(files()));
-        for path in files().filter(|path| versions.wants(path)) {
-            let Ok(bytes) = self.disk.open(path).and_then(|file| file.read_at(0, VERSION_BYTES)) else { continue };
+        for path in files().filter(|path| versions.wants(path, 0).is_some()) {
+            let read = self.disk.open(path).and_then(|file| {
+                let wanted = versions.wants(path, file.size()?).unwrap_or_default();
+                file.read_at(0, wanted)
+            });
+            let Ok(bytes) = read else { continue };
             if let Err(other) = versions.judge(path, &bytes) {
                 let reason = format!("it has format version {}, this version reads {}", other.found, other.supported);
                 let remedy = Remedy::None("it is not damaged; use a version of Pyralog that reads it");
