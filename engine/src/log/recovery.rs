@@ -310,6 +310,7 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<bo
             file.read_at(0, wanted.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize)).await
         };
         match read.await {
+            Ok(_) if planted(PlantedBug::OtherVersionIsDamage) => {}
             Ok(bytes) => versions.judge(path, &bytes)?,
             // A sealed segment is not needed yet, and opening changes nothing in it.
             Err(error) if base_offset_of(path).is_some_and(|base| Some(base) < last) => {

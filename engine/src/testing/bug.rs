@@ -96,6 +96,8 @@ pub enum PlantedBug {
     StoreRefused,
     /// Damage of durable records is cut off like a write that did not end.
     CutOffAtRot,
+    /// A file of another format version is taken for a damaged one.
+    OtherVersionIsDamage,
     /// A segment that is still written is mapped.
     MapUnsealed,
     /// The space of a deleted file is given back though somebody has it mapped.
@@ -151,6 +153,7 @@ impl PlantedBug {
         PlantedBug::ClaimMore,
         PlantedBug::StoreRefused,
         PlantedBug::CutOffAtRot,
+        PlantedBug::OtherVersionIsDamage,
         PlantedBug::MapUnsealed,
         PlantedBug::CutUnderMapping,
     ];

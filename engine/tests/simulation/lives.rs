@@ -29,6 +29,7 @@ use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
     damage,
     deaths::{Death, Deaths},
+    other_format::Foreigners,
     plan::{Mappings, Plan},
     producers::settle,
 };
@@ -61,11 +62,13 @@ pub fn run_seed(seed: u64) -> Report {
     sim.set_rates(FaultRates::none());
     prepare_directory(&sim);
     sim.set_rates(plan.rates.clone());
+    let (mut foreigners, mut violations) = (Foreigners::of_seed(seed), Vec::new());
     for _ in 0..plan.lives {
         live(&sim, &plan, &clients, &mut random);
+        violations.extend(foreigners.visit(&sim, &plan, &clients));
     }
     sim.set_rates(FaultRates::none());
-    let mut violations = last_life(&sim, &plan, &clients, random.within(1..4) as usize);
+    violations.extend(last_life(&sim, &plan, &clients, random.within(1..4) as usize));
     violations.extend(judge(&clients.history.borrow()).iter().map(ToString::to_string));
     Report {
         trace: sim.trace_hash(),

@@ -16,6 +16,7 @@ mod damage;
 mod deaths;
 mod lives;
 mod nth_failure;
+mod other_format;
 mod plan;
 mod producers;
 mod scenes;

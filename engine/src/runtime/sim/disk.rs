@@ -565,6 +565,13 @@ impl World {
         }
     }
 
+    /// Changes bytes of the file at `path`.
+    pub(super) fn put_bytes(&self, path: &Path, position: u64, bytes: &[u8]) {
+        if let Some(inode) = self.file_at(path) {
+            inode.borrow_mut().put_bytes(position, bytes);
+        }
+    }
+
     /// What stands in the file at `path`.
     pub(super) fn content(&self, path: &Path) -> Option<Vec<u8>> {
         let inode = self.file_at(path)?;

@@ -49,11 +49,13 @@ pub enum FaultKind {
     ClockJump,
     /// A server starts with another number of cores than the one before had.
     OtherCores,
+    /// A server starts in a directory in which a file has another format version.
+    OtherFormat,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 22;
+    pub const COUNT: usize = 23;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -79,6 +81,7 @@ impl FaultKind {
         FaultKind::Pause,
         FaultKind::ClockJump,
         FaultKind::OtherCores,
+        FaultKind::OtherFormat,
     ];
 }
 

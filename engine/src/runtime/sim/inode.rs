@@ -143,6 +143,16 @@ impl Inode {
         self.busy_until
     }
 
+    /// Somebody else than a process changes what stands at `position`, which is there.
+    pub(super) fn put_bytes(&mut self, position: u64, bytes: &[u8]) {
+        for (byte, at) in bytes.iter().zip(position..self.visible_len) {
+            let (page, sector) = place(at);
+            let mut content = self.visible.sector(page, sector);
+            content[at as usize % SECTOR] = *byte;
+            self.visible.set_sector(page, sector, &content);
+        }
+    }
+
     /// Whether a loss of power may take something that was written.
     pub(super) fn is_at_risk(&self) -> bool {
         self.dirty.iter().any(|(page, dirty)| {

@@ -254,6 +254,11 @@ impl Sim {
         self.world.install(path, content)
     }
 
+    /// Changes bytes of a file, if it is there and has them, until the next loss of power.
+    pub fn put_bytes(&self, path: &Path, position: u64, bytes: &[u8]) {
+        self.world.put_bytes(path, position, bytes);
+    }
+
     /// What stands in a file now. `None` if there is none.
     pub fn content(&self, path: &Path) -> Option<Vec<u8>> {
         self.world.content(path)
