@@ -188,8 +188,13 @@ fn what_a_running_server_deletes_while_it_is_read_is_no_damage() {
         disk.0[&path(0)].borrow_mut().truncate(left);
         assert_ne!(disk.check_as(Some(LogUid(1)), true).0, [], "while its name is there");
         // Once for its version, once for its header, and once for all of it.
-        let deleted = Vanishing(disk, Cell::new(if left < HEADER { 2 } else { 3 }));
+        let opened = if left < HEADER { 2 } else { 3 };
+        let deleted = Vanishing(disk, Cell::new(opened));
         assert_eq!(check_partition(&deleted, files.clone()).unwrap().0, [], "{left} bytes were left");
+        // Nobody deletes files of a server that is not there.
+        deleted.1.set(opened);
+        let at_rest = PartitionFiles { in_use: false, ..files.clone() };
+        assert_ne!(check_partition(&deleted, at_rest).unwrap().0, [], "{left} bytes were left");
     }
 }
 
@@ -362,6 +367,7 @@ fn damage_below_the_durable_hint_is_never_cut_off() {
     disk.0[&path(24)].borrow_mut()[batch(1)..batch(2)].fill(0);
     let found = disk.only();
     assert_eq!((found.case, found.offsets, is_lost(&found)), (Some('C'), range(27, 30), true));
+    assert!(found.reason.ends_with("512 bytes hold no batch"), "{found:?}");
 }
 
 #[test]
@@ -602,9 +608,11 @@ fn what_was_trimmed_is_not_missed_and_what_is_left_of_it_is_harmless() {
     disk.0.remove(&path(0));
     disk.0.remove(&index);
     assert_eq!(disk.check().0, [], "the first segment is gone");
-    disk.put(path(0).with_extension("del"), vec![1; 10]);
-    assert_eq!(disk.only().kind, Kind::Deleted);
-    disk.0.remove(&path(0).with_extension("del"));
+    for left in [path(0).with_extension("del"), Path::new(DIR).join("start.new")] {
+        disk.put(left.clone(), vec![1; 10]);
+        assert_eq!((disk.only().kind, disk.only().path), (Kind::Deleted, left.clone()));
+        disk.0.remove(&left);
+    }
     disk.put(start_path.clone(), start_file(second - 1));
     let missing = disk.only();
     assert_eq!((missing.kind, missing.offsets), (Kind::Chain, range(second - 1, second)));

@@ -199,13 +199,184 @@ fn leave_gap<'a>(
         }
         from += at + 1;
     }
-    gap.zeros &= is_zero(bytes);
     // A header may begin in the last bytes and end in the next window.
     let seen = if last { bytes.len() } else { bytes.len() - (BATCH_HEADER_BYTES - 1) };
+    gap.zeros &= is_zero(&bytes[..seen]);
     (start + seen as u64, Ok(gap))
 }
 
 fn is_zero(bytes: &[u8]) -> bool {
     const ZEROS: [u8; 4096] = [0; 4096];
     bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        log::fixture::P,
+        record::{BatchBuilder, Codec, ServerFields, stamp},
+        types::LeaderEpoch,
+    };
+
+    impl Source for Vec<u8> {
+        fn size(&self) -> io::Result<u64> {
+            Ok(self.len() as u64)
+        }
+
+        fn read_at(&self, position: u64, len: usize) -> io::Result<Vec<u8>> {
+            let from = (position as usize).min(self.len());
+            Ok(self[from..(from + len).min(self.len())].to_vec())
+        }
+    }
+
+    const HEADER: usize = SEGMENT_HEADER_BYTES as usize;
+    const LIFE: u32 = 7;
+
+    /// A batch with `values` in a record each.
+    fn batch(offset: u64, values: &[usize], life: u32) -> Vec<u8> {
+        let mut builder = BatchBuilder::new(Codec::None);
+        values.iter().for_each(|len| builder.push(None, &vec![7; *len], &[], 1).unwrap());
+        let mut batch = builder.finish().unwrap().to_vec();
+        let (base_offset, incarnation) = (Offset(offset), Incarnation(life));
+        let fields = ServerFields { base_offset, durable_hint: Offset(0), leader_epoch: LeaderEpoch(1), incarnation };
+        stamp(&mut batch, fields);
+        batch
+    }
+
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    enum Seen {
+        Batch { position: usize, offset: u64, damaged: bool },
+        Gap { position: usize, end: usize, zeros: bool },
+    }
+
+    fn intact(position: usize, offset: u64) -> Seen {
+        Seen::Batch { position, offset, damaged: false }
+    }
+
+    fn walk(bytes: &Vec<u8>) -> Vec<Seen> {
+        let header = SegmentHeader {
+            partition: P,
+            block_bytes: 512,
+            base_offset: Offset(0),
+            created_ms: 0,
+            incarnation: Incarnation(LIFE),
+            leader_epoch: LeaderEpoch(1),
+        };
+        let mut seen = Vec::new();
+        let mut see = |piece: Piece<'_>| {
+            seen.push(match piece {
+                Piece::Batch { position, header, damage, .. } => {
+                    let damaged = damage.is_some();
+                    Seen::Batch { position: position as usize, offset: header.base_offset.0, damaged }
+                }
+                Piece::Gap { position, end, zeros, .. } => {
+                    Seen::Gap { position: position as usize, end: end as usize, zeros }
+                }
+            });
+            ControlFlow::Continue(())
+        };
+        walk_segment(bytes, &header, &mut see).unwrap();
+        seen
+    }
+
+    #[test]
+    fn every_batch_is_seen_once_wherever_windows_end() {
+        let (mut bytes, mut expected, mut offset) = (vec![0; HEADER], Vec::new(), 0);
+        // Larger than a window in the middle, and not a divisor of one before and behind.
+        for values in
+            [[300_000; 1].as_slice(); 16].into_iter().chain([[1_000_000; 5].as_slice()]).chain([[9].as_slice()])
+        {
+            expected.push(intact(bytes.len(), offset));
+            bytes.extend_from_slice(&batch(offset, values, LIFE));
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+            offset += values.len() as u64;
+        }
+        assert_eq!(walk(&bytes), expected);
+        let last = expected.len() - 2;
+        let Seen::Batch { position, .. } = expected[last] else { unreachable!() };
+        bytes[position + 4_900_000] ^= 1;
+        expected[last] = Seen::Batch { position, offset: 16, damaged: true };
+        assert_eq!(walk(&bytes), expected);
+    }
+
+    #[test]
+    fn the_batch_behind_a_gap_is_found_wherever_a_window_ends_in_it() {
+        let first = batch(0, &[9], LIFE);
+        let gap = HEADER + first.len().next_multiple_of(512);
+        for short in [0, 1, 40, BATCH_HEADER_BYTES - 1, BATCH_HEADER_BYTES, BATCH_HEADER_BYTES + 1] {
+            // The search begins behind the first byte of the gap.
+            let end = gap + 1 + WINDOW_BYTES - short;
+            let mut bytes = vec![0; end];
+            bytes[HEADER..HEADER + first.len()].copy_from_slice(&first);
+            bytes.extend_from_slice(&batch(1, &[200], LIFE));
+            let expected = |zeros| [intact(HEADER, 0), Seen::Gap { position: gap, end, zeros }, intact(end, 1)];
+            assert_eq!(walk(&bytes), expected(true), "{short} bytes of it are in the first window");
+        }
+    }
+
+    #[test]
+    fn a_gap_is_of_zeros_only_if_all_of_it_is() {
+        let first = batch(0, &[9], LIFE);
+        let gap = HEADER + first.len().next_multiple_of(512);
+        let end = gap + WINDOW_BYTES + 8192;
+        for behind in [Some(batch(1, &[200], LIFE)), None] {
+            for place in [Some(gap), Some(gap + 1), Some(gap + WINDOW_BYTES / 2), Some(end - 1), None] {
+                let mut bytes = vec![0; end];
+                bytes[HEADER..HEADER + first.len()].copy_from_slice(&first);
+                place.into_iter().for_each(|at| bytes[at] = 5);
+                bytes.extend_from_slice(behind.as_deref().unwrap_or_default());
+                let mut expected = vec![intact(HEADER, 0), Seen::Gap { position: gap, end, zeros: place.is_none() }];
+                expected.extend(behind.is_some().then(|| intact(end, 1)));
+                assert_eq!(walk(&bytes), expected, "with {place:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn batches_of_an_earlier_life_belong_to_the_gap() {
+        let first = batch(0, &[9], LIFE);
+        let gap = HEADER + first.len().next_multiple_of(512);
+        let stale = batch(1, &[200], LIFE - 1);
+        let mut bytes = vec![0; gap];
+        bytes[HEADER..HEADER + first.len()].copy_from_slice(&first);
+        for _ in 0..2 {
+            bytes.extend_from_slice(&stale);
+            bytes.resize(bytes.len().next_multiple_of(512), 0);
+        }
+        let end = bytes.len();
+        bytes.extend_from_slice(&batch(1, &[200], LIFE));
+        assert_eq!(walk(&bytes), [intact(HEADER, 0), Seen::Gap { position: gap, end, zeros: false }, intact(end, 1)]);
+        bytes.truncate(end + 100);
+        let cut_off = Seen::Gap { position: end, end: end + 100, zeros: false };
+        let whole = [intact(HEADER, 0), Seen::Gap { position: gap, end, zeros: false }, cut_off];
+        assert_eq!(walk(&bytes), whole, "and what is cut off is a gap of its own");
+    }
+
+    #[test]
+    fn the_first_batch_is_the_first_intact_one_with_records_of_the_segment() {
+        let range = (Offset(100), Offset(200));
+        let mut damaged = batch(100, &[100], LIFE);
+        damaged[90] ^= 1;
+        let mut bytes = vec![0; HEADER];
+        let others =
+            [batch(99, &[9, 9], 1), batch(199, &[9, 9], 2), damaged, batch(101, &[9], LIFE), batch(102, &[9], 3)];
+        others.iter().for_each(|batch| bytes.extend_from_slice(batch));
+        let found = first_batch(&bytes, range).unwrap().unwrap();
+        assert_eq!((found.base_offset, found.incarnation), (Offset(101), Incarnation(LIFE)));
+        let behind: usize = others[3..].iter().map(Vec::len).sum();
+        bytes.truncate(bytes.len() - behind);
+        assert_eq!(first_batch(&bytes, range).unwrap(), None);
+        assert_eq!(first_batch(&vec![0; HEADER], range).unwrap(), None);
+    }
+
+    #[test]
+    fn the_first_batch_is_found_wherever_a_window_ends_in_it() {
+        for short in [1, BATCH_HEADER_BYTES - 1, BATCH_HEADER_BYTES, 200] {
+            let mut bytes = vec![0; HEADER + WINDOW_BYTES + BATCH_BYTES_MAX - short];
+            bytes.extend_from_slice(&batch(100, &[1000], LIFE));
+            let found = first_batch(&bytes, (Offset(100), Offset(101))).unwrap();
+            assert_eq!(found.map(|header| header.base_offset), Some(Offset(100)), "{short} bytes in the first window");
+        }
+    }
 }
