@@ -297,8 +297,8 @@ impl<R: Runtime> Log<R> {
         match producers.filter(|_| at > Offset(0)) {
             Some(producers) => {
                 let bytes = producer_snapshot::to_sidecar(producers, SnapshotKey::from(&segment.header));
-                envelope::write(runtime, &path, &bytes).await.map_err(|error| fault("writing", error))?;
-                let file = runtime.open(&path, OpenMode::Existing).await.map_err(|error| fault("opening", error))?;
+                let written = envelope::write(runtime, &path, &bytes).await;
+                let file = written.map_err(|error| fault("writing", error))?;
                 file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &path, &error))?;
             }
             None => {

@@ -36,11 +36,12 @@ pub(super) fn open(magic: [u8; 4], bytes: &[u8]) -> Option<AlignedVec<16>> {
     Some(aligned)
 }
 
-/// Writes a sidecar's file. Not synced: what is not there after a loss of power is made anew.
-pub(super) async fn write<R: Runtime>(runtime: &R, path: &Path, bytes: &[u8]) -> io::Result<()> {
+/// Writes a sidecar's file, and gives it. Not synced: most of what is not there after a loss of power is made anew.
+pub(super) async fn write<R: Runtime>(runtime: &R, path: &Path, bytes: &[u8]) -> io::Result<R::File> {
     let padded = bytes.len().next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
     let mut buffer = runtime.allocate(padded);
     buffer.bytes_mut()[..bytes.len()].copy_from_slice(bytes);
     let file = runtime.open(path, OpenMode::CreateTruncate).await?;
-    file.write_at(0, Rc::new(buffer)).await
+    file.write_at(0, Rc::new(buffer)).await?;
+    Ok(file)
 }

@@ -177,7 +177,7 @@ impl<R: Runtime> Log<R> {
         }
         let end_position = segment.end_position.get();
         let bytes = index.to_sidecar(SidecarKey { incarnation: segment.header.incarnation, end_position });
-        envelope::write(&self.context.runtime, &segment.index_path(), &bytes).await
+        envelope::write(&self.context.runtime, &segment.index_path(), &bytes).await.map(drop)
     }
 }
 

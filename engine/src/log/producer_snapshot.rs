@@ -169,8 +169,7 @@ impl<R: Runtime> Log<R> {
     /// already, and must be until this one is.
     async fn write_durably(&self, path: &Path, bytes: &[u8]) -> io::Result<()> {
         let (runtime, aside) = (&self.context.runtime, path.with_extension(ASIDE_SUFFIX));
-        envelope::write(runtime, &aside, bytes).await?;
-        runtime.open(&aside, OpenMode::Existing).await?.fdatasync().await?;
+        envelope::write(runtime, &aside, bytes).await?.fdatasync().await?;
         runtime.rename(&aside, path).await?;
         runtime.sync_dir(&self.dir).await
     }

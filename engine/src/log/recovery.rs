@@ -59,7 +59,7 @@ use super::{
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     record::ProducerHistory,
-    runtime::{File, OpenMode, Runtime},
+    runtime::{DirEntry, File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, Offset, PartitionId},
 };
@@ -108,12 +108,16 @@ pub async fn open<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
-    let mut damage = None;
-    if refuse_other_versions(runtime, &dir).await? {
+    let list = async || runtime.list_dir(&dir).await.map_err(|e| fault("listing", &dir, e));
+    let (mut entries, mut damage) = (list().await?, None);
+    if refuse_other_versions(runtime, &entries).await? {
         runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
         damage = cut::finish_begun(runtime, (&dir, (partition.log, partition.index))).await?;
+        entries = list().await?;
     }
-    let (mut segments, names) = list_segments(context, partition, &dir).await.map_err(|e| fault("listing", &dir, e))?;
+    let names = Names::of(files_in(&entries));
+    let found = segments_in(context, partition, &dir, entries).await;
+    let mut segments = found.map_err(|e| fault("listing", &dir, e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
     let owner = (Some(partition.log), partition.index);
     let read = start::read(runtime, &dir, owner).await.map_err(|e| fault("reading the start file in", &dir, e))?;
@@ -296,11 +300,14 @@ async fn begin<R: Runtime>(runtime: &R, dir: &Path) {
     }
 }
 
-/// Before anything in `dir` is touched: opening removes, cuts off and writes anew what it takes for damaged. Gives
-/// whether something was to be cut off when the log was used last.
-async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<bool, LogFault> {
-    let entries = runtime.list_dir(dir).await.map_err(|error| LogFault::from_io("listing", dir, &error))?;
-    let files = || entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path);
+fn files_in(entries: &[DirEntry]) -> impl Iterator<Item = &Path> {
+    entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path)
+}
+
+/// Before anything in the directory is touched: opening removes, cuts off and writes anew what it takes for damaged.
+/// Gives whether something was to be cut off when the log was used last.
+async fn refuse_other_versions<R: Runtime>(runtime: &R, entries: &[DirEntry]) -> Result<bool, LogFault> {
+    let files = || files_in(entries);
     let versions = Versions::of(&Names::of(files()));
     let last = files().filter_map(base_offset_of).max();
     for path in files().filter(|path| versions.wants(path, 0).is_some()) {
@@ -323,16 +330,15 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, dir: &Path) -> Result<bo
     Ok(is_cut)
 }
 
-/// The segments of a directory by base offset, as far as their names and sizes tell; and all names. What is left of
-/// deleted segments is given to the reaper.
-async fn list_segments<R: Runtime>(
+/// The segments of a directory by base offset, as far as their names and sizes tell. What is left of deleted segments
+/// is given to the reaper.
+async fn segments_in<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
     dir: &Path,
-) -> std::io::Result<(Vec<Rc<Segment<R>>>, Names)> {
+    entries: Vec<DirEntry>,
+) -> std::io::Result<Vec<Rc<Segment<R>>>> {
     let mut segments = Vec::new();
-    let entries = context.runtime.list_dir(dir).await?;
-    let names = Names::of(entries.iter().filter(|entry| !entry.is_dir).map(|entry| &*entry.path));
     let first = entries.iter().filter_map(|entry| base_offset_of(&entry.path)).min();
     for entry in entries {
         // Behind the first segment it is a trace of one that should be there.
@@ -349,7 +355,7 @@ async fn list_segments<R: Runtime>(
         *segment.index.borrow_mut() = None;
         segments.push(Rc::new(segment));
     }
-    Ok((segments, names))
+    Ok(segments)
 }
 
 /// Reads the last segment. `None` in case D.
