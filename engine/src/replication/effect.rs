@@ -51,8 +51,8 @@ pub enum Effect<B> {
         /// The first offset of the log to be.
         at: Offset,
     },
-    /// Follower: delete the records before `before`, then call `handle_log_start`. Emitted when the leader's log begins
-    /// later.
+    /// Delete the records before `before`, then call `handle_log_start`. Emitted when the leader's log begins later,
+    /// and at a leader when that of one who voted does.
     Trim {
         /// The first offset that stays.
         before: Offset,
@@ -87,6 +87,12 @@ pub enum Effect<B> {
     /// Leader: a write quorum holds the log up to here, by level: release acks. Never goes back. Emitted whenever it
     /// moves.
     Moved(Held),
+    /// Leader: a write quorum has given up the records before `at`, durably: only now it may be shown, since whoever
+    /// leads later will not have them either. Emitted whenever it moves.
+    Begins {
+        /// The first offset of the log.
+        at: Offset,
+    },
     /// This replica leads no more, or knows another leader: what waits for an ack has an unknown fate, clients are sent
     /// to `leader` if it is known. Emitted on every change of that.
     Follow {

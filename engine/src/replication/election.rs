@@ -27,6 +27,8 @@ pub(super) struct Candidate {
     without_memory: ReplicaSet,
     /// The most that any voter, or the candidate, knows to be on a write quorum.
     committed: Offset,
+    /// The latest beginning of any voter's log, or of the candidate's.
+    pub(super) log_start: Offset,
     /// Somebody has promised a later reign already: this attempt may come to nothing, the next begins later still.
     outbid: bool,
     /// The operator said that this replica shall lead, whoever is missing.
@@ -56,6 +58,7 @@ impl Candidate {
             votes: ReplicaSet::default(),
             without_memory: ReplicaSet::default(),
             committed,
+            log_start: own.log_start,
             outbid: false,
             forced: forced.is_some(),
             retry_at: now,
@@ -79,8 +82,9 @@ impl Candidate {
         }
     }
 
-    pub(super) fn handle_vote(&mut self, from: ReplicaId, committed: Offset) {
+    pub(super) fn handle_vote(&mut self, from: ReplicaId, (committed, log_start): (Offset, Offset)) {
         self.votes.insert(from);
+        self.log_start = self.log_start.max(log_start);
         self.committed = self.committed.max(committed);
     }
 
@@ -94,8 +98,9 @@ impl Candidate {
         self.outbid |= promised > self.epoch;
         match claim {
             None => self.without_memory.insert(from),
-            // The other one should lead, and will try: outbidding it again would only keep it from that.
-            Some(claim) if claim > own.claim() => self.retry_at = own.patience(now),
+            // The other one should lead, and will try: outbidding it again would only keep it from that, for ever if
+            // the two take turns.
+            Some(claim) if claim > own.claim() => self.retry_at = own.turn(now) + own.pace.silence_max * 2,
             Some(_) => {}
         }
     }
@@ -155,15 +160,15 @@ pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) ->
             ballot.forced = ballot.forced.max(forced);
             ballot.config = config;
         });
-        let committed = own.committed();
-        own.send_saved(from, Message::Vote { epoch, life, committed });
+        let (committed, log_start) = (own.committed(), own.log_start);
+        own.send_saved(from, Message::Vote { epoch, life, committed, log_start });
         return Answer::Voted;
     }
     // A vote that was lost on its way is given again: the promise is the same. Not to one that has led the epoch
     // already and begins it again: an old copy of a drive does not know that.
     if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() && own.epochs.last() < epoch {
-        let committed = own.committed();
-        own.send_saved(from, Message::Vote { epoch, life, committed });
+        let (committed, log_start) = (own.committed(), own.log_start);
+        own.send_saved(from, Message::Vote { epoch, life, committed, log_start });
         return Answer::VotedAgain;
     }
     let (promised, config) = (own.ballot.promised, own.ballot.config);
@@ -178,6 +183,8 @@ pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) ->
 pub(super) struct Inquiry {
     /// Who has answered in this life.
     heard: ReplicaSet,
+    /// Who has answered that it lost its memory too.
+    without_memory: ReplicaSet,
     /// The highest promise that they told.
     promised: LeaderEpoch,
     /// When they were last asked.
@@ -198,14 +205,25 @@ impl Inquiry {
         others.iter().filter(|to| !self.heard.contains(*to)).for_each(|to| own.send(to, Message::Inquire { life }));
     }
 
-    pub(super) fn handle_known(&mut self, from: ReplicaId, promised: LeaderEpoch) {
-        self.heard.insert(from);
+    pub(super) fn handle_known(&mut self, from: ReplicaId, promised: LeaderEpoch, is_intact: bool) {
+        if is_intact {
+            self.without_memory.remove(from);
+            self.heard.insert(from);
+        } else if !self.heard.contains(from) {
+            self.without_memory.insert(from);
+        }
         self.promised = self.promised.max(promised);
     }
 
-    /// Takes over what it found out if that is enough. Gives whether it is.
+    /// Takes over what it found out if that is enough: it has heard from one who knows of any promise, or from
+    /// everybody. Then whatever only those knew who lost their memory was promised to one of them, which leads no more,
+    /// and nothing was acknowledged in its reign, since one who still knows would have accepted it. Gives whether it
+    /// is.
     pub(super) fn ends<B>(&self, own: &mut Own<B>) -> bool {
-        let enough = own.ballot.config.is_inquiry_quorum(own.id, self.heard) && !self.heard.is_empty();
+        let config = own.ballot.config;
+        let all = config.replicas().without(own.id);
+        let is_everybody = self.heard.union(self.without_memory).intersection(all) == all;
+        let enough = !self.heard.is_empty() && (config.is_inquiry_quorum(own.id, self.heard) || is_everybody);
         if enough {
             own.vow(|ballot| ballot.promised = ballot.promised.max(self.promised));
         }

@@ -110,11 +110,15 @@ impl Following {
 
     /// The leader has deleted what would come next here, or nothing here agrees with it.
     pub(super) fn handle_restart<B>(&self, own: &mut Own<B>, at: Offset) {
-        let loses_nothing = own.held.received <= at || own.log_start == own.held.received;
-        if self.aligned || own.cutting.is_some() || !loses_nothing {
+        if self.aligned || own.cutting.is_some() {
             return;
         }
-        own.cutting = Some(at);
+        let committed = own.committed().min(own.held.received);
+        if at < committed && own.is_intact() {
+            own.halted = true;
+            return own.effect(Effect::Halt { committed, differs_at: at });
+        }
+        (own.cutting, own.restarting) = (Some(at), true);
         own.effect(Effect::Restart { at });
     }
 
@@ -188,6 +192,7 @@ impl Following {
             held: own.held,
             accepted: saved.accepted == self.epoch && saved.memory == Memory::Intact,
             config: saved.config.id,
+            log_start: own.log_start,
             missing,
         };
         own.send(self.leader, Message::Ack(ack));

@@ -30,6 +30,11 @@ pub(super) struct Leader {
     pub(super) established: bool,
     /// What a write quorum holds, by level. Zero until established, and never goes back.
     pub(super) moved: Held,
+    /// Where the log must begin at least on a write quorum before the reign is established: nothing that was given up
+    /// comes back.
+    begins_at_least: Offset,
+    /// A write quorum has given up what is before.
+    begins: Offset,
     reads: Reads,
     /// Members that are to be: their new replicas catch up before they count.
     change: Option<Members>,
@@ -72,8 +77,8 @@ pub enum NotNow {
 }
 
 impl Leader {
-    /// Begins the reign that was voted for.
-    pub(super) fn begin<B>(own: &mut Own<B>, epoch: LeaderEpoch, now: Duration) -> Self {
+    /// Begins the reign that was voted for, by replicas whose logs begin at `log_start` or before.
+    pub(super) fn begin<B>(own: &mut Own<B>, epoch: LeaderEpoch, log_start: Offset, now: Duration) -> Self {
         assert!(epoch == own.ballot.promised, "leading in {epoch} after {}", own.ballot);
         assert!(own.saved.promised == epoch, "leading in {epoch}, which is not durable: {}", own.saved);
         assert!(own.epochs.last() < epoch, "the log has records of {epoch} already");
@@ -92,6 +97,8 @@ impl Leader {
             followers: BTreeMap::new(),
             established: false,
             moved: Held::default(),
+            begins_at_least: log_start,
+            begins: Offset(0),
             reads: Reads::default(),
             change: None,
             change_from: start,
@@ -99,7 +106,15 @@ impl Leader {
             beat_at: now + own.pace.beat,
         };
         leader.recruit(own, now);
+        if log_start > own.log_start {
+            own.effect(Effect::Trim { before: log_start.min(start) });
+        }
         leader
+    }
+
+    /// The own log begins later: followers shall give up the same.
+    pub(super) fn handle_log_start<B>(&mut self, own: &mut Own<B>) {
+        self.beat_all(own);
     }
 
     /// Probes those who are to be followers and are not yet, and forgets those who are not to be.
@@ -153,12 +168,15 @@ impl Leader {
             return own.effect(Effect::Regressed { replica: from, had, has: s.durable });
         }
         let ours = own.epochs.end_of(s.last.epoch, own.held.received);
-        let agrees = ours.epoch == s.last.epoch && s.last.end <= ours.end;
+        // A log without a record, from which all were deleted that were final, differs from none.
+        let is_empty = s.last.epoch == LeaderEpoch(0) && s.last.end <= own.held.received;
+        let agrees = is_empty || (ours.epoch == s.last.epoch && s.last.end <= ours.end);
         let (session, at) = (s.session, own.log_start);
         if agrees && s.last.end >= at {
             progress.aligned(s.last.end, now);
             self.beat(own, from);
-        } else if s.last.end < at || s.last.epoch == LeaderEpoch(0) {
+        } else if s.last.end <= at || ours.epoch == LeaderEpoch(0) {
+            // All that it has is deleted here, or of reigns that are over before the first record here.
             own.send(from, Message::Restart { epoch, session, at });
         } else {
             own.send(from, Message::Align { epoch, session, until: ours });
@@ -173,7 +191,12 @@ impl Leader {
             return;
         }
         assert!(ack.held.received <= end, "replica {from} has {} of a log that ends at {end}", ack.held);
+        let counted = progress.accepted;
         progress.heard(ack, now);
+        let behind = progress.log_start < own.log_start;
+        if !counted && ack.accepted && behind {
+            self.beat(own, from);
+        }
         self.judge(own, from, now);
     }
 
@@ -290,10 +313,19 @@ impl Leader {
         all.filter(|replica| self.counted(own, *replica).is_some()).collect()
     }
 
+    /// Up to where a write quorum has given up its records.
+    fn begins<B>(&self, own: &Own<B>) -> Offset {
+        own.ballot.config.held_by_quorum(|replica| match self.counted(own, replica) {
+            None => Offset(0),
+            Some(_) => self.followers.get(&replica).map_or(own.log_start, |progress| progress.log_start),
+        })
+    }
+
     fn move_watermarks<B>(&mut self, own: &mut Own<B>) {
         let config = own.ballot.config;
         if !self.established {
-            if !config.is_write_quorum(self.accepted(own)) {
+            let begins = self.begins(own) >= self.begins_at_least.min(self.start);
+            if !begins || !config.is_write_quorum(self.accepted(own)) {
                 return;
             }
             self.established = true;
@@ -316,6 +348,11 @@ impl Leader {
             self.moved = moved;
             own.note_committed(moved.durable, self.epoch);
             own.effect(Effect::Moved(moved));
+        }
+        let begins = self.begins(own);
+        if begins > self.begins {
+            self.begins = begins;
+            own.effect(Effect::Begins { at: begins });
         }
     }
 

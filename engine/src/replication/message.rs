@@ -82,6 +82,8 @@ pub struct Ack {
     pub accepted: bool,
     /// The configuration that it durably knows.
     pub config: ConfigId,
+    /// Where its log begins, durably.
+    pub log_start: Offset,
     /// Whether it was sent something behind a gap: what comes after `held.received` must be sent again.
     pub missing: bool,
 }
@@ -177,6 +179,8 @@ pub enum Message<B> {
         life: u64,
         /// What the voter knows to be on a write quorum.
         committed: Offset,
+        /// Where the voter's log begins: a leader does not bring back what was given up.
+        log_start: Offset,
     },
     /// To a candidate: I do not vote for you.
     Refuse {
@@ -300,8 +304,11 @@ pub enum Message<B> {
     Known {
         /// The life of who asked.
         life: u64,
-        /// What the one who answers has promised.
+        /// What the one who answers has promised; if it lost its memory too, what it has heard of since, or has in its
+        /// log.
         promised: LeaderEpoch,
+        /// Whether it has all that it ever promised.
+        is_intact: bool,
         /// The newest configuration it knows.
         config: Configuration,
     },

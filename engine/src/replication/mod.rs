@@ -207,10 +207,10 @@ impl<B> Replica<B> {
 
     fn on_election_news(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
         match (&mut self.role, message) {
-            (Role::Candidate(candidate), Message::Vote { epoch, life, committed })
+            (Role::Candidate(candidate), Message::Vote { epoch, life, committed, log_start })
                 if epoch == candidate.epoch && life == self.own.life =>
             {
-                candidate.handle_vote(from, committed);
+                candidate.handle_vote(from, (committed, log_start));
             }
             (role, Message::Refuse { epoch, life, promised, claim, config }) if life == self.own.life => {
                 self.own.see(promised);
@@ -345,14 +345,15 @@ impl<B> Replica<B> {
         }
         let own = &mut self.own;
         match message {
-            Message::Inquire { life } if own.is_intact() => {
-                let (promised, config) = (own.ballot.promised, own.ballot.config);
-                own.send_saved(from, Message::Known { life, promised, config });
+            Message::Inquire { life } => {
+                let (is_intact, config) = (own.is_intact(), own.ballot.config);
+                let promised = if is_intact { own.ballot.promised } else { own.seen };
+                own.send_saved(from, Message::Known { life, promised, is_intact, config });
             }
-            Message::Known { life, promised, config } if life == own.life => {
+            Message::Known { life, promised, is_intact, config } if life == own.life => {
                 if let Some(inquiry) = &mut self.inquiry {
                     own.learn(config);
-                    inquiry.handle_known(from, promised);
+                    inquiry.handle_known(from, promised, is_intact);
                     if inquiry.ends(own) {
                         self.inquiry = None;
                     }
@@ -375,7 +376,8 @@ impl<B> Replica<B> {
         if let Role::Candidate(candidate) = &self.role
             && candidate.is_elected(&self.own)
         {
-            let leader = Leader::begin(&mut self.own, candidate.epoch, now);
+            let (epoch, log_start) = (candidate.epoch, candidate.log_start);
+            let leader = Leader::begin(&mut self.own, epoch, log_start, now);
             self.role = Role::Leader(leader);
         }
         if let Role::Leader(leader) = &mut self.role {
@@ -417,8 +419,14 @@ impl<B> Replica<B> {
     }
 
     /// The records before `log_start` are deleted.
-    pub fn handle_log_start(&mut self, log_start: Offset) {
+    pub fn handle_log_start(&mut self, log_start: Offset, now: Duration) {
         self.own.begin(log_start);
+        match &mut self.role {
+            Role::Follower(Follower { following: Some(following), .. }) => following.handle_moved(&mut self.own),
+            Role::Follower(_) | Role::Candidate(_) => {}
+            Role::Leader(leader) => leader.handle_log_start(&mut self.own),
+        }
+        self.settle(now);
     }
 
     /// The leader's owner admitted a batch, and stamped it with the epoch of this reign: it is in memory.

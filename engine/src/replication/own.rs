@@ -39,6 +39,8 @@ pub(super) struct Own<B> {
     pub(super) epochs: Epochs,
     /// Where the log is being cut off. Until that is done it takes no batches, and its claim is the old one.
     pub(super) cutting: Option<Offset>,
+    /// Whether it is not cut off there but begun anew.
+    pub(super) restarting: bool,
     /// Something happened that must not be: nothing is done any more.
     pub(super) halted: bool,
     /// The leader and the epoch that the owner was told of last.
@@ -85,6 +87,7 @@ impl<B> Own<B> {
             held: Held::durable(log_end),
             epochs,
             cutting: None,
+            restarting: false,
             halted: false,
             told: (None, LeaderEpoch(0)),
             effects: VecDeque::new(),
@@ -235,7 +238,7 @@ impl<B> Own<B> {
     pub(super) fn cut(&mut self, to: Offset) {
         assert!(self.cutting == Some(to), "cut off at {to} instead of {:?}", self.cutting);
         self.cutting = None;
-        if (self.log_start..=self.held.received).contains(&to) {
+        if !std::mem::take(&mut self.restarting) {
             self.epochs.truncate(to);
         } else {
             self.epochs.clear();

@@ -40,6 +40,8 @@ pub(super) struct Progress {
     pub(super) accepted: bool,
     /// The configuration that it durably knows.
     pub(super) config: ConfigId,
+    /// Where its log begins.
+    pub(super) log_start: Offset,
     /// The most that it ever said to be durable in this reign, in whatever session. Having less later means that it
     /// lost something.
     pub(super) promised_durable: Offset,
@@ -75,6 +77,7 @@ impl Progress {
             held: Held::default(),
             accepted: false,
             config: ConfigId::default(),
+            log_start: Offset(0),
             promised_durable: Offset(0),
             next: Offset(0),
             sent: VecDeque::new(),
@@ -96,6 +99,7 @@ impl Progress {
         self.session = None;
         self.held = Held::default();
         self.accepted = false;
+        self.log_start = Offset(0);
         self.loading = false;
         self.rewind(Offset(0), now);
         self.sent_at = now;
@@ -131,6 +135,7 @@ impl Progress {
         self.held = self.held.max(ack.held);
         self.accepted |= ack.accepted;
         self.config = self.config.max(ack.config);
+        self.log_start = self.log_start.max(ack.log_start);
         if self.accepted {
             self.promised_durable = self.promised_durable.max(self.held.durable);
         }
@@ -250,7 +255,8 @@ mod tests {
     fn ack(received: u64, written: u64) -> Ack {
         let held = Held { received: Offset(received), written: Offset(written), durable: Offset(written) };
         let config = ConfigId::default();
-        Ack { epoch: LeaderEpoch(8), session: SESSION, held, accepted: true, config, missing: false }
+        let (epoch, log_start) = (LeaderEpoch(8), Offset(0));
+        Ack { epoch, session: SESSION, held, accepted: true, config, log_start, missing: false }
     }
 
     #[test]

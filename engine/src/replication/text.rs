@@ -60,8 +60,8 @@ impl fmt::Display for Standing {
 
 impl fmt::Display for Ack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ack { epoch, session, held, accepted, config, missing } = self;
-        write!(f, "Ack epoch={epoch} session={session} held={held} config={config}")?;
+        let Ack { epoch, session, held, accepted, config, log_start, missing } = self;
+        write!(f, "Ack epoch={epoch} session={session} held={held} log-start={log_start} config={config}")?;
         f.write_str(if *accepted { " accepted" } else { "" })?;
         f.write_str(if *missing { " missing" } else { "" })
     }
@@ -73,8 +73,8 @@ impl<B> fmt::Display for Message<B> {
             Message::Elect { epoch, life, claim, config, forced } => {
                 write!(f, "Elect epoch={epoch} life={life} claim={claim} config=[{config}]{}", Forced(*forced))
             }
-            Message::Vote { epoch, life, committed } => {
-                write!(f, "Vote epoch={epoch} life={life} committed={committed}")
+            Message::Vote { epoch, life, committed, log_start } => {
+                write!(f, "Vote epoch={epoch} life={life} committed={committed} log-start={log_start}")
             }
             Message::Refuse { epoch, life, promised, claim, config } => {
                 write!(f, "Refuse epoch={epoch} life={life} promised={promised} ")?;
@@ -105,8 +105,9 @@ impl<B> fmt::Display for Message<B> {
             Message::TakeOver { epoch, session } => write!(f, "TakeOver epoch={epoch} session={session}"),
             Message::Retire { epoch, session } => write!(f, "Retire epoch={epoch} session={session}"),
             Message::Inquire { life } => write!(f, "Inquire life={life}"),
-            Message::Known { life, promised, config } => {
-                write!(f, "Known life={life} promised={promised} config=[{config}]")
+            Message::Known { life, promised, is_intact, config } => {
+                let memory = if *is_intact { "" } else { "without memory " };
+                write!(f, "Known life={life} {memory}promised={promised} config=[{config}]")
             }
             Message::Want { from, until } => write!(f, "Want {from}..{until}"),
             Message::Spare(batches) => write!(f, "Spare {batches}"),
@@ -135,6 +136,7 @@ impl<B> fmt::Display for Effect<B> {
             }
             Effect::Lead { epoch, start } => write!(f, "Lead epoch={epoch} start={start}"),
             Effect::Established { epoch } => write!(f, "Established epoch={epoch}"),
+            Effect::Begins { at } => write!(f, "Begins at={at}"),
             Effect::Moved(held) => write!(f, "Moved {held}"),
             Effect::Follow { leader: Some(leader), epoch } => write!(f, "Follow leader={leader} epoch={epoch}"),
             Effect::Follow { leader: None, epoch } => write!(f, "Follow nobody epoch={epoch}"),

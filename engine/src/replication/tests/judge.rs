@@ -25,6 +25,8 @@ pub struct Judge {
     /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the
     /// leader that remembers would come to; with that leader, it must be found out.
     pub stale: Option<ReplicaId>,
+    /// Where the log was shown to begin.
+    pub begins: u64,
     /// An operator accepted a loss: what was acknowledged until then may be gone.
     pub loss_accepted: bool,
     /// More replicas lost what they had than a write quorum can spare: only what is shown is judged.
@@ -39,6 +41,7 @@ impl Judge {
             reads: Vec::new(),
             linearizable: members.reads_are_linearizable(),
             stale: None,
+            begins: 0,
             loss_accepted: false,
             beyond_repair: false,
         }
@@ -83,6 +86,11 @@ impl Judge {
                         None => self.acked.push(record),
                     }
                 }
+            }
+            Effect::Begins { at } => self.begins = self.begins.max(at.0),
+            Effect::Established { epoch } if !self.loss_accepted && !self.beyond_repair => {
+                let (begins, seen) = (disk.log_start, self.begins);
+                assert!(begins >= seen, "C6: the log of leader {id} of {epoch} begins at {begins}, after {seen}");
             }
             Effect::Follow { .. } => self.forget_reads(id),
             Effect::Rebuilt if self.stale == Some(id) => self.stale = None,
@@ -136,7 +144,7 @@ impl Judge {
             let best = voters.iter().map(claim).max();
             for elected in voters.iter().filter(|id| Some(claim(*id)) == best) {
                 let disk = disk(elected);
-                let durable = &disk.log[..(disk.durable - disk.log_start) as usize];
+                let durable = &disk.log[..disk.durable.saturating_sub(disk.log_start) as usize];
                 for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
                     let own = durable.get(at - disk.log_start as usize);
                     assert!(

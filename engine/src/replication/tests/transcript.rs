@@ -149,7 +149,7 @@ impl Play {
                 let members = parse_members(rest);
                 return world.act(id, |replica| replica.change_members(members, now)).err().map(|e| e.to_string());
             }
-            "trim" => world.trim(id, Offset(number(rest[0]))),
+            "trim" => world.trim(id, Offset(number(rest[0])), now),
             "repair" => {
                 let (from, until) = (Offset(number(rest[0])), Offset(number(rest[1])));
                 let any = world.act(id, |replica| replica.repair(from, until, now));

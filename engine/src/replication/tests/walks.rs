@@ -8,6 +8,7 @@ use super::{
     super::{RoleName, assignment::ReplicaSet},
     world::{Habits, Letter, World, members},
 };
+use crate::types::Offset;
 
 /// Splitmix64: a walk is the same for ever.
 struct Chance(u64);
@@ -49,7 +50,8 @@ impl Walk {
             0..=54 => self.deliver(),
             55..=64 => drop(self.world.flush(id, now)),
             65..=74 => drop(self.world.save(id, now)),
-            75..=82 => drop(self.world.append(id, now)),
+            75..=81 => drop(self.world.append(id, now)),
+            82 => self.trim(id),
             83..=90 => self.world.act(id, |replica| replica.tick(now)),
             91 => self.world.act(id, |replica| replica.campaign(now)),
             92 => self.suspect(id),
@@ -86,6 +88,17 @@ impl Walk {
         if self.chance.below(20) != 0 {
             self.story.push(format!("{} > {} {}", letter.0, letter.1, letter.2));
             self.world.deliver(letter, self.now);
+        }
+    }
+
+    fn trim(&mut self, id: ReplicaId) {
+        let start = self.world.node(id).disk.log_start;
+        let end = self.world.node(id).replica.quorum().map_or(start, |quorum| quorum.durable.0);
+        let end = end.min(self.world.node(id).disk.durable);
+        if end > start {
+            let before = Offset(start + 1 + self.chance.below(end - start));
+            self.story.push(format!("{id} trims to {before}"));
+            self.world.trim(id, before, self.now);
         }
     }
 
@@ -159,7 +172,7 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
     let habits = [Habits::PROMPT, Habits::SYNCS_LATER, Habits::SLOW][chance.below(3) as usize];
     let spare = members.write_quorum() - 1;
     let world = World::new(members, nodes, habits);
-    let replacements = if chance.below(3) == 0 && changes.is_empty() { spare.min(1) } else { 0 };
+    let replacements = if chance.below(3) == 0 && changes.is_empty() { spare } else { 0 };
     let crashes = [0, 1, 12][chance.below(3) as usize];
     let (now, letters, story) = (Duration::ZERO, Vec::new(), Vec::new());
     let mut walk = Walk { world, chance, now, letters, crashes, replacements, changes, story };

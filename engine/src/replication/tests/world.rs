@@ -189,7 +189,7 @@ impl World {
             Effect::Trim { before } => {
                 disk.log.drain(..(before.0 - disk.log_start) as usize);
                 disk.log_start = before.0;
-                replica.handle_log_start(before);
+                replica.handle_log_start(before, now);
             }
             Effect::Load { to, from, until, bytes_max } => {
                 let batches = disk.read(from, until, bytes_max);
@@ -266,6 +266,8 @@ impl World {
         self.judge.forget_reads(id);
         let node = self.node_mut(id);
         node.disk.saving.clear();
+        // A log that begins beyond its end is begun anew there.
+        node.disk.durable = node.disk.durable.max(node.disk.log_start);
         node.disk.log.truncate((node.disk.durable - node.disk.log_start) as usize);
         node.life += 1;
         node.replica = node.disk.open(id, node.life, now);
@@ -273,11 +275,11 @@ impl World {
     }
 
     /// The records of a node before `before` are deleted.
-    pub fn trim(&mut self, id: ReplicaId, before: Offset) {
+    pub fn trim(&mut self, id: ReplicaId, before: Offset, now: Duration) {
         let Node { replica, disk, .. } = self.node_mut(id);
         disk.log.drain(..(before.0 - disk.log_start) as usize);
         disk.log_start = before.0;
-        replica.handle_log_start(before);
+        replica.handle_log_start(before, now);
         self.carry_effects(id);
     }
 
