@@ -18,9 +18,10 @@ use pyralog_engine::{
         RingReceiver, RingSender,
         glommio::{GlommioRuntime, LaunchOptions, launch, mesh},
     },
-    settings::LogSettings,
+    settings::{LogSettings, Replication},
     shard::{
         self, Shard, ShardConfig,
+        placement::Drives,
         request::{Append, CreateLog, Reply, Request},
     },
     types::{AckLevel, CoreId, Incarnation, LeaderEpoch, Offset, PartitionId},
@@ -187,7 +188,7 @@ fn shard_thread(folder: &Path, batch: Bytes, asked: Asked) -> thread::JoinHandle
 
 fn config(data_dir: &Path) -> ShardConfig {
     ShardConfig {
-        data_dir: data_dir.to_path_buf(),
+        drives: Drives::single(data_dir),
         segment_bytes: 256 << 20,
         use_mmap: false,
         buffer_time_max: Duration::from_millis(10),
@@ -201,6 +202,8 @@ fn config(data_dir: &Path) -> ShardConfig {
         reserve_bytes: 0,
         retention: Limits::default(),
         retention_interval: Duration::from_secs(5),
+        replication: Replication::SINGLE,
+        drive_timeout: Duration::from_millis(500),
     }
 }
 

@@ -8,7 +8,8 @@ use crate::{
     error::RequestError,
     limits::{LOGS_MAX, PARTITIONS_PER_LOG_MAX},
     name::LogName,
-    settings::LogSettings,
+    replication::assignment::ReplicaId,
+    settings::{LogSettings, Replication},
     shard::request::{AlterLog, CreateLog},
     types::{LogUid, PartitionId, PartitionIndex},
 };
@@ -25,8 +26,22 @@ pub struct LogEntry {
     /// What holds for it.
     #[serde(flatten)]
     pub settings: LogSettings,
+    /// Its creation is not complete: a copy of a partition that is not there was never there, and may be made.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub founding: bool,
+    /// How many drives there were when it was created: the drive of each copy follows from that.
+    #[serde(default = "one_drive", skip_serializing_if = "is_one")]
+    pub drives: u16,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
+}
+
+fn one_drive() -> u16 {
+    1
+}
+
+fn is_one(drives: &u16) -> bool {
+    *drives == 1
 }
 
 impl LogEntry {
@@ -35,20 +50,32 @@ impl LogEntry {
         let log = self.uid;
         (0..self.partitions).map(move |index| PartitionId { log, index: PartitionIndex(index) })
     }
+
+    /// Its copies, if there are several of each partition.
+    pub fn replication(&self) -> Option<Replication> {
+        self.settings.replication.filter(|replication| replication.replication_factor > 1)
+    }
+
+    /// The copies of each partition that it is created with.
+    pub fn slots(&self) -> impl Iterator<Item = ReplicaId> + use<> {
+        (0..self.replication().map_or(1, |replication| replication.replication_factor)).map(ReplicaId)
+    }
 }
 
 /// All logs of a server. A value: a change makes a new one, which replaces the old everywhere at once.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Catalog {
     next_uid: u64,
+    /// Counts the changes: of two copies of a catalogue the higher is the later.
+    revision: u64,
     by_name: BTreeMap<LogName, Arc<LogEntry>>,
     by_uid: BTreeMap<LogUid, Arc<LogEntry>>,
 }
 
 impl Catalog {
     /// A catalogue with these logs. `next_uid` is above the number of every log that ever existed.
-    pub fn from_parts(next_uid: u64, logs: impl IntoIterator<Item = LogEntry>) -> Self {
-        let mut catalog = Catalog { next_uid, ..Catalog::default() };
+    pub fn from_parts((next_uid, revision): (u64, u64), logs: impl IntoIterator<Item = LogEntry>) -> Self {
+        let mut catalog = Catalog { next_uid, revision, ..Catalog::default() };
         for log in logs {
             catalog.insert(Arc::new(log));
         }
@@ -58,6 +85,16 @@ impl Catalog {
     /// The number the next log will get.
     pub fn next_uid(&self) -> u64 {
         self.next_uid
+    }
+
+    /// How many changes there were.
+    pub fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// The same as one change later.
+    pub fn next_revision(self) -> Catalog {
+        Catalog { revision: self.revision + 1, ..self }
     }
 
     /// All logs by name.
@@ -75,10 +112,14 @@ impl Catalog {
         self.by_uid.get(&uid)
     }
 
-    /// The catalogue after `request`, and the log it made.
+    /// The catalogue after `request` on a server with `drives` drives, and the log it made.
     ///
     /// Errors: `LogExists`, `SettingsRefused`.
-    pub fn with_log(&self, request: &CreateLog, now_ms: i64) -> Result<(Catalog, Arc<LogEntry>), RequestError> {
+    pub fn with_log(
+        &self,
+        request: &CreateLog,
+        (drives, now_ms): (u16, i64),
+    ) -> Result<(Catalog, Arc<LogEntry>), RequestError> {
         if self.by_name.contains_key(&request.name) {
             return Err(RequestError::LogExists { name: request.name.clone() });
         }
@@ -96,12 +137,25 @@ impl Catalog {
             name: request.name.clone(),
             partitions: request.partitions,
             settings: request.settings,
+            founding: false,
+            drives: 1,
             created_ms: now_ms,
         });
+        let founding = log.replication().is_some();
+        let log = Arc::new(LogEntry { founding, drives: drives.max(1), ..LogEntry::clone(&log) });
         let mut next = self.clone();
         next.next_uid += 1;
         next.insert(Arc::clone(&log));
         Ok((next, log))
+    }
+
+    /// The catalogue after the creation of the log `uid` is complete.
+    pub fn with_founded(&self, uid: LogUid) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&uid) {
+            next.replace(Arc::new(LogEntry { founding: false, ..LogEntry::clone(log) }));
+        }
+        next
     }
 
     /// The catalogue after a change of a log's settings, and what the log is then.
@@ -114,9 +168,13 @@ impl Catalog {
         settings.check()?;
         let log = Arc::new(LogEntry { settings, ..LogEntry::clone(log) });
         let mut next = self.clone();
-        next.by_uid.insert(log.uid, Arc::clone(&log));
-        next.by_name.insert(log.name.clone(), Arc::clone(&log));
+        next.replace(Arc::clone(&log));
         Ok((next, log))
+    }
+
+    fn replace(&mut self, log: Arc<LogEntry>) {
+        self.by_uid.insert(log.uid, Arc::clone(&log));
+        self.by_name.insert(log.name.clone(), log);
     }
 
     /// The catalogue without the log `name`, and what it was.
@@ -151,16 +209,16 @@ mod tests {
 
     #[test]
     fn a_name_used_again_gets_a_new_number() {
-        let (catalog, first) = Catalog::default().with_log(&create("a", 1), 0).unwrap();
+        let (catalog, first) = Catalog::default().with_log(&create("a", 1), (1, 0)).unwrap();
         let (catalog, _) = catalog.without_log(&first.name).unwrap();
-        let (catalog, second) = catalog.with_log(&create("a", 1), 0).unwrap();
+        let (catalog, second) = catalog.with_log(&create("a", 1), (1, 0)).unwrap();
         assert!(second.uid > first.uid);
         assert!(catalog.by_uid(first.uid).is_none());
     }
 
     #[test]
     fn a_log_keeps_its_number_when_its_settings_change() {
-        let (catalog, made) = Catalog::default().with_log(&create("a", 3), 7).unwrap();
+        let (catalog, made) = Catalog::default().with_log(&create("a", 3), (1, 7)).unwrap();
         let compression = Some(Some(Codec::Lz4));
         let changes = LogChanges { compression, ..LogChanges::default() };
         let alter = AlterLog { name: made.name.clone(), changes };
@@ -180,7 +238,7 @@ mod tests {
         for (count, fine) in
             [(0, false), (1, true), (PARTITIONS_PER_LOG_MAX, true), (PARTITIONS_PER_LOG_MAX + 1, false)]
         {
-            assert_eq!(Catalog::default().with_log(&create("a", count), 0).is_ok(), fine, "{count} partitions");
+            assert_eq!(Catalog::default().with_log(&create("a", count), (1, 0)).is_ok(), fine, "{count} partitions");
         }
     }
 }

@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::{
     name::{LogName, NameError},
-    types::{Offset, PartitionId, PartitionIndex, ProducerId, Sequence},
+    types::{CoreId, Offset, PartitionId, PartitionIndex, ProducerId, Sequence},
 };
 
 /// Who must act on an error.
@@ -45,6 +45,14 @@ pub enum RequestError {
     PartitionOpening {
         /// The partition asked for.
         partition: PartitionId,
+    },
+    /// The partition has several copies, and the one that was asked does not lead.
+    #[error("partition {partition} (log number/partition) is led by {}; try again", leader_name(*leader))]
+    NotLeader {
+        /// The partition asked for.
+        partition: PartitionId,
+        /// The core of the copy that leads; `None` while the copies agree on one.
+        leader: Option<CoreId>,
     },
     /// The log has fewer partitions.
     #[error("log `{log}` has partitions 0 to {last}, not {partition}", last = partitions - 1)]
@@ -206,6 +214,10 @@ pub enum RequestError {
     },
 }
 
+fn leader_name(leader: Option<CoreId>) -> String {
+    leader.map_or_else(|| "nobody at the moment".to_owned(), |core| format!("core {core}"))
+}
+
 fn room(free_bytes: u64, reserve_bytes: u64) -> String {
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     if free_bytes < reserve_bytes {
@@ -238,7 +250,7 @@ impl RequestError {
             E::UnknownProducer { .. } | E::SequenceReused { .. } => ErrorClass::Refused,
             E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
-            E::PartitionOpening { .. } => ErrorClass::Retriable,
+            E::PartitionOpening { .. } | E::NotLeader { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,
             E::Corrupt { .. } | E::ReadFailed { .. } => ErrorClass::Corrupt,
             E::OutcomeUnknown { .. } => ErrorClass::Unknown,

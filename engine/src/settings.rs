@@ -7,7 +7,13 @@ use std::{fmt, str::FromStr};
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 
-use crate::{error::RequestError, record::Codec, types::AckLevel};
+use crate::{
+    error::RequestError,
+    limits::REPLICAS_MAX,
+    record::Codec,
+    replication::assignment::{Members, ReplicaId},
+    types::AckLevel,
+};
 
 /// A bound that a log sets itself: a log may keep everything also where the server has a bound.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -16,6 +22,37 @@ pub enum Bound {
     Unlimited,
     /// This much, at least 1.
     AtMost(u64),
+}
+
+/// How many copies of each partition there are, and how many of them a decision takes. What that means:
+/// `docs/REPLICATION.md`, "Numbers".
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Replication {
+    /// Copies of a partition, each on a core of its own: 1 to 8.
+    pub replication_factor: u8,
+    /// How many must have a record before it is acknowledged: 1 to `replication_factor`.
+    pub write_quorum: u8,
+    /// How many must confirm that their leader still leads before it answers a read: 1 to `replication_factor`.
+    pub read_quorum: u8,
+}
+
+impl Replication {
+    /// One copy.
+    pub const SINGLE: Replication = Replication { replication_factor: 1, write_quorum: 1, read_quorum: 1 };
+
+    /// The members of a partition in the beginning: slots 0, 1, 2 …
+    ///
+    /// Errors: `SettingsRefused`.
+    pub fn members(&self) -> Result<Members, RequestError> {
+        if !(1..=REPLICAS_MAX).contains(&self.replication_factor) {
+            let reason = format!("replication_factor is 1 to {REPLICAS_MAX}, not {}", self.replication_factor);
+            return Err(RequestError::SettingsRefused { reason });
+        }
+        let slots = (0..self.replication_factor).map(ReplicaId).collect();
+        Members::new(slots, self.write_quorum, self.read_quorum)
+            .map_err(|error| RequestError::SettingsRefused { reason: error.to_string() })
+    }
 }
 
 /// The settings of a log.
@@ -34,6 +71,10 @@ pub struct LogSettings {
     /// it is sent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub compression: Option<Codec>,
+    /// Copies of its partitions; absent, in a request to create a log, for as many as the server's setting says, and in
+    /// a log for one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<Replication>,
 }
 
 /// Changes of a log's settings: `None` leaves one as it is, `Some(None)` makes it the server's again.
@@ -67,6 +108,7 @@ impl LogSettings {
             retention_ms: changes.retention_ms.unwrap_or(self.retention_ms),
             retention_bytes: changes.retention_bytes.unwrap_or(self.retention_bytes),
             compression: changes.compression.unwrap_or(self.compression),
+            replication: self.replication,
         }
     }
 
@@ -78,7 +120,7 @@ impl LogSettings {
                 return Err(RequestError::SettingsRefused { reason });
             }
         }
-        Ok(())
+        self.replication.map_or(Ok(()), |replication| replication.members().map(|_| ()))
     }
 }
 
@@ -163,12 +205,16 @@ mod tests {
         retention_ms: Some(Bound::AtMost(1000)),
         retention_bytes: Some(Bound::Unlimited),
         compression: Some(Codec::Zstd),
+        replication: Some(Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 }),
     };
 
     #[test]
     fn settings_come_back_and_those_of_an_earlier_version_are_the_servers() {
         let text = serde_json::to_string(&ALL).unwrap();
-        let expected = r#"{"ack":"written","retention_ms":1000,"retention_bytes":"unlimited","compression":"zstd"}"#;
+        let expected = concat!(
+            r#"{"ack":"written","retention_ms":1000,"retention_bytes":"unlimited","compression":"zstd","#,
+            r#""replication":{"replication_factor":3,"write_quorum":2,"read_quorum":1}}"#,
+        );
         assert_eq!(text, expected);
         assert_eq!(serde_json::from_str::<LogSettings>(&text).unwrap(), ALL);
         assert_eq!(serde_json::from_str::<LogSettings>("{}").unwrap(), LogSettings::default());
@@ -197,5 +243,18 @@ mod tests {
             assert!(settings.check().unwrap_err().to_string().contains("at least 1"));
         }
         assert_eq!(ALL.check(), Ok(()));
+    }
+
+    #[test]
+    fn quorums_are_of_the_copies_that_there_are() {
+        let why = |replication_factor, write_quorum, read_quorum| {
+            let replication = Some(Replication { replication_factor, write_quorum, read_quorum });
+            LogSettings { replication, ..ALL }.check().map_err(|error| error.to_string())
+        };
+        assert_eq!(why(3, 3, 1), Ok(()));
+        assert_eq!(why(0, 1, 1), Err("replication_factor is 1 to 8, not 0".to_owned()));
+        assert_eq!(why(9, 1, 1), Err("replication_factor is 1 to 8, not 9".to_owned()));
+        let refused = "the write quorum is 1 to 3, the number of replicas, not 4".to_owned();
+        assert_eq!(why(3, 4, 1), Err(refused));
     }
 }

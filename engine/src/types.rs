@@ -49,6 +49,10 @@ newtype! {
     CoreId(u16)
 }
 newtype! {
+    /// A drive of the server, counted from 0; it keeps its number wherever it is mounted.
+    DriveId(u16)
+}
+newtype! {
     /// A partition of a log, counted from 0.
     PartitionIndex(u32)
 }

@@ -1,6 +1,6 @@
 //! Whole servers on a simulated drive that is full or fails: what is refused, what goes on, and how it ends.
 
-use std::{cell::RefCell, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
+use std::{cell::RefCell, path::Path, path::PathBuf, rc::Rc, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pyralog_engine::{
@@ -14,9 +14,11 @@ use pyralog_engine::{
             faults::{FaultKind, FaultRates},
         },
     },
+    settings::Replication,
     shard::{
         self, Shard, ShardConfig, Wiring,
         mailbox::Message,
+        placement::Drives,
         request::{Append, CreateLog, Fetch, FindOffset, OffsetAt, Outcome, Reply, Request},
     },
     types::{AckLevel, CoreId, Offset, PartitionId},
@@ -28,7 +30,7 @@ const RESERVE: u64 = 8 * MIB;
 
 fn config() -> ShardConfig {
     ShardConfig {
-        data_dir: PathBuf::from("/data"),
+        drives: Drives::single(Path::new("/data")),
         segment_bytes: 2 * MIB,
         buffer_time_max: Duration::from_secs(30),
         buffer_bytes_max: 4 << 20,
@@ -42,6 +44,8 @@ fn config() -> ShardConfig {
         reserve_bytes: RESERVE,
         retention: Default::default(),
         retention_interval: Duration::from_millis(50),
+        replication: Replication::SINGLE,
+        drive_timeout: Duration::from_millis(500),
     }
 }
 
@@ -60,7 +64,7 @@ impl<'a> Server<'a> {
         for ((core, mesh), runtime) in sim.mesh::<Message>(cores, 16).into_iter().enumerate().zip(&runtimes) {
             let (shards, runtime) = (Rc::clone(&shards), runtime.clone());
             runtime.clone().spawn(async move {
-                runtime.create_dir_all(&config().data_dir).await.unwrap();
+                runtime.create_dir_all(Path::new("/data")).await.unwrap();
                 let wiring = Wiring { core: CoreId(core as u16), mesh, control: None, metrics: Arc::default() };
                 shards.borrow_mut()[core] = Some(shard::open(runtime, config(), wiring).await.unwrap());
             });

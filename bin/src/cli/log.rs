@@ -87,6 +87,7 @@ pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Ou
                 retention_ms: *retention,
                 retention_bytes: *retention_bytes,
                 compression: compression.and_then(|choice| choice.0),
+                replication: None,
             };
             let log = client.create_log(name, *partitions, settings).await?;
             if json {

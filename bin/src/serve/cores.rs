@@ -8,10 +8,12 @@ use pyralog_engine::{
     log::{retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh, try_lock},
+    settings::Replication,
     shard::{
         self, ShardConfig, Wiring,
         control::{ControlHandle, control_channel},
         mailbox::Message,
+        placement::Drives,
     },
     types::{AckLevel, CoreId},
 };
@@ -94,7 +96,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
     let retention = &config.storage.retention;
     let tail_bytes = plan.read_cache_bytes_per_core / TAIL_SHARE;
     ShardConfig {
-        data_dir: config.server.data_dir.clone(),
+        drives: Drives::single(&config.server.data_dir),
         segment_bytes: config.storage.segment_config.max_size.0,
         buffer_time_max,
         buffer_bytes_max: bytes(cache.max_size.0 / cores),
@@ -114,6 +116,8 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
             bytes: retention.max_size.map(|size| size.0),
         },
         retention_interval: Duration::from_millis(retention.check_interval_ms.0),
+        replication: Replication::SINGLE,
+        drive_timeout: Duration::from_millis(500),
     }
 }
 
@@ -174,7 +178,7 @@ pub fn start(cpus: &[usize], common: Common, mut sockets: ServerSockets) -> Resu
     // Every core takes its own luggage out of this by its number; the closure is the same for all.
     let luggage = Arc::new(luggage);
     let options = LaunchOptions {
-        data_dirs: vec![common.shard.data_dir.clone()],
+        data_dirs: common.shard.drives.all().map(|(_, dir)| dir.to_path_buf()).collect(),
         spin_before_park: common.spin_before_park,
         ..LaunchOptions::default()
     };

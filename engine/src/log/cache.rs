@@ -5,13 +5,17 @@ use std::cell::RefCell;
 use bytes::Bytes;
 use quick_cache::{Weighter, unsync::Cache};
 
-use crate::types::{Offset, PartitionId};
+use crate::types::Offset;
+
+/// Names the opening of a log on a core: a log that was opened anew may have other bytes at the same place.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Opening(pub u64);
 
 /// Names an index block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct BlockKey {
     /// Whose.
-    pub partition: PartitionId,
+    pub log: Opening,
     /// The segment.
     pub base_offset: Offset,
     /// The block in it.
@@ -52,9 +56,9 @@ impl BlockCache {
         self.blocks.borrow_mut().insert(key, bytes);
     }
 
-    /// Forgets all blocks of a partition, whose files are gone.
-    pub fn forget(&self, partition: PartitionId) {
-        self.retain(|key| key.partition != partition);
+    /// Forgets all blocks of a log, whose files are gone.
+    pub fn forget(&self, log: Opening) {
+        self.retain(|key| key.log != log);
     }
 
     /// Keeps only the blocks that `stays` says so of.

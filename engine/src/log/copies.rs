@@ -5,29 +5,47 @@ use std::{io, path::Path, rc::Rc};
 
 use bytes::Bytes;
 
-use super::{
-    LogFault,
-    version::{has_checksum, other_version},
-};
+use super::{LogFault, envelope, version::other_version};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     runtime::{Buffer, File, OpenMode, Runtime},
     testing::bug::{PlantedBug, planted},
 };
 
+/// The ballot of a replica, which stands beside its segments. What is in it is the business of whoever owns the log;
+/// the log knows its file.
+pub(crate) const BALLOT_NAME: &str = "ballot";
+const BALLOT_ASIDE_NAME: &str = "ballot.new";
+/// The first bytes of each copy of it. The 1 is the version.
+pub(crate) const BALLOT_MAGIC: [u8; 4] = *b"PYV1";
+
+/// Whether a file in a partition's directory is a ballot, or the next one that was never finished.
+pub fn is_ballot_file(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == BALLOT_NAME || name == BALLOT_ASIDE_NAME)
+}
+
+/// Whether any copy in a ballot's file is intact.
+pub fn has_intact_ballot(bytes: &[u8]) -> bool {
+    (0..bytes.len()).step_by(COPY_BYTES).any(|at| envelope::open(BALLOT_MAGIC, &bytes[at..]).is_some())
+}
+
 /// A copy begins at each multiple of this, or of a number of them.
 pub(crate) const COPY_BYTES: usize = 512;
 
-/// The version of a file that another Pyralog wrote, whose copies begin with `magic` and are `len` bytes long in our
-/// version. A copy that begins as ours do, or has our checksum, says that it is ours: then a sector that says otherwise
-/// is spoiled.
-pub(crate) fn other_version_of(magic: [u8; 4], bytes: &[u8], len: usize) -> Option<u8> {
-    let holds = |copy: &[u8]| has_checksum(copy, len);
+/// The version of a file that another Pyralog wrote, whose copies begin with `magic`. A copy that begins as ours do, or
+/// whose checksum `holds`, says that it is ours: then a sector that says otherwise is spoiled.
+pub(crate) fn other_version_of(magic: [u8; 4], bytes: &[u8], holds: impl Fn(&[u8]) -> bool) -> Option<u8> {
     let is_ours = |copy: &[u8]| copy.starts_with(&magic) || (copy.starts_with(&magic[..3]) && holds(copy));
     if bytes.chunks(COPY_BYTES).any(is_ours) {
         return None;
     }
-    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(magic, copy, holds))
+    bytes.chunks(COPY_BYTES).find_map(|copy| other_version(magic, copy, &holds))
+}
+
+/// Whether the checksum of a copy of a ballot holds, whatever its version says.
+pub(crate) fn ballot_holds(copy: &[u8]) -> bool {
+    let rest = copy.get(BALLOT_MAGIC.len()..).unwrap_or_default();
+    envelope::open(BALLOT_MAGIC, &[&BALLOT_MAGIC[..], rest].concat()).is_some()
 }
 
 /// What the copies of a file come to, each read by `decode`: of two that are intact and differ, what `newest` says.
@@ -45,8 +63,10 @@ pub(crate) fn best_of<T>(
     best.unwrap_or_else(|| Err("the file is empty".to_owned()))
 }
 
-/// Makes the file at `path` one of copies of `copy`, which is shorter than a page. Durable when this returns.
+/// Makes the file at `path` one of copies of `copy`, of which two have room in a page. Durable when this returns.
 pub(crate) async fn write<R: Runtime>(runtime: &R, path: &Path, copy: &[u8]) -> Result<(), LogFault> {
+    let most = DEVICE_BLOCK_BYTES_MAX as usize / 2;
+    assert!(copy.len() <= most, "a copy of {} bytes, where {most} have room", copy.len());
     let aside = path.with_extension("new");
     let full = |error: io::Error| LogFault::from_io("writing", &aside, &error);
     let failed = |error: io::Error| LogFault::failed("writing", path, &error);

@@ -216,21 +216,32 @@ impl<R: Runtime> Log<R> {
         while self.write_waiting(Commit::Written).await?.is_some() {}
         self.sync().await?;
         if to < written {
-            self.come_to_rest().await;
-            let (holder, end_position) = self.holder_of(to).await;
-            let producers = self.producers_until(to).await?;
-            self.put_aside(to, Some(&producers)).await?;
-            self.carry_out(Cut::End { at: to, holder, end_position }).await?;
+            self.end_at(to).await?;
         }
         self.end_offset.set(to);
         Ok(())
     }
 
+    /// Makes a log that ends at damage one that can be gone on with, without what is behind the damage. Otherwise like
+    /// [`Log::cut`].
+    pub async fn mend(self: &Rc<Self>) -> Result<(), LogFault> {
+        self.end_at(self.end_offset.get()).await
+    }
+
+    async fn end_at(self: &Rc<Self>, to: Offset) -> Result<(), LogFault> {
+        self.come_to_rest().await;
+        let (holder, end_position) = self.holder_of(to).await;
+        let producers = self.producers_until(to).await?;
+        self.put_aside(to, &producers).await?;
+        self.carry_out(Cut::End { at: to, holder, end_position }).await
+    }
+
     /// Deletes all records, for good: whoever opens the log again finds it to begin and to end at `at`. Otherwise like
     /// [`Log::cut`].
-    pub async fn restart(self: &Rc<Self>, at: Offset) -> Result<(), LogFault> {
+    /// `producers` is what batches before `at` said of their producers.
+    pub async fn restart(self: &Rc<Self>, at: Offset, producers: &ProducerHistory) -> Result<(), LogFault> {
         self.come_to_rest().await;
-        self.put_aside(at, None).await?;
+        self.put_aside(at, producers).await?;
         self.carry_out(Cut::Restart { at }).await
     }
 
@@ -240,7 +251,7 @@ impl<R: Runtime> Log<R> {
         self.end.settled.wait_until(|| self.end.writers.get() == 0).await;
         self.close_spare().await;
         self.preparation_over().await;
-        self.context.cache.forget(self.partition);
+        self.context.cache.forget(self.opening);
         self.forget_all_windows();
     }
 
@@ -289,19 +300,19 @@ impl<R: Runtime> Log<R> {
 
     /// Makes the segment that will begin at `at`, under another name, and what is kept beside it. Durable when this
     /// returns.
-    async fn put_aside(&self, at: Offset, producers: Option<&ProducerHistory>) -> Result<(), LogFault> {
+    async fn put_aside(&self, at: Offset, producers: &ProducerHistory) -> Result<(), LogFault> {
         let (runtime, dir) = (&self.context.runtime, &self.dir);
         let segment = Segment::<R>::planned(dir, self.new_header(at, self.epoch.get()));
         let path = dir.join(REPLACEMENT_PRODUCERS_NAME);
         let fault = |operation, error: io::Error| LogFault::from_io(operation, &path, &error);
-        match producers.filter(|_| at > Offset(0)) {
-            Some(producers) => {
+        match at > Offset(0) {
+            true => {
                 let bytes = producer_snapshot::to_sidecar(producers, SnapshotKey::from(&segment.header));
                 let written = envelope::write(runtime, &path, &bytes).await;
                 let file = written.map_err(|error| fault("writing", error))?;
                 file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &path, &error))?;
             }
-            None => {
+            false => {
                 // Of an earlier try.
                 unless_gone(runtime.remove_file(&path).await).map_err(|error| fault("removing", error))?;
             }

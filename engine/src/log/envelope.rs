@@ -1,5 +1,6 @@
 //! The envelope of a sidecar: a magic that names its kind and version, the CRC-32C of what is in it, its length, and an
-//! rkyv archive. What a sidecar says can always be had from the segments, so a doubt is no error.
+//! rkyv archive. What a sidecar says can always be had from the segments, so a doubt is no error. A ballot stands in
+//! one too, as JSON.
 
 use std::{io, path::Path, rc::Rc};
 
@@ -13,7 +14,7 @@ use crate::{
 const ENVELOPE_BYTES: usize = 16;
 
 /// The bytes of a sidecar.
-pub(super) fn seal(magic: [u8; 4], archive: &[u8]) -> Vec<u8> {
+pub(crate) fn seal(magic: [u8; 4], archive: &[u8]) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(ENVELOPE_BYTES + archive.len());
     bytes.extend_from_slice(&magic);
     bytes.extend_from_slice(&crc32c::crc32c(archive).to_le_bytes());
@@ -23,7 +24,7 @@ pub(super) fn seal(magic: [u8; 4], archive: &[u8]) -> Vec<u8> {
 }
 
 /// The archive in a sidecar, aligned for rkyv; `None` on any doubt. The file may go on behind it.
-pub(super) fn open(magic: [u8; 4], bytes: &[u8]) -> Option<AlignedVec<16>> {
+pub(crate) fn open(magic: [u8; 4], bytes: &[u8]) -> Option<AlignedVec<16>> {
     let (envelope, rest) = bytes.split_at_checked(ENVELOPE_BYTES)?;
     let crc = u32::from_le_bytes(envelope[4..8].try_into().ok()?);
     let len = usize::try_from(u64::from_le_bytes(envelope[8..16].try_into().ok()?)).ok()?;

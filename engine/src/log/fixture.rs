@@ -48,6 +48,7 @@ pub fn context_of(runtime: &SimRuntime, block_bytes: u32, segment_bytes: u64) ->
     Rc::new(LogContext {
         runtime: runtime.clone(),
         metrics: Arc::default(),
+        openings: Default::default(),
         cache: BlockCache::new(1 << 16),
         ahead: AheadMemory::new(1 << 20),
         windows: Windows::new(0, 0),

@@ -11,7 +11,7 @@ pub mod cache;
 pub(crate) mod copies;
 pub mod cut;
 pub mod damage;
-mod envelope;
+pub(crate) mod envelope;
 #[cfg(test)]
 mod fixture;
 pub mod flush;
@@ -48,7 +48,7 @@ use std::{
 };
 
 use ahead::{AheadMemory, ReadAhead};
-use cache::BlockCache;
+use cache::{BlockCache, Opening};
 use cut::End;
 use damage::Losses;
 use loaded::Loaded;
@@ -76,6 +76,8 @@ pub struct LogContext<R: Runtime> {
     pub runtime: R,
     /// The core's counters.
     pub metrics: Arc<CoreMetrics>,
+    /// How many logs were opened.
+    pub openings: Cell<u64>,
     /// Index blocks read from the device.
     pub cache: BlockCache,
     /// Mappings of sealed segments.
@@ -161,6 +163,7 @@ pub struct Placed {
 /// One partition's log. Made by [`recovery`].
 pub struct Log<R: Runtime> {
     context: Rc<LogContext<R>>,
+    opening: Opening,
     partition: PartitionId,
     dir: PathBuf,
     /// The newest reign of a batch in it, or that in which the next opening of a single copy appends.

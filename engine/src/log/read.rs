@@ -235,7 +235,7 @@ impl<R: Runtime> Log<R> {
     pub(super) fn block_key(&self, segment: &Segment<R>, number: usize) -> BlockKey {
         let segment_named = !planted(PlantedBug::BlockOfAnotherSegment);
         let base_offset = if segment_named { segment.base_offset() } else { Offset(0) };
-        BlockKey { partition: self.partition, base_offset, number }
+        BlockKey { log: self.opening, base_offset, number }
     }
 
     /// The offset that follows what the device has of `segment`.

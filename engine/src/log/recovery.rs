@@ -44,6 +44,7 @@ use std::{
 use super::{
     Log, LogContext, LogFault,
     behind_damage::read_behind_damage,
+    cache::Opening,
     cut,
     flush::create_segment,
     index::Index,
@@ -259,6 +260,7 @@ fn assemble<R: Runtime>(
     assert!(!segments.is_empty(), "a log has an active segment");
     Rc::new(Log {
         context: Rc::clone(context),
+        opening: Opening(context.openings.replace(context.openings.get() + 1)),
         partition,
         dir,
         epoch: Cell::new(epoch),

@@ -232,6 +232,7 @@ impl<R: Runtime> Log<R> {
     /// Lets go of the log's files: its log is deleted.
     pub async fn close(&self) {
         self.close_spare().await;
+        self.context.cache.forget(self.opening);
         self.forget_all_windows();
         self.segments.borrow().iter().for_each(|segment| drop(segment.file.borrow_mut().take()));
     }

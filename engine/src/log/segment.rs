@@ -14,6 +14,7 @@ use zerocopy::{
 };
 
 use super::{
+    copies::is_ballot_file,
     cut::is_cut_file,
     index::Index,
     missing::BEGUN,
@@ -310,6 +311,7 @@ pub fn belongs_to_log(path: &Path) -> bool {
         || is_deleted_segment(path)
         || is_start_file(path)
         || is_cut_file(path)
+        || is_ballot_file(path)
         || is_spare(path)
         || path.file_name().is_some_and(|name| name == BEGUN)
 }

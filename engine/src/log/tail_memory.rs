@@ -86,6 +86,7 @@ mod tests {
         let test = async move {
             let context = Rc::new(LogContext {
                 metrics: Arc::default(),
+                openings: Default::default(),
                 cache: BlockCache::new(1 << 16),
                 ahead: AheadMemory::new(1 << 20),
                 windows: Windows::new(0, 0),

@@ -82,8 +82,9 @@ impl Versions {
     pub fn judge(&self, path: &Path, bytes: &[u8]) -> Result<(), OtherVersion> {
         let Some(magic) = self.magic_of(path) else { return Ok(()) };
         let found = match magic {
-            start::MAGIC => copies::other_version_of(magic, bytes, start::COPY_LEN),
-            cut::MAGIC => copies::other_version_of(magic, bytes, cut::COPY_LEN),
+            start::MAGIC => copies::other_version_of(magic, bytes, |copy| has_checksum(copy, start::COPY_LEN)),
+            cut::MAGIC => copies::other_version_of(magic, bytes, |copy| has_checksum(copy, cut::COPY_LEN)),
+            copies::BALLOT_MAGIC => copies::other_version_of(magic, bytes, copies::ballot_holds),
             producer_snapshot::MAGIC => other_version(magic, bytes, producer_snapshot::is_ours),
             _ => other_version(magic, bytes, segment::has_checksum),
         };
@@ -97,11 +98,14 @@ impl Versions {
         if base_offset_of(path).is_some() {
             return Some(SEGMENT_MAGIC);
         }
-        if path.file_name().is_some_and(|name| name == start::FILE_NAME) {
-            return Some(start::MAGIC);
-        }
-        if path.file_name().is_some_and(|name| name == cut::FILE_NAME) {
-            return Some(cut::MAGIC);
+        let with_copies = [
+            (start::FILE_NAME, start::MAGIC),
+            (cut::FILE_NAME, cut::MAGIC),
+            (copies::BALLOT_NAME, copies::BALLOT_MAGIC),
+        ];
+        let name = path.file_name();
+        if let Some((_, magic)) = with_copies.into_iter().find(|(known, _)| name.is_some_and(|name| name == *known)) {
+            return Some(magic);
         }
         // One before the first segment is left of a deletion, and one that can be made anew is derived data.
         let base = producers_base_of(path)?;
@@ -152,6 +156,11 @@ mod tests {
         assert_eq!(versions.wants(Path::new("00000000000000000000.idx"), 1 << 20), None);
         assert_eq!(versions.wants(Path::new("next.spare"), 1 << 20), None);
         assert_eq!(versions.wants(Path::new("00000000000000000000.seg"), 1 << 20), Some(VERSION_BYTES));
+        for (name, magic) in [("start", b"PYB2"), ("cut", b"PYC2"), ("ballot", b"PYV2")] {
+            assert_eq!(versions.judge(Path::new(name), magic).unwrap_err().found, 2, "{name}");
+            let spoiled = [&[7; 512][..], magic].concat();
+            assert_eq!(versions.judge(Path::new(name), &spoiled).unwrap_err().found, 2, "{name}");
+        }
         let path = Path::new("00000000000000000000.seg");
         let found = versions.judge(path, b"PYS3").unwrap_err();
         let text = "00000000000000000000.seg has format version 3, this version reads 1; nothing was changed";

@@ -23,14 +23,14 @@ use send_wrapper::SendWrapper;
 use super::{
     Log,
     ahead::Share,
-    cache::BlockCache,
+    cache::{BlockCache, Opening},
     read::{Checked, Stretch, check},
     segment::Segment,
 };
 use crate::{
     runtime::{File, MapError, Runtime},
     testing::bug::{PlantedBug, planted},
-    types::{Offset, PartitionId},
+    types::Offset,
 };
 
 /// Index blocks that begin in the same stretch of this length are mapped together when one of them is wanted: what the
@@ -63,9 +63,9 @@ impl Windows {
         (self.used_bytes.get(), self.bytes_max)
     }
 
-    /// Forgets the windows of a partition's segments but those that it still `holds`.
-    fn forget(&self, partition: PartitionId, holds: impl Fn(Offset) -> bool) {
-        self.kept.retain(|key| key.partition != partition || holds(key.base_offset));
+    /// Forgets the windows of a log's segments but those that it still `holds`.
+    fn forget(&self, log: Opening, holds: impl Fn(Offset) -> bool) {
+        self.kept.retain(|key| key.log != log || holds(key.base_offset));
     }
 
     fn refuse(&self, reason: String) {
@@ -176,13 +176,13 @@ impl<R: Runtime> Log<R> {
 
     /// Forgets the mappings of segments that are no part of the log any more. Answers may still use some.
     pub(super) fn forget_windows(&self) {
-        self.context.windows.forget(self.partition, |base| self.holds(base));
+        self.context.windows.forget(self.opening, |base| self.holds(base));
         self.ahead.retain(|base| self.holds(base));
     }
 
     /// Forgets all mappings. Answers may still use some.
     pub(super) fn forget_all_windows(&self) {
-        self.context.windows.forget(self.partition, |_| false);
+        self.context.windows.forget(self.opening, |_| false);
         self.ahead.retain(|_| false);
     }
 }

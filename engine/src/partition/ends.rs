@@ -1,4 +1,4 @@
-//! The five offsets that say where a partition stands. This is their only owner: one setter, which asserts order and
+//! The six offsets that say where a partition stands. This is their only owner: one setter, which asserts order and
 //! monotony.
 
 use crate::{
@@ -6,16 +6,18 @@ use crate::{
     types::Offset,
 };
 
-/// Where a partition begins and how far it is visible, synced, written and assigned.
+/// Where a partition begins and how far it is visible, synced, written, received and assigned. Of a partition with
+/// several copies the three in the middle say how far a write quorum of them is.
 ///
-/// Always `log_start ≤ high_watermark ≤ log_end` and `durable_end ≤ written_end ≤ log_end`; none of them ever goes
-/// back.
+/// Always `log_start ≤ high_watermark ≤ log_end` and `durable_end ≤ written_end ≤ received_end ≤ log_end`; none of them
+/// ever goes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Ends {
     log_start: Offset,
     high_watermark: Offset,
     durable_end: Offset,
     written_end: Offset,
+    received_end: Offset,
     log_end: Offset,
 }
 
@@ -30,6 +32,8 @@ pub enum End {
     Durable,
     /// The offset after the last record that the device has taken.
     Written,
+    /// The offset after the last record that is in enough memories.
+    Received,
     /// The offset that the next record gets.
     Log,
 }
@@ -37,8 +41,17 @@ pub enum End {
 impl Ends {
     /// A partition just recovered: everything it has was synced and is visible.
     pub fn recovered(log_start: Offset, log_end: Offset) -> Self {
+        Ends::new(log_start, log_end, log_end)
+    }
+
+    /// A copy just recovered, one of several: nothing is known yet of what the others have.
+    pub fn of_copy(log_start: Offset, log_end: Offset) -> Self {
+        Ends::new(log_start, log_start, log_end)
+    }
+
+    fn new(log_start: Offset, known: Offset, log_end: Offset) -> Self {
         assert!(log_start <= log_end, "log start {log_start} is beyond the log end {log_end}");
-        Ends { log_start, high_watermark: log_end, durable_end: log_end, written_end: log_end, log_end }
+        Ends { log_start, high_watermark: known, durable_end: known, written_end: known, received_end: known, log_end }
     }
 
     /// The first offset.
@@ -64,12 +77,18 @@ impl Ends {
         self.written_end
     }
 
+    /// The offset after the last record that is in enough memories.
+    pub fn received_end(&self) -> Offset {
+        self.received_end
+    }
+
     /// The offset that the next record gets.
     pub fn log_end(&self) -> Offset {
         self.log_end
     }
 
-    /// Moves one end forward, or leaves it. What is durable was written: a sync moves the written end too.
+    /// Moves one end forward, or leaves it. What is durable was written, and what was written was received: a sync
+    /// moves those ends too.
     ///
     /// Panics if it would go back or break the order: both are our bugs, and carrying on would lie to clients.
     pub fn advance(&mut self, end: End, to: Offset) {
@@ -80,20 +99,27 @@ impl Ends {
             End::Durable => {
                 self.durable_end = to;
                 self.written_end = self.written_end.max(to);
+                self.received_end = self.received_end.max(to);
             }
-            End::Written => self.written_end = to,
+            End::Written => {
+                self.written_end = to;
+                self.received_end = self.received_end.max(to);
+            }
+            End::Received => self.received_end = to,
             End::Log => self.log_end = to,
         }
         let monotone = self.log_start >= before.log_start
             && self.high_watermark >= before.high_watermark
             && self.durable_end >= before.durable_end
             && self.written_end >= before.written_end
+            && self.received_end >= before.received_end
             && self.log_end >= before.log_end;
         assert!(monotone, "{end:?} would go back to {to}: {before:?}");
         let ordered = self.log_start <= self.high_watermark
             && self.high_watermark <= self.log_end
             && self.durable_end <= self.written_end
-            && self.written_end <= self.log_end;
+            && self.written_end <= self.received_end
+            && self.received_end <= self.log_end;
         assert!(ordered, "moving {end:?} to {to} breaks the order: {before:?}");
     }
 }

@@ -57,13 +57,23 @@ pub struct Placement {
     pub base_offset: Offset,
     /// The reign it was admitted in.
     pub leader_epoch: LeaderEpoch,
-    /// The durable end known now; see "Where the log ends" in `docs/FORMAT.md`.
-    pub durable_hint: Offset,
+}
+
+/// What a partition's own copy is among all of its copies. Decided elsewhere ([`crate::replication`]).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    /// The only one.
+    Alone,
+    /// It leads, since its log ended at `start`.
+    Leading { start: Offset },
+    /// It takes what another gives it.
+    Following,
 }
 
 /// One partition, as its owner sees it.
 #[derive(Debug)]
 pub struct Partition<A, F> {
+    role: Role,
     epoch: LeaderEpoch,
     ends: Ends,
     acks: AckQueue<A>,
@@ -79,9 +89,19 @@ pub struct Partition<A, F> {
 impl<A, F> Partition<A, F> {
     /// A partition that was recovered with the records from `log_start` to `log_end`, about to reign in `epoch`.
     pub fn recovered(log_start: Offset, log_end: Offset, epoch: LeaderEpoch) -> Self {
+        Partition::new(Role::Alone, epoch, Ends::recovered(log_start, log_end))
+    }
+
+    /// The same of a copy, one of several: it follows until it is told that it leads.
+    pub fn of_copy(log_start: Offset, log_end: Offset) -> Self {
+        Partition::new(Role::Following, LeaderEpoch(0), Ends::of_copy(log_start, log_end))
+    }
+
+    fn new(role: Role, epoch: LeaderEpoch, ends: Ends) -> Self {
         Partition {
+            role,
             epoch,
-            ends: Ends::recovered(log_start, log_end),
+            ends,
             acks: AckQueue::default(),
             duplicates: DuplicateQueue::default(),
             producers: ProducerHistory::default(),
@@ -108,6 +128,16 @@ impl<A, F> Partition<A, F> {
     /// The fault that stopped writes, if one did.
     pub fn fence(&self) -> Option<&str> {
         self.fence.as_deref()
+    }
+
+    /// Whether appends may be admitted, as far as other copies are concerned.
+    pub fn leads(&self) -> bool {
+        self.role != Role::Following
+    }
+
+    /// The reign that batches are admitted in.
+    pub fn epoch(&self) -> LeaderEpoch {
+        self.epoch
     }
 
     /// Whether every record is synced and nobody waits for an ack.
@@ -155,19 +185,19 @@ impl<A, F> Partition<A, F> {
 
     /// Admits a batch of `count` records, to be acknowledged at `level`. Its owner must now hand it to the log.
     ///
-    /// Panics if the partition is fenced: the owner asks [`Partition::fence`] first, to answer with the reason.
+    /// Panics if the partition is fenced or follows: the owner asks [`Partition::fence`] and [`Partition::leads`]
+    /// first, to answer with the reason.
     pub fn handle_append(&mut self, count: u32, level: AckLevel, token: A) -> Placement {
         assert!(self.fence.is_none(), "append to a fenced partition");
+        assert!(self.leads(), "append to a copy that follows");
         assert!(count > 0, "an append of no records has no offset");
         let base_offset = self.ends.log_end();
         let end_offset = base_offset.advance(u64::from(count));
-        let durable_hint = match () {
-            () if planted(PlantedBug::HintTooHigh) => base_offset,
-            () if planted(PlantedBug::HintTooLow) => Offset(0),
-            () => self.ends.durable_end(),
-        };
-        let placement = Placement { base_offset, leader_epoch: self.epoch, durable_hint };
+        let placement = Placement { base_offset, leader_epoch: self.epoch };
         self.ends.advance(End::Log, end_offset);
+        if self.role == Role::Alone {
+            self.ends.advance(End::Received, end_offset);
+        }
         if planted(PlantedBug::ShowFirstBeforeAck)
             && level == AckLevel::Durable
             && self.ends.durable_end() == base_offset
@@ -199,14 +229,51 @@ impl<A, F> Partition<A, F> {
         self.release_duplicates();
     }
 
-    /// The device has taken all records before `end`.
+    /// The log took `count` records of another copy's.
+    pub fn handle_copied(&mut self, count: u32) {
+        assert!(self.role == Role::Following, "a copy takes records while it is {:?}", self.role);
+        self.ends.advance(End::Log, self.ends.log_end().advance(u64::from(count)));
+    }
+
+    /// This copy leads from now on, in `epoch`. All before `committed` may be seen; the rest of what it has when a
+    /// write quorum has that too.
+    pub fn handle_lead(&mut self, epoch: LeaderEpoch, committed: Offset) {
+        let end = self.ends.log_end();
+        assert!(epoch > self.epoch && self.acks.is_empty(), "reign {epoch} after {}", self.epoch);
+        self.epoch = epoch;
+        self.role = Role::Leading { start: end };
+        self.ends.advance(End::HighWatermark, committed.min(end).max(self.ends.high_watermark()));
+        self.release();
+    }
+
+    /// This copy leads no more. What waits for its ack has an unknown fate: it may be in the log that is the log now.
+    pub fn handle_follow(&mut self) {
+        self.role = Role::Following;
+        self.give_up_waiting();
+        while let Some(token) = self.fetches.pop() {
+            self.effects.push_back(Effect::Wake { token });
+        }
+    }
+
+    /// A write quorum of the copies has all records before each of these ends: in memory, on the device, synced.
+    pub fn handle_quorum(&mut self, received: Offset, written: Offset, durable: Offset) {
+        assert!(self.role != Role::Alone, "a quorum of one copy");
+        self.ends.advance(End::Received, received.max(self.ends.received_end()));
+        self.ends.advance(End::Written, written.max(self.ends.written_end()));
+        self.ends.advance(End::Durable, durable.max(self.ends.durable_end()));
+        self.release();
+    }
+
+    /// The device has taken all records before `end`, of the only copy.
     pub fn handle_written(&mut self, end: Offset) {
+        assert!(self.role == Role::Alone, "one of several copies is written up to {end}");
         self.ends.advance(End::Written, end.max(self.ends.written_end()));
         self.release();
     }
 
-    /// All records before `end` survive a loss of power.
+    /// All records before `end` of the only copy survive a loss of power.
     pub fn handle_durable(&mut self, end: Offset) {
+        assert!(self.role == Role::Alone, "one of several copies is durable up to {end}");
         self.ends.advance(End::Durable, end.max(self.ends.durable_end()));
         self.release();
     }
@@ -214,6 +281,10 @@ impl<A, F> Partition<A, F> {
     /// A write or a sync failed: from now on no write is accepted, and what waits for its ack has an unknown fate.
     pub fn handle_fault(&mut self, reason: String) {
         self.fence.get_or_insert(reason);
+        self.give_up_waiting();
+    }
+
+    fn give_up_waiting(&mut self) {
         while let Some(ack) = self.acks.pop().or_else(|| self.duplicates.pop()) {
             let count = (ack.end_offset.0 - ack.base_offset.0) as u32;
             self.effects.push_back(Effect::Unknown { token: ack.token, count });
@@ -222,6 +293,10 @@ impl<A, F> Partition<A, F> {
 
     /// The records before `start` are gone, durably. At most all that are visible.
     pub fn handle_log_start(&mut self, start: Offset) {
+        if self.role == Role::Following {
+            // Its leader would not delete what may not be seen.
+            self.ends.advance(End::HighWatermark, start.max(self.ends.high_watermark()));
+        }
         self.ends.advance(End::LogStart, start);
     }
 
@@ -252,6 +327,12 @@ impl<A, F> Partition<A, F> {
     /// Moves the high watermark over what is fulfilled, acknowledges it and wakes who waits for it.
     fn release(&mut self) {
         let before = self.ends.high_watermark();
+        // Nobody waits for what earlier leaders left: it is final when this reign is.
+        if let Role::Leading { start } = self.role
+            && self.ends.durable_end() >= start
+        {
+            self.ends.advance(End::HighWatermark, start.max(before));
+        }
         while let Some(ack) = self.acks.pop_fulfilled(&self.ends) {
             self.ends.advance(End::HighWatermark, ack.end_offset);
             self.acknowledge(ack);
@@ -353,12 +434,44 @@ mod tests {
     }
 
     #[test]
-    fn the_stamp_carries_the_reign_and_the_durable_end() {
+    fn the_stamp_carries_the_reign() {
         let mut p = partition();
         p.handle_append(1, AckLevel::Received, 1);
         let placed = p.handle_append(1, AckLevel::Received, 2);
-        let expected = Placement { base_offset: Offset(11), leader_epoch: LeaderEpoch(3), durable_hint: Offset(10) };
-        assert_eq!(placed, expected);
+        assert_eq!(placed, Placement { base_offset: Offset(11), leader_epoch: LeaderEpoch(3) });
+    }
+
+    #[test]
+    fn a_copy_that_leads_acknowledges_what_a_quorum_has_at_each_level() {
+        let mut p = Partition::<u32, &'static str>::of_copy(Offset(2), Offset(10));
+        assert!(!p.leads());
+        p.handle_copied(2);
+        p.handle_lead(LeaderEpoch(8), Offset(5));
+        assert_eq!((p.ends().high_watermark(), p.ends().log_end()), (Offset(5), Offset(12)));
+        for (token, level) in [(1, AckLevel::Received), (2, AckLevel::Written), (3, AckLevel::Durable)] {
+            p.handle_append(1, level, token);
+        }
+        assert_eq!(effects(&mut p), [], "what this copy has alone is acknowledged to nobody");
+        p.handle_quorum(Offset(12), Offset(12), Offset(12));
+        assert_eq!(p.ends().high_watermark(), Offset(12), "what it began with is final");
+        p.handle_quorum(Offset(15), Offset(14), Offset(12));
+        assert_eq!(effects(&mut p), [ack(1, 12, 1, AckLevel::Received), ack(2, 13, 1, AckLevel::Written)]);
+        p.handle_quorum(Offset(15), Offset(15), Offset(15));
+        assert_eq!(effects(&mut p), [ack(3, 14, 1, AckLevel::Durable)]);
+    }
+
+    #[test]
+    fn a_copy_that_is_deposed_acknowledges_nothing_and_wakes_who_waits() {
+        let mut p = Partition::<u32, &'static str>::of_copy(Offset(0), Offset(0));
+        p.handle_lead(LeaderEpoch(1), Offset(0));
+        p.handle_append(4, AckLevel::Durable, 1);
+        p.handle_fetch_wait(Offset(0), "reader");
+        p.handle_follow();
+        assert_eq!(effects(&mut p), [Effect::Unknown { token: 1, count: 4 }, Effect::Wake { token: "reader" }]);
+        p.handle_copied(2);
+        p.handle_log_start(Offset(5));
+        p.handle_lead(LeaderEpoch(9), Offset(4));
+        assert_eq!((p.ends().high_watermark(), p.ends().log_end()), (Offset(5), Offset(6)));
     }
 
     fn duplicate_of(p: &mut Partition<u32, &'static str>, base_offset: u64, level: AckLevel, token: u32) {

@@ -125,7 +125,7 @@ impl<A> Default for DuplicateQueue<A> {
 /// Up to where records are as safe as `level` says.
 fn reached(level: AckLevel, ends: &Ends) -> Offset {
     match level {
-        AckLevel::Received => ends.log_end(),
+        AckLevel::Received => ends.received_end(),
         AckLevel::Written => ends.written_end(),
         AckLevel::Durable | AckLevel::Quorum => ends.durable_end(),
     }

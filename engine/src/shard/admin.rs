@@ -6,11 +6,10 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 use futures_util::future::join_all;
 
 use super::{
-    CATALOG_CORE, CatalogError, Core, Slot, catalog_store,
+    CatalogError, CopyId, Core, Slot, catalog_store,
     completion::ReplyTo,
     mailbox::Message,
     opening::{log_dir, open_partition},
-    placement,
     request::{AlterLog, CreateLog, Reply},
     trust::Sufferer,
 };
@@ -20,14 +19,14 @@ use crate::{
     name::LogName,
     runtime::Runtime,
     signal::{Signal, Turns},
-    types::{CoreId, PartitionId},
+    types::CoreId,
 };
 
 /// The state of catalogue changes on a core.
 #[derive(Default)]
 pub(super) struct Admin {
     /// One change after the other.
-    changes: Turns,
+    pub(super) changes: Turns,
     /// A write of the catalogue failed: which version is durable is not known, so none may follow.
     failed: RefCell<Option<RequestError>>,
     /// Answers of other cores to messages of ours, by number.
@@ -45,16 +44,22 @@ impl Admin {
 }
 
 impl<R: Runtime> Core<R> {
-    pub(super) fn create_log(self: &Rc<Self>, request: CreateLog, reply: ReplyTo) {
+    pub(super) fn create_log(self: &Rc<Self>, mut request: CreateLog, reply: ReplyTo) {
         let core = Rc::clone(self);
+        let replication = request.settings.replication.unwrap_or(self.common.config.replication);
+        request.settings.replication = (replication.replication_factor > 1).then_some(replication);
         self.common.context.runtime.spawn(async move {
             let _turn = core.admin.changes.take().await;
             let current = Arc::clone(&core.catalog.borrow());
             let now_ms = core.common.context.runtime.unix_millis();
-            let outcome = match current.with_log(&request, now_ms) {
+            let drives = core.common.config.drives.known();
+            let outcome = match current.with_log(&request, (drives, now_ms)) {
                 // A deletion may use the reserve: it makes room.
                 Ok(_) if core.common.context.room.is_low() => Err(core.common.disk_full()),
-                Ok((next, log)) => core.change(next).await.map(|()| Reply::LogCreated(log)),
+                Ok(_) if usize::from(replication.replication_factor) > core.cores => {
+                    Err(too_many_copies(replication.replication_factor, core.cores))
+                }
+                Ok((next, log)) => core.found(next, log).await.map(Reply::LogCreated),
                 Err(error) => Err(error),
             };
             reply.send(outcome);
@@ -85,10 +90,24 @@ impl<R: Runtime> Core<R> {
             };
             if let Ok(log) = &outcome {
                 // Every core has let go of its files. Before the next change, which may make a log of the same name.
-                core.throw_away(&log_dir(&core.common.config.data_dir, &log.name)).await;
+                for (_, data_dir) in core.common.config.drives.all() {
+                    core.throw_away(data_dir, &log_dir(data_dir, &log.name)).await;
+                }
             }
             reply.send(outcome.map(|_| Reply::LogDeleted));
         });
+    }
+
+    /// Makes `log` part of the catalogue, in two steps if it has several copies: first every copy is made, and only
+    /// then one that is not there is one that is lost.
+    async fn found(self: &Rc<Self>, next: Catalog, log: Arc<LogEntry>) -> Result<Arc<LogEntry>, RequestError> {
+        self.change(next).await?;
+        if !log.founding {
+            return Ok(log);
+        }
+        let founded = self.catalog.borrow().with_founded(log.uid);
+        self.change(founded).await?;
+        Ok(self.catalog.borrow().by_uid(log.uid).map_or(log, Arc::clone))
     }
 
     /// Makes `next` the catalogue: on disk first, then on every core.
@@ -103,7 +122,8 @@ impl<R: Runtime> Core<R> {
         if let Some(fence) = self.common.trust.borrow().fence() {
             return Err(RequestError::CatalogFailed { reason: format!("{fence}; restart the server") });
         }
-        match catalog_store::save(&self.common.context.runtime, &self.common.config.data_dir, &next).await {
+        let next = next.next_revision();
+        match self.save_catalog(&next).await {
             Ok(()) => {}
             Err(CatalogError::Full { .. }) => return Err(self.common.disk_full()),
             Err(error) => {
@@ -115,21 +135,62 @@ impl<R: Runtime> Core<R> {
             }
         }
         let next = Arc::new(next);
-        let ids: Vec<u64> = self.others().map(|core| self.announce(core, &next)).collect();
-        let mut result = self.open_new(&next).await;
-        let all_answered = || self.admin.answers.borrow().values().all(Option::is_some);
-        self.admin.answered.wait_until(all_answered).await;
-        for id in ids {
-            let answer = self.admin.answers.borrow_mut().remove(&id).flatten();
-            result = result.and(answer.unwrap_or(Ok(())));
-        }
+        let (told, opened) = futures_util::future::join(self.tell_others(&next), self.open_new(&next)).await;
+        let result = opened.and(told);
         // The last to show a new log: whoever sees it here finds it open everywhere.
         self.adopt(next).await;
         result
     }
 
-    fn others(&self) -> impl Iterator<Item = CoreId> + use<R> {
-        (0..self.cores as u16).map(CoreId).filter(|core| *core != CATALOG_CORE)
+    /// Completes the creation of logs that an earlier life began: when every core has opened its copies, those of
+    /// them that were not there are made.
+    pub(super) fn go_on_founding(self: &Rc<Self>) {
+        let founding = |catalog: &Catalog| catalog.logs().find(|log| log.founding).map(|log| log.uid);
+        if founding(&self.catalog.borrow()).is_none() {
+            return;
+        }
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            let _turn = core.admin.changes.take().await;
+            let current = Arc::clone(&core.catalog.borrow());
+            let answers = core.tell_others(&current).await;
+            let mut next = Catalog::clone(&current);
+            while let (true, Some(uid)) = (answers.is_ok(), founding(&next)) {
+                next = next.with_founded(uid);
+            }
+            if next != *current
+                && let Err(error) = core.change(next).await
+            {
+                tracing::error!(%error, "the creation of a log was not completed; it is tried again at the next start");
+            }
+        });
+    }
+
+    /// Has all other cores take a catalogue over. Gives the first thing that went wrong with a new log.
+    pub(super) async fn tell_others(self: &Rc<Self>, catalog: &Arc<Catalog>) -> Result<(), RequestError> {
+        let ids: Vec<u64> = self.other_cores().map(|core| self.announce(core, catalog)).collect();
+        let all_answered = || self.admin.answers.borrow().values().all(Option::is_some);
+        self.admin.answered.wait_until(all_answered).await;
+        let answers = ids.into_iter().map(|id| self.admin.answers.borrow_mut().remove(&id).flatten());
+        answers.map(|answer| answer.unwrap_or(Ok(()))).fold(Ok(()), Result::and)
+    }
+
+    /// On two drives at least, if there are several: the loss of one takes nothing away.
+    pub(super) async fn save_catalog(&self, next: &Catalog) -> Result<(), CatalogError> {
+        let (mut saved, mut failed) = (0, None);
+        for (drive, data_dir) in self.common.config.drives.all() {
+            match catalog_store::save(&self.common.context.runtime, data_dir, next).await {
+                Ok(()) => saved += 1,
+                Err(error) => {
+                    tracing::error!(%drive, %error, "the drive has not taken the catalogue");
+                    failed = Some(error);
+                }
+            }
+        }
+        match failed {
+            Some(error) if saved < 2 => Err(error),
+            _ => Ok(()),
+        }
     }
 
     fn announce(&self, core: CoreId, catalog: &Arc<Catalog>) -> u64 {
@@ -155,10 +216,14 @@ impl<R: Runtime> Core<R> {
         join_all(mine).await.into_iter().collect()
     }
 
-    /// This core's partitions of a log.
-    fn mine(&self, log: &LogEntry) -> impl Iterator<Item = PartitionId> + use<R> {
-        let (id, cores) = (self.common.id, self.cores);
-        log.partition_ids().filter(move |partition| placement::owner(*partition, cores) == id)
+    /// This core's copies of the partitions of a log.
+    pub(super) fn mine(&self, log: &LogEntry) -> impl Iterator<Item = CopyId> + use<R> {
+        let (id, drives, known) = (self.common.id, self.common.config.drives.clone(), log.drives);
+        let copies = log.slots().collect::<Vec<_>>();
+        let all = log
+            .partition_ids()
+            .flat_map(move |partition| copies.clone().into_iter().map(move |copy| CopyId { partition, copy }));
+        all.filter(move |CopyId { partition, copy }| drives.home(*partition, *copy, known) == Some(id))
     }
 
     /// Makes `next`, whose new partitions are open, the catalogue of this core: those of deleted logs are closed when
@@ -172,6 +237,7 @@ impl<R: Runtime> Core<R> {
             }
         }
         let gone = current.logs().filter(|log| next.by_uid(log.uid).is_none());
+        self.forget_leaders(|partition| next.by_uid(partition.log).is_some());
         let closing = gone.flat_map(|log| self.mine(log)).filter_map(|id| self.partitions.borrow_mut().remove(&id));
         for slot in closing.collect::<Vec<_>>() {
             match slot {
@@ -181,4 +247,10 @@ impl<R: Runtime> Core<R> {
             }
         }
     }
+}
+
+fn too_many_copies(factor: u8, cores: usize) -> RequestError {
+    let reason =
+        format!("replication_factor {factor} needs {factor} cores, one for each copy; this server has {cores}");
+    RequestError::SettingsRefused { reason }
 }

@@ -10,6 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+use super::placement::Drives;
 use crate::{
     catalog::{Catalog, LogEntry},
     limits::{DEVICE_BLOCK_BYTES_MAX, PARTITIONS_PER_LOG_MAX},
@@ -81,12 +82,15 @@ struct Envelope {
 #[derive(Serialize, Deserialize)]
 struct Body {
     next_uid: u64,
+    #[serde(default)]
+    revision: u64,
     logs: Vec<LogEntry>,
 }
 
 fn encode(catalog: &Catalog) -> Vec<u8> {
     let logs = catalog.logs().map(|log| LogEntry::clone(log)).collect();
-    let body = serde_json::to_string(&Body { next_uid: catalog.next_uid(), logs }).unwrap_or_default();
+    let body = Body { next_uid: catalog.next_uid(), revision: catalog.revision(), logs };
+    let body = serde_json::to_string(&body).unwrap_or_default();
     let crc32c = crc32c::crc32c(body.as_bytes());
     let envelope = Envelope { pyralog_catalog: VERSION, bytes: body.len(), crc32c };
     format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap_or_default()).into_bytes()
@@ -121,7 +125,36 @@ pub fn decode(path: &Path, bytes: &[u8]) -> Result<Catalog, CatalogError> {
     if uids.len() != body.logs.len() || names.len() != body.logs.len() {
         return Err(damaged("two logs in it have the same number or name"));
     }
-    Ok(Catalog::from_parts(body.next_uid, body.logs))
+    Ok(Catalog::from_parts((body.next_uid, body.revision), body.logs))
+}
+
+/// Reads the catalogue of a server: the latest of those on its drives, and whether all have it. A drive that has none,
+/// or a damaged one, does no harm while another has one.
+///
+/// Errors: no drive has one, but one should; or one is of another version.
+pub async fn load_latest<R: Runtime>(runtime: &R, drives: &Drives) -> Result<(Catalog, bool), CatalogError> {
+    let (mut latest, mut first_error) = (None::<Catalog>, None);
+    let mut revisions = BTreeSet::new();
+    for (_, dir) in drives.all() {
+        match load(runtime, dir).await {
+            Ok(catalog) => {
+                revisions.insert(catalog.revision());
+                let is_later = latest.as_ref().is_none_or(|latest| catalog.revision() > latest.revision());
+                latest = if is_later { Some(catalog) } else { latest };
+            }
+            Err(error @ CatalogError::Version { .. }) => return Err(error),
+            Err(error) => drop(first_error.get_or_insert(error)),
+        }
+    }
+    match (latest, first_error) {
+        // Nothing on one drive is not the latest if another has something that cannot be read.
+        (Some(latest), Some(error)) if latest.revision() == 0 => Err(error),
+        (Some(latest), error) => {
+            error.iter().for_each(|error| tracing::error!(%error, "another drive has the catalogue"));
+            Ok((latest, error.is_none() && revisions.len() == 1))
+        }
+        (None, error) => error.map_or_else(|| Ok((Catalog::default(), true)), Err),
+    }
 }
 
 /// Reads the catalogue of a data directory; an empty one if the directory is new.
@@ -185,7 +218,7 @@ mod tests {
     fn a_catalogue_comes_back_and_every_damaged_byte_is_noticed() {
         let request =
             CreateLog { name: "shop/orders".parse().unwrap(), partitions: 3, settings: LogSettings::default() };
-        let (catalog, _) = Catalog::default().with_log(&request, 1_790_000_000_000).unwrap();
+        let (catalog, _) = Catalog::default().with_log(&request, (1, 1_790_000_000_000)).unwrap();
         let bytes = encode(&catalog);
         let path = Path::new("catalog.json");
         assert_eq!(decode(path, &bytes).unwrap(), catalog);

@@ -6,9 +6,9 @@
 //! A failure on one core is told to all others; each judges by the same rule ([`super::trust`]), and stops the writes
 //! of its partitions when the drive is no longer trusted.
 
-use std::{cell::RefCell, collections::VecDeque, rc::Rc, time::Duration};
+use std::{cell::RefCell, collections::VecDeque, rc::Rc, sync::Arc, time::Duration};
 
-use super::{CATALOG_CORE, Common, Core, mailbox::Message, trust::Sufferer};
+use super::{CATALOG_CORE, Common, Core, mailbox::Message, muster, trust::Sufferer};
 use crate::{error::RequestError, runtime::Runtime, signal::Signal, types::CoreId};
 
 /// How often a core asks how much room there is. What other cores and other programs take between two looks comes out
@@ -41,7 +41,9 @@ impl<R: Runtime> Core<R> {
             faults.filled.wait_until(|| !faults.waiting.borrow().is_empty()).await;
             let next = faults.waiting.borrow_mut().pop_front();
             let Some((sufferer, reason)) = next else { continue };
-            for core in (0..self.cores as u16).map(CoreId).filter(|core| *core != self.common.id) {
+            let drives = &self.common.config.drives;
+            let sharing = |core: &CoreId| drives.of(*core) == drives.of(self.common.id);
+            for core in self.other_cores().filter(sharing) {
                 self.mailbox.outbox(core).push(Message::DriveFailed { sufferer, reason: reason.clone() });
             }
             self.take_drive_fault(sufferer, &reason);
@@ -52,12 +54,37 @@ impl<R: Runtime> Core<R> {
     pub(super) fn take_drive_fault(&self, sufferer: Sufferer, reason: &str) {
         let fence = self.common.trust.borrow_mut().note(sufferer, reason).map(str::to_owned);
         let Some(fence) = fence else { return };
-        if self.common.id == CATALOG_CORE {
-            let dir = self.common.config.data_dir.display();
+        let drives = &self.common.config.drives;
+        // Once for each drive.
+        let first = (0..self.cores as u16).map(CoreId).find(|core| drives.of(*core) == drives.of(self.common.id));
+        if first == Some(self.common.id) {
+            let dir = self.common.data_dir.display();
             tracing::error!(%dir, fence, "no partition of the drive accepts writes until the server is restarted");
         }
         self.common.context.metrics.disk_fenced.set(1);
         self.open_partitions().iter().for_each(|partition| partition.stop_writes(&fence));
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    /// Raises the generation of several drives: once when every core has opened its copies, and then again and again.
+    pub(super) fn keep_generations(self: &Rc<Self>) {
+        if self.common.config.drives.all().count() < 2 {
+            return;
+        }
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            let all_open = {
+                let _turn = core.admin.changes.take().await;
+                let current = Arc::clone(&core.catalog.borrow());
+                core.tell_others(&current).await
+            };
+            let Common { context, config, draining, .. } = &*core.common;
+            while all_open.is_ok() && !draining.get() {
+                muster::raise(&context.runtime, &config.drives).await;
+                context.runtime.sleep(muster::PERIOD).await;
+            }
+        });
     }
 }
 
@@ -66,7 +93,7 @@ impl<R: Runtime> Common<R> {
     pub(super) fn disk_full(&self) -> RequestError {
         let room = &self.context.room;
         RequestError::DiskFull {
-            path: self.config.data_dir.clone(),
+            path: self.data_dir.clone(),
             free_bytes: room.free_bytes(),
             reserve_bytes: room.reserve_bytes(),
         }
@@ -74,14 +101,14 @@ impl<R: Runtime> Common<R> {
 
     /// Asks the file system how much room there is, and says so when it begins or ceases to be too little.
     pub(super) async fn look_at_drive(&self) {
-        let Common { context, config, .. } = self;
+        let Common { context, data_dir, .. } = self;
         // A drive that cannot even say how full it is will fail in ways that are noticed elsewhere.
-        let Ok(free_bytes) = context.runtime.free_bytes(&config.data_dir).await else { return };
+        let Ok(free_bytes) = context.runtime.free_bytes(data_dir).await else { return };
         let was_low = context.room.is_low();
         context.room.look(free_bytes);
         let is_low = context.room.is_low();
         if was_low != is_low && self.id == CATALOG_CORE {
-            let (dir, reserve_bytes) = (config.data_dir.display(), context.room.reserve_bytes());
+            let (dir, reserve_bytes) = (data_dir.display(), context.room.reserve_bytes());
             if is_low {
                 tracing::warn!(%dir, free_bytes, reserve_bytes, "the drive is full: writes are refused");
             } else {

@@ -3,12 +3,12 @@
 
 use std::{cell::RefCell, collections::BTreeSet, time::Duration};
 
-use crate::{metrics::CoreMetrics, runtime::Runtime, types::PartitionId};
+use crate::{metrics::CoreMetrics, runtime::Runtime, shard::CopyId};
 
 /// The partitions of a core that have accepted what is not durable, with the time of the oldest of it.
 #[derive(Debug, Default)]
 pub(super) struct Exposure {
-    since: RefCell<BTreeSet<(Duration, PartitionId)>>,
+    since: RefCell<BTreeSet<(Duration, CopyId)>>,
 }
 
 impl Exposure {
@@ -17,7 +17,7 @@ impl Exposure {
     pub(super) fn change<R: Runtime>(
         &self,
         (runtime, metrics): (&R, &CoreMetrics),
-        partition: PartitionId,
+        partition: CopyId,
         (before, now): (Option<Duration>, Option<Duration>),
     ) {
         let mut since = self.since.borrow_mut();

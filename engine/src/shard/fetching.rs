@@ -22,6 +22,22 @@ use crate::{
 impl<R: Runtime> Owned<R> {
     /// Answers a fetch, now or later.
     pub(super) fn fetch(self: &Rc<Self>, request: Fetch, reply: ReplyTo) {
+        match self.member.as_ref().filter(|member| member.confirms_reads()) {
+            None => self.fetch_confirmed(request, reply),
+            Some(member) => {
+                let (partition, member) = (Rc::clone(self), Rc::clone(member));
+                self.core.context.runtime.spawn(async move {
+                    match member.confirm_read().await {
+                        Ok(()) => partition.fetch_confirmed(request, reply),
+                        Err(error) => partition.answer(reply, partition.core.context.runtime.monotonic(), Err(error)),
+                    }
+                });
+            }
+        }
+    }
+
+    /// The same, when nothing was acknowledged before that is not here.
+    fn fetch_confirmed(self: &Rc<Self>, request: Fetch, reply: ReplyTo) {
         let arrived = self.core.context.runtime.monotonic();
         match self.readable(request.offset) {
             Err(error) => self.answer(reply, arrived, Err(error)),
@@ -41,6 +57,9 @@ impl<R: Runtime> Owned<R> {
     fn readable(&self, offset: Offset) -> Result<bool, RequestError> {
         if self.deleted.get() {
             return Err(RequestError::UnknownPartition { partition: self.id });
+        }
+        if self.member.as_ref().is_some_and(|member| !member.leads()) {
+            return Err(self.not_leader());
         }
         let state = self.state.borrow();
         let ends = state.ends();
@@ -145,6 +164,9 @@ impl<R: Runtime> Owned<R> {
 
     /// Answers where an offset is.
     pub(super) fn find_offset(self: &Rc<Self>, at: OffsetAt, reply: ReplyTo) {
+        if self.member.as_ref().is_some_and(|member| !member.is_established()) {
+            return reply.send(Err(self.not_leader()));
+        }
         let ends = *self.state.borrow().ends();
         match at {
             OffsetAt::Earliest => reply.send(self.found(Ok(ends.log_start()))),

@@ -13,7 +13,7 @@ use crate::{
     },
     runtime::Runtime,
     testing::bug::{PlantedBug, planted},
-    types::{AckLevel, Offset},
+    types::AckLevel,
 };
 
 /// What the task does next. Decided by [`next_step`], from values only.
@@ -122,16 +122,18 @@ impl<R: Runtime> Owned<R> {
         let now = self.core.context.runtime.monotonic();
         let config = &self.core.config;
         let crowded = self.core.unwritten_bytes.get() > config.buffer_bytes_max;
-        let durable_wanted = state.waits_for(AckLevel::Durable);
+        let (written_wanted, durable_wanted) = self.is_wanted();
+        let durable_wanted = durable_wanted || state.waits_for(AckLevel::Durable);
         Situation {
             unwritten_bytes: self.log.unwritten_bytes(),
             urgent: durable_wanted
+                || written_wanted
                 || state.waits_for(AckLevel::Written)
                 || self.log.has_full_group()
                 || crowded
                 || self.stops(),
             sync_wanted: durable_wanted || self.stops(),
-            undurable: state.ends().durable_end() < state.ends().written_end(),
+            undurable: self.is_undurable(),
             just_wrote,
             buffered_for: now.saturating_sub(self.oldest_unwritten.get()).min(config.buffer_time_max),
             unsynced_for: now.saturating_sub(last_sync).min(config.sync_interval),
@@ -142,55 +144,62 @@ impl<R: Runtime> Owned<R> {
 
     /// Whether there is no later: the server stops, or the log is gone.
     fn stops(&self) -> bool {
-        self.core.draining.get() || self.deleted.get()
+        self.core.draining.get() || self.deleted.get() || self.retired.get()
+    }
+
+    /// Whether the device has taken something that is not durable.
+    fn is_undurable(&self) -> bool {
+        let held = self.held.get();
+        held.durable < held.written
     }
 
     async fn write(self: &Rc<Self>) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
         self.write_begun.set(begun);
         let commit = {
-            let state = self.state.borrow();
-            let behind = state.ends().durable_end() < state.ends().written_end();
-            if state.waits_for(AckLevel::Durable) && !behind { Commit::Durable } else { Commit::Written }
+            let wanted = self.is_wanted().1 || self.state.borrow().waits_for(AckLevel::Durable);
+            if wanted && !self.is_undurable() { Commit::Durable } else { Commit::Written }
         };
-        let written = self.log.write_waiting(commit).await?;
+        self.io_since.set(Some(begun));
+        let written = self.log.write_waiting(commit).await;
+        self.io_since.set(None);
+        let written = written?;
         self.set_full(false);
         // What came meanwhile is at most as old as this write.
         self.oldest_unwritten.set(begun);
         let unwritten = self.log.unwritten_bytes();
         self.count_unwritten(unwritten);
         let Some(Written { end, durable }) = written else { return Ok(()) };
-        self.state.borrow_mut().handle_written(end);
         if durable {
-            self.now_durable(end, self.appended_bytes.get() - unwritten as u64, begun);
-        } else if planted(PlantedBug::AckBeforeSync) {
-            self.state.borrow_mut().handle_durable(end);
+            self.note_durable(self.appended_bytes.get() - unwritten as u64, begun);
         }
-        self.carry_effects();
+        let durable = durable || planted(PlantedBug::AckBeforeSync);
+        self.now_held(end, if durable { end } else { self.held.get().durable });
         Ok(())
     }
 
     async fn sync(&self) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
-        let end = self.state.borrow().ends().written_end();
+        let end = self.held.get().written;
         let bytes = self.appended_bytes.get() - self.log.unwritten_bytes() as u64;
-        self.log.sync().await?;
+        self.io_since.set(Some(begun));
+        let synced = self.log.sync().await;
+        self.io_since.set(None);
+        synced?;
         // What was written since is younger; what waits to be written may be as old as that.
         let oldest = if self.log.unwritten_bytes() > 0 { begun.min(self.oldest_unwritten.get()) } else { begun };
-        self.now_durable(end, bytes, oldest);
-        self.carry_effects();
+        self.note_durable(bytes, oldest);
+        self.now_held(end, end);
         Ok(())
     }
 
-    /// All records before `end` are durable, which are `bytes` of all that were appended so far; the others came at
-    /// `since` or later.
-    fn now_durable(&self, end: Offset, bytes: u64, since: Duration) {
+    /// `bytes` of all that were appended so far are durable; the others came at `since` or later.
+    fn note_durable(&self, bytes: u64, since: Duration) {
         let newly = bytes - self.durable_bytes.replace(bytes);
         if !planted(PlantedBug::LeakUndurable) {
             self.core.context.metrics.undurable_bytes.sub(newly);
         }
         self.expose((bytes < self.appended_bytes.get()).then_some(since));
-        self.state.borrow_mut().handle_durable(end);
     }
 
     fn give_up(&self, fault: &LogFault) {

@@ -21,10 +21,12 @@ use super::{
 use crate::{
     catalog::Catalog,
     error::RequestError,
+    record::ProducerHistory,
+    replication::{self, assignment::ReplicaId},
     runtime::{RingSender, Runtime},
     signal::Signal,
     testing::bug::{PlantedBug, planted},
-    types::CoreId,
+    types::{CoreId, LeaderEpoch, PartitionId},
 };
 
 /// What one core says to another.
@@ -60,6 +62,43 @@ pub enum Message {
         /// What went wrong with a new log.
         result: Result<(), RequestError>,
     },
+    /// One copy of a partition says something to another.
+    Replica {
+        /// The partition.
+        partition: PartitionId,
+        /// The copy that speaks.
+        from: ReplicaId,
+        /// The copy that is meant.
+        to: ReplicaId,
+        /// What it says.
+        message: replication::message::Message<Bytes>,
+    },
+    /// What the leader of a partition knows of producers, for a copy whose log it is about to begin anew: what is said
+    /// by batches that are deleted stands in no log.
+    Producers {
+        /// The partition.
+        partition: PartitionId,
+        /// The copy that is meant.
+        to: ReplicaId,
+        /// What all batches of the leader's log, and those before it, say.
+        history: Box<ProducerHistory>,
+    },
+    /// A copy of a partition stopped: its drive failed, or does not answer.
+    Suspect {
+        /// The partition.
+        partition: PartitionId,
+        /// The copy.
+        copy: ReplicaId,
+    },
+    /// The sender leads a partition from now on.
+    Leads {
+        /// The partition.
+        partition: PartitionId,
+        /// The reign.
+        epoch: LeaderEpoch,
+    },
+    /// The sender is alive.
+    Pulse,
     /// A write or a sync failed on the sender.
     DriveFailed {
         /// Whose.
@@ -98,18 +137,20 @@ impl Outbox {
         self.push(Message::Response { id, outcome });
     }
 
-    /// Sends what is pushed, for ever; ends when the other core is gone.
-    pub async fn drain<R: Runtime>(self: Rc<Self>, ring: R::Sender<Message>) {
+    /// Takes the oldest message, as soon as there is one.
+    pub async fn next(&self) -> Message {
         loop {
-            self.filled.wait_until(|| !self.waiting.borrow().is_empty()).await;
-            loop {
-                let next = self.waiting.borrow_mut().pop_front();
-                let Some(message) = next else { break };
-                if ring.send(message).await.is_err() {
-                    return;
-                }
+            let next = self.waiting.borrow_mut().pop_front();
+            match next {
+                Some(message) => return message,
+                None => self.filled.wait_until(|| !self.waiting.borrow().is_empty()).await,
             }
         }
+    }
+
+    /// Sends what is pushed, for ever; ends when the other core is gone.
+    pub async fn drain<R: Runtime>(self: Rc<Self>, ring: R::Sender<Message>) {
+        while ring.send(self.next().await).await.is_ok() {}
     }
 }
 

@@ -1,10 +1,12 @@
 //! One core of the server: takes a request, feeds the partition it concerns, and carries out the partition's effects on
 //! its log.
 //!
-//! A shard owns every partition that [`placement`] gives its core, with all their state, as plain data. What concerns
-//! another core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs (`admin`).
+//! A shard owns every copy of a partition that [`placement`] gives its core, with all their state, as plain data. What
+//! concerns another core's partition goes through [`mailbox`], visibly. Core 0 also keeps the catalogue of logs
+//! (`admin`). What keeps the copies of a partition one is [`crate::replication`], carried out by `member`.
 
 mod admin;
+mod ballot_store;
 pub mod budget;
 mod catalog_store;
 pub mod completion;
@@ -14,8 +16,11 @@ mod exposure;
 mod fetching;
 mod flusher;
 pub mod mailbox;
+mod member;
+pub mod muster;
 mod opening;
 mod owned;
+mod peers;
 pub mod placement;
 pub mod request;
 mod retaining;
@@ -26,6 +31,7 @@ pub mod trust;
 use std::{
     cell::{Cell, RefCell},
     collections::BTreeMap,
+    fmt,
     path::PathBuf,
     rc::Rc,
     sync::Arc,
@@ -40,6 +46,7 @@ use completion::{CompletionQueue, ReplyTo};
 use control::InUse;
 use mailbox::{Mailbox, Message};
 use owned::Owned;
+use placement::Drives;
 use request::{Outcome, Request};
 use stages::Stage;
 use trust::Trust;
@@ -47,9 +54,12 @@ use trust::Trust;
 use crate::{
     catalog::Catalog,
     error::RequestError,
+    limits::REPLICAS_MAX,
     log::{LogContext, retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
+    replication::assignment::ReplicaId,
     runtime::Runtime,
+    settings::Replication,
     signal::{Signal, Turns},
     types::{AckLevel, CoreId, PartitionId},
 };
@@ -60,8 +70,8 @@ const CATALOG_CORE: CoreId = CoreId(0);
 /// How a core keeps its partitions. Amounts of memory are this core's share, not the server's.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
-    /// The server's data directory; it exists.
-    pub data_dir: PathBuf,
+    /// The server's drives and the cores of each; their folders exist.
+    pub drives: Drives,
     /// A segment is sealed before it would grow beyond this, in bytes.
     pub segment_bytes: u64,
     /// How long a write that was acknowledged as `received` may stay in memory only. Zero: not longer than it takes.
@@ -88,6 +98,37 @@ pub struct ShardConfig {
     pub retention: Limits,
     /// How often it is looked for what is more than that.
     pub retention_interval: Duration,
+    /// The copies of logs that do not say it themselves.
+    pub replication: Replication,
+    /// A write or a sync of a leader that takes longer than this makes another copy lead.
+    pub drive_timeout: Duration,
+}
+
+/// One copy of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct CopyId {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Which of its copies.
+    pub copy: ReplicaId,
+}
+
+impl CopyId {
+    /// The copy of a partition that has no other.
+    pub fn only(partition: PartitionId) -> Self {
+        CopyId { partition, copy: ReplicaId(0) }
+    }
+
+    /// All that a partition may have.
+    fn all_of(partition: PartitionId) -> std::ops::RangeInclusive<CopyId> {
+        CopyId::only(partition)..=CopyId { partition, copy: ReplicaId(REPLICAS_MAX) }
+    }
+}
+
+impl fmt::Display for CopyId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}#{}", self.partition, self.copy)
+    }
 }
 
 /// A core's state; shared by the tasks of its core.
@@ -97,8 +138,9 @@ struct Core<R: Runtime> {
     budget: Rc<Budget>,
     mailbox: Mailbox,
     catalog: RefCell<Arc<Catalog>>,
-    partitions: RefCell<BTreeMap<PartitionId, Slot<R>>>,
+    partitions: RefCell<BTreeMap<CopyId, Slot<R>>>,
     admin: admin::Admin,
+    peers: peers::Peers,
     /// Partitions that found no room are opened one after the other.
     openings: Turns,
 }
@@ -107,6 +149,8 @@ struct Core<R: Runtime> {
 /// of it would ever be freed.
 struct Common<R: Runtime> {
     id: CoreId,
+    /// Where its drive is.
+    data_dir: PathBuf,
     config: ShardConfig,
     context: Rc<LogContext<R>>,
     /// Bytes of appends that the device has not taken, of all partitions.
@@ -175,9 +219,9 @@ impl<R: Runtime> Shard<R> {
         Arc::clone(&self.0.catalog.borrow())
     }
 
-    /// The core that owns `partition`.
+    /// The core that owns `partition`; of one with several copies that of the leader, as far as is known here.
     pub fn owner(&self, partition: PartitionId) -> CoreId {
-        placement::owner(partition, self.0.cores)
+        self.0.owner(partition)
     }
 
     /// Carries out `request`, here or on the core that owns what it concerns, and delivers the outcome to `reply`.
@@ -230,10 +274,10 @@ impl<R: Runtime> Core<R> {
     fn submit(self: &Rc<Self>, request: Request, mut reply: ReplyTo) {
         reply.mark(Stage::Queue, &self.common.context.runtime);
         let owner = match &request {
-            Request::Append(append) => placement::owner(append.partition, self.cores),
-            Request::Fetch(fetch) => placement::owner(fetch.partition, self.cores),
-            Request::FindOffset(find) => placement::owner(find.partition, self.cores),
-            Request::Trim(trim) => placement::owner(trim.partition, self.cores),
+            Request::Append(append) => self.owner(append.partition),
+            Request::Fetch(fetch) => self.owner(fetch.partition),
+            Request::FindOffset(find) => self.owner(find.partition),
+            Request::Trim(trim) => self.owner(trim.partition),
             Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
         };
         if owner == self.common.id {
@@ -268,17 +312,34 @@ impl<R: Runtime> Core<R> {
         }
     }
 
+    /// The copy of a partition that answers for it: the only one, or the one that leads.
     fn owned(&self, id: PartitionId) -> Result<Rc<Owned<R>>, RequestError> {
-        match self.partitions.borrow().get(&id) {
-            Some(Slot::Open(partition)) => Ok(Rc::clone(partition)),
-            Some(Slot::Broken(error)) => Err(error.clone()),
-            Some(Slot::NoRoom) => Err(self.common.disk_full()),
-            // Its log is newer than the catalogue of this core.
-            None if id.log.0 >= self.catalog.borrow().next_uid() => {
-                Err(RequestError::PartitionOpening { partition: id })
-            }
-            None => Err(RequestError::UnknownPartition { partition: id }),
+        if self.catalog.borrow().by_uid(id.log).is_some_and(|log| log.founding) {
+            // Not before it is known that every copy was made: then one that is not there is lost.
+            return Err(RequestError::PartitionOpening { partition: id });
         }
+        let mut why = None;
+        for (_, slot) in self.partitions.borrow().range(CopyId::all_of(id)) {
+            why = Some(match slot {
+                Slot::Open(owned) if owned.member.as_ref().is_none_or(|member| member.leads()) => {
+                    return Ok(Rc::clone(owned));
+                }
+                Slot::Open(owned) => owned.not_leader(),
+                Slot::Broken(error) => why.unwrap_or_else(|| error.clone()),
+                Slot::NoRoom => why.unwrap_or_else(|| self.common.disk_full()),
+            });
+        }
+        let catalog = self.catalog.borrow();
+        Err(match (why, catalog.by_uid(id.log)) {
+            (Some(why), _) => why,
+            // Its log is newer than the catalogue of this core.
+            (None, None) if id.log.0 >= catalog.next_uid() => RequestError::PartitionOpening { partition: id },
+            // The copy that was here, or led here, is elsewhere.
+            (None, Some(log)) if log.replication().is_some() && id.index.0 < log.partitions => {
+                RequestError::NotLeader { partition: id, leader: Some(self.owner(id)) }
+            }
+            (None, _) => RequestError::UnknownPartition { partition: id },
+        })
     }
 
     fn open_partitions(&self) -> Vec<Rc<Owned<R>>> {
@@ -307,6 +368,19 @@ impl<R: Runtime> Core<R> {
                 });
             }
             Message::CatalogTaken { id, result } => self.admin.taken(id, result),
+            Message::Replica { partition, from, to, message } => {
+                if let Some(member) = self.copy(CopyId { partition, copy: to }).and_then(|owned| owned.member.clone()) {
+                    member.receive(from, message);
+                }
+            }
+            Message::Producers { partition, to, history } => {
+                if let Some(member) = self.copy(CopyId { partition, copy: to }).and_then(|owned| owned.member.clone()) {
+                    member.learn_producers(*history);
+                }
+            }
+            Message::Suspect { partition, copy } => self.suspect(partition, copy),
+            Message::Leads { partition, epoch } => self.note_leader(partition, epoch, sender),
+            Message::Pulse => self.hear_pulse(sender),
             Message::DriveFailed { sufferer, reason } => self.take_drive_fault(sufferer, &reason),
         }
     }

@@ -11,14 +11,14 @@ use std::{
 use futures_util::stream::{self, StreamExt};
 
 use super::{
-    CATALOG_CORE, CatalogError, Common, Core, Shard, ShardConfig, Slot,
+    CATALOG_CORE, CatalogError, Common, CopyId, Core, Shard, ShardConfig, Slot,
     budget::Budget,
     catalog_store,
     control::{ControlInbox, ControlRequest},
     drive::FULL_RETRY,
     mailbox::{Mailbox, Message},
+    member::Member,
     owned::Owned,
-    placement,
 };
 use crate::{
     catalog::{Catalog, LogEntry},
@@ -37,9 +37,10 @@ use crate::{
     },
     metrics::CoreMetrics,
     name::LogName,
+    replication::assignment::{Configuration, ReplicaId},
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
     signal::Turns,
-    types::{CoreId, Offset, PartitionId},
+    types::{CoreId, Offset},
 };
 
 /// How many partitions are recovered side by side: enough to keep a drive busy, few enough to bound memory.
@@ -68,11 +69,18 @@ pub struct Wiring<R: Runtime> {
 ///
 /// Errors: the catalogue cannot be read. A partition that cannot be opened is served as such, and does not stop the
 /// others.
-pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>) -> Result<Shard<R>, CatalogError> {
+pub async fn open<R: Runtime>(
+    runtime: R,
+    mut config: ShardConfig,
+    wiring: Wiring<R>,
+) -> Result<Shard<R>, CatalogError> {
     let Wiring { core: id, mesh, control, metrics } = wiring;
-    let catalog = catalog_store::load(&runtime, &config.data_dir).await?;
-    let block_bytes = probe_block(&runtime, &config.data_dir, id).await?;
+    config.drives = config.drives.on(mesh.senders.len());
+    let (catalog, _) = catalog_store::load_latest(&runtime, &config.drives).await?;
+    let data_dir = config.drives.dir_of(id).to_path_buf();
+    let block_bytes = probe_block(&runtime, &data_dir, id).await?;
     let context = Rc::new(LogContext {
+        openings: Cell::new(0),
         cache: BlockCache::new(block_bytes_kept(&config) - window_bytes(&config)),
         windows: Windows::new(window_bytes(&config), mapped_bytes(&config) as usize),
         loaded: Loaded::new(index_bytes(&config) as usize),
@@ -90,6 +98,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     let budget = Budget::new(config.budget_bytes, metrics);
     let common = Rc::new(Common {
         id,
+        data_dir,
         config,
         context,
         unwritten_bytes: Cell::new(0),
@@ -108,6 +117,7 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
         catalog: RefCell::new(Arc::default()),
         partitions: RefCell::default(),
         admin: Default::default(),
+        peers: Default::default(),
         openings: Turns::default(),
     });
     if id == CATALOG_CORE {
@@ -117,15 +127,16 @@ pub async fn open<R: Runtime>(runtime: R, config: ShardConfig, wiring: Wiring<R>
     core.connect(mesh, control);
     core.begin_scrubbing(core.common.config.scrub);
     core.keep_retention();
+    if id == CATALOG_CORE {
+        core.go_on_founding();
+        core.keep_generations();
+    }
     Ok(Shard(core))
 }
 
 impl<R: Runtime> Core<R> {
     async fn open_all(self: &Rc<Self>, catalog: Arc<Catalog>) {
-        let mine = catalog.logs().flat_map(|entry| {
-            let owned = move |p: &PartitionId| placement::owner(*p, self.cores) == self.common.id;
-            entry.partition_ids().filter(owned).map(move |p| (p, Arc::clone(entry)))
-        });
+        let mine = catalog.logs().flat_map(|entry| self.mine(entry).map(move |id| (id, Arc::clone(entry))));
         let opening = mine.map(|(id, entry)| open_partition(Rc::clone(self), id, entry));
         // A partition that fails is reported there, and answers with its error.
         stream::iter(opening).buffer_unordered(RECOVERIES_AT_ONCE).for_each(|_| std::future::ready(())).await;
@@ -164,24 +175,28 @@ impl<R: Runtime> Core<R> {
         let runtime = &self.common.context.runtime;
         let list =
             async |dir: PathBuf| runtime.list_dir(&dir).await.unwrap_or_default().into_iter().filter(|e| e.is_dir);
-        for namespace in list(self.common.config.data_dir.join("logs")).await {
-            for log in list(namespace.path.clone()).await {
-                let name = log_name_of(&log.path);
-                if name.is_some_and(|name| catalog.by_name(&name).is_none()) {
-                    self.throw_away(&log.path).await;
+        let drives = &self.common.config.drives;
+        for (_, data_dir) in drives.all() {
+            for namespace in list(data_dir.join("logs")).await {
+                for log in list(namespace.path.clone()).await {
+                    let name = log_name_of(&log.path);
+                    // A drive that is away may have a later catalogue.
+                    if drives.is_complete() && name.is_some_and(|name| catalog.by_name(&name).is_none()) {
+                        self.throw_away(data_dir, &log.path).await;
+                    }
                 }
             }
-        }
-        for log in list(self.common.config.data_dir.join(TRASH)).await {
-            Reaper::remove(&self.common.context, log.path);
+            for log in list(data_dir.join(TRASH)).await {
+                Reaper::remove(&self.common.context, log.path);
+            }
         }
     }
 
     /// Moves the folder of a log that nobody uses any more out of the way, so that its name is free, and has it removed
     /// in the background.
-    pub(super) async fn throw_away(&self, dir: &Path) {
+    pub(super) async fn throw_away(&self, data_dir: &Path, dir: &Path) {
         let runtime = &self.common.context.runtime;
-        let trash = self.common.config.data_dir.join(TRASH);
+        let trash = data_dir.join(TRASH);
         let place = trash.join(format!("{:016x}", runtime.random_u64()));
         let moved = async {
             runtime.create_dir_all(&trash).await?;
@@ -218,14 +233,17 @@ impl<R: Runtime> Shard<R> {
 /// it is tried again until there is.
 pub(super) async fn open_partition<R: Runtime>(
     core: Rc<Core<R>>,
-    id: PartitionId,
+    id: CopyId,
     entry: Arc<LogEntry>,
 ) -> Result<(), RequestError> {
-    let opened = recover(&core, id, &entry).await;
+    let opened = open_copy(&core, id, &entry).await;
     let (slot, result) = match opened {
-        Ok(recovered) => (Slot::Open(Owned::new(&core.common, id, entry, recovered)), Ok(())),
+        Ok((recovered, member)) => {
+            core.place(id, (entry, member), recovered);
+            return Ok(());
+        }
         Err(fault @ LogFault::Full { .. }) => {
-            tracing::warn!(log = %entry.name, partition = %id.index, %fault, "the partition waits for room");
+            tracing::warn!(log = %entry.name, copy = %id, %fault, "the partition waits for room");
             core.common.context.runtime.spawn(open_when_there_is_room(Rc::clone(&core), id, entry));
             (Slot::NoRoom, Ok(()))
         }
@@ -238,24 +256,57 @@ pub(super) async fn open_partition<R: Runtime>(
     result
 }
 
-async fn recover<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry) -> Result<Recovered<R>, LogFault> {
-    let Common { context, config, .. } = &*core.common;
-    let dir = partition_dir(&config.data_dir, &entry.name, id);
-    let made = make_durable_dir(&context.runtime, &config.data_dir, &dir).await;
-    made.map_err(|error| LogFault::from_io("creating", &dir, &error))?;
-    recovery::open(context, id, dir).await
+impl<R: Runtime> Core<R> {
+    /// Puts a copy that was opened in its place.
+    pub(super) fn place(
+        &self,
+        id: CopyId,
+        (entry, member): (Arc<LogEntry>, Option<Rc<Member<R>>>),
+        recovered: Recovered<R>,
+    ) {
+        let owned = Owned::new(&self.common, id.partition, (entry, member), recovered);
+        self.partitions.borrow_mut().insert(id, Slot::Open(owned));
+    }
+
+    /// Opens the log of a copy.
+    pub(super) async fn recover(&self, id: CopyId, entry: &LogEntry) -> Result<Recovered<R>, LogFault> {
+        let Common { context, data_dir, .. } = &*self.common;
+        let dir = copy_dir(data_dir, &entry.name, id);
+        let made = make_durable_dir(&context.runtime, data_dir, &dir).await;
+        made.map_err(|error| LogFault::from_io("creating", &dir, &error))?;
+        match entry.replication() {
+            Some(_) => recovery::open_replica(context, id.partition, dir).await,
+            None => recovery::open(context, id.partition, dir).await,
+        }
+    }
 }
 
-fn cannot_open<R: Runtime>(core: &Core<R>, id: PartitionId, entry: &LogEntry, fault: &LogFault) -> RequestError {
-    tracing::error!(log = %entry.name, partition = %id.index, %fault, "the partition could not be opened");
-    let file = partition_dir(&core.common.config.data_dir, &entry.name, id);
+async fn open_copy<R: Runtime>(
+    core: &Rc<Core<R>>,
+    id: CopyId,
+    entry: &LogEntry,
+) -> Result<(Recovered<R>, Option<Rc<Member<R>>>), LogFault> {
+    let recovered = core.recover(id, entry).await?;
+    let Some(members) = entry.replication().and_then(|replication| replication.members().ok()) else {
+        return Ok((recovered, None));
+    };
+    let dir = copy_dir(&core.common.data_dir, &entry.name, id);
+    let config = Configuration::founding(members);
+    let member = Member::open(core, (id, entry.drives), (dir, &recovered), (config, entry.founding)).await?;
+    core.begin_to_keep_time();
+    Ok((recovered, Some(member)))
+}
+
+fn cannot_open<R: Runtime>(core: &Core<R>, id: CopyId, entry: &LogEntry, fault: &LogFault) -> RequestError {
+    tracing::error!(log = %entry.name, copy = %id, %fault, "the partition could not be opened");
+    let file = copy_dir(&core.common.data_dir, &entry.name, id);
     let nothing = Offset(0);
     RequestError::ReadFailed { file, position: 0, from: nothing, to: nothing, reason: fault.to_string() }
 }
 
 /// Opens a partition that found no room, as soon as there is some; unless its log is deleted before. In turn: a
 /// deletion waits until nothing is created in the log's folder any more.
-async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: PartitionId, entry: Arc<LogEntry>) {
+async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: CopyId, entry: Arc<LogEntry>) {
     let waits = || matches!(core.partitions.borrow().get(&id), Some(Slot::NoRoom));
     loop {
         core.common.context.runtime.sleep(FULL_RETRY).await;
@@ -263,12 +314,12 @@ async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: PartitionId,
         if !waits() || core.common.draining.get() {
             return;
         }
-        let entry = core.catalog.borrow().by_uid(id.log).map_or_else(|| Arc::clone(&entry), Arc::clone);
-        let slot = match recover(&core, id, &entry).await {
+        let entry = core.catalog.borrow().by_uid(id.partition.log).map_or_else(|| Arc::clone(&entry), Arc::clone);
+        let slot = match open_copy(&core, id, &entry).await {
             Err(LogFault::Full { .. }) => continue,
-            Ok(recovered) if waits() => {
-                tracing::warn!(log = %entry.name, partition = %id.index, "the partition has found room");
-                Slot::Open(Owned::new(&core.common, id, entry, recovered))
+            Ok((recovered, member)) if waits() => {
+                tracing::warn!(log = %entry.name, copy = %id, "the partition has found room");
+                return core.place(id, (entry, member), recovered);
             }
             Err(fault) if waits() => Slot::Broken(cannot_open(&core, id, &entry, &fault)),
             // Deleted meanwhile.
@@ -290,8 +341,14 @@ async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) 
     Ok(())
 }
 
-fn partition_dir(data_dir: &Path, name: &LogName, id: PartitionId) -> PathBuf {
-    log_dir(data_dir, name).join(id.index.to_string())
+/// The folder of a copy: the number of the partition, and the copy's if it is not the first.
+fn copy_dir(data_dir: &Path, name: &LogName, CopyId { partition, copy }: CopyId) -> PathBuf {
+    let dir = log_dir(data_dir, name);
+    if copy == ReplicaId(0) {
+        dir.join(partition.index.to_string())
+    } else {
+        dir.join(format!("{}.{copy}", partition.index))
+    }
 }
 
 /// The folder of a log.

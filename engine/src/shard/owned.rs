@@ -1,5 +1,6 @@
 //! A partition that this core owns: its promises ([`Partition`]) and its bytes ([`Log`]), which know nothing of each
-//! other, and the carrying of the effects of the one to the other.
+//! other, and the carrying of the effects of the one to the other. If it is one of several copies, its
+//! [`Member`](super::member) says what the others have.
 
 use std::{
     cell::{Cell, RefCell},
@@ -8,10 +9,13 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{
-    Common,
+    Common, CopyId,
     completion::{CompletionQueue, ReplyTo},
     control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus},
+    member::Member,
     request::{Append, Appended, Reply},
     stages::{Stage, StageClock},
     trust::Sufferer,
@@ -20,12 +24,13 @@ use crate::{
     catalog::LogEntry,
     error::RequestError,
     log::{Log, Placed, last_segment::Damage, recovery::Recovered},
-    partition::{Effect, Partition, Placement, producers::Standing},
-    record::{BatchHeader, check_produced},
+    partition::{Effect, Partition, producers::Standing},
+    record::{BatchHeader, check_produced, split_batches},
+    replication::message::{Batches, Held},
     runtime::Runtime,
     signal::{Signal, Turns},
     testing::bug::{PlantedBug, planted},
-    types::{AckLevel, Offset, PartitionId},
+    types::{AckLevel, LeaderEpoch, Offset, PartitionId},
 };
 
 /// An append that waits for its ack.
@@ -43,6 +48,12 @@ pub(super) struct AppendToken {
 pub(super) struct Owned<R: Runtime> {
     pub(super) core: Rc<Common<R>>,
     pub(super) id: PartitionId,
+    /// If there are other copies of it.
+    pub(super) member: Option<Rc<Member<R>>>,
+    /// How far the log is on this copy's own device.
+    pub(super) held: Cell<Held>,
+    /// Up to where others wait for what this copy takes from its leader to be written, and to be durable.
+    wanted: Cell<(Offset, Offset)>,
     /// The log as the catalogue has it now.
     pub(super) entry: RefCell<Arc<LogEntry>>,
     pub(super) log: Rc<Log<R>>,
@@ -66,6 +77,15 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) full: Cell<bool>,
     /// The log was deleted.
     pub(super) deleted: Cell<bool>,
+    /// This opening of the log ends.
+    pub(super) retired: Cell<bool>,
+    /// Since when a write or a sync is under way.
+    pub(super) io_since: Cell<Option<Duration>>,
+    /// Where the log begins, durably. Of several copies that may be later than what is shown, until enough others have
+    /// come so far.
+    pub(super) kept_start: Cell<Offset>,
+    /// A write quorum has come further, or this copy leads no more.
+    pub(super) news: Signal,
     /// The beginning of the log moves by one step at a time.
     pub(super) start_turns: Turns,
     /// Bytes of all appends so far, and how many of them are synced: the difference is what a loss of power would take.
@@ -79,21 +99,35 @@ impl<R: Runtime> Owned<R> {
     pub(super) fn new(
         core: &Rc<Common<R>>,
         id: PartitionId,
-        entry: Arc<LogEntry>,
+        (entry, member): (Arc<LogEntry>, Option<Rc<Member<R>>>),
         recovered: Recovered<R>,
     ) -> Rc<Self> {
-        let Recovered { log, start, end, epoch, producers, damage, lost_end, .. } = recovered;
-        let mut state = Partition::recovered(start, end, epoch).with_producers(producers);
-        if let Some(damage) = &damage {
-            tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
-            state.handle_fault(damage.to_string());
+        let Recovered { log, epoch, start, end, producers, damage, lost_end, .. } = recovered;
+        let state = match &member {
+            None => Partition::recovered(start, end, epoch),
+            Some(_) => Partition::of_copy(start, end),
+        };
+        let mut state = state.with_producers(producers);
+        match (&damage, &member) {
+            (Some(damage), None) => {
+                tracing::error!(log = %entry.name, partition = %id.index, %damage, "the partition is read-only");
+                state.handle_fault(damage.to_string());
+            }
+            (Some(damage), Some(member)) => {
+                tracing::error!(copy = %member.id, %damage, "the copy is damaged: it is rebuilt from the others");
+            }
+            (None, _) => {}
         }
-        if let Some(fence) = core.trust.borrow().fence() {
-            state.handle_fault(fence.to_owned());
+        let fence = core.trust.borrow().fence().map(str::to_owned);
+        if let Some(fence) = &fence {
+            state.handle_fault(fence.clone());
         }
-        Rc::new(Owned {
+        let owned = Rc::new(Owned {
             core: Rc::clone(core),
             id,
+            member,
+            held: Cell::new(Held::durable(end)),
+            wanted: Cell::new((Offset(0), Offset(0))),
             entry: RefCell::new(entry),
             log,
             state: RefCell::new(state),
@@ -107,11 +141,20 @@ impl<R: Runtime> Owned<R> {
             unwritten_counted: Cell::new(0),
             full: Cell::new(false),
             deleted: Cell::new(false),
+            retired: Cell::new(false),
+            io_since: Cell::new(None),
+            kept_start: Cell::new(start),
+            news: Signal::default(),
             start_turns: Turns::default(),
             appended_bytes: Cell::new(0),
             durable_bytes: Cell::new(0),
             undurable_since: Cell::new(None),
-        })
+        });
+        if let Some(member) = &owned.member {
+            member.attach(&owned);
+            fence.iter().for_each(|fence| member.close(fence));
+        }
+        owned
     }
 
     /// Appends a batch. The reply is sent when it is as safe as was asked.
@@ -142,10 +185,19 @@ impl<R: Runtime> Owned<R> {
         if self.core.draining.get() {
             return Some(RequestError::ShuttingDown);
         }
+        if self.member.as_ref().is_some_and(|member| !member.admits_appends()) {
+            return Some(self.not_leader());
+        }
         if let Some(reason) = self.state.borrow().fence() {
             return Some(RequestError::ReadOnly { partition: self.id, reason: reason.to_owned() });
         }
         (self.full.get() || self.core.context.room.is_low()).then(|| self.core.disk_full())
+    }
+
+    /// What is answered that only the leader can do.
+    pub(super) fn not_leader(&self) -> RequestError {
+        let leader = self.member.as_ref().and_then(|member| member.leader_core());
+        RequestError::NotLeader { partition: self.id, leader }
     }
 
     /// The drive refused to let the log grow, or did so no longer. Gives whether that is news.
@@ -184,21 +236,136 @@ impl<R: Runtime> Owned<R> {
             // What is repeated may have asked for less.
             return self.wake_flusher();
         }
+        let placement = self.state.borrow_mut().handle_append(header.record_count, wait_for, token);
+        let base_offset = placement.base_offset;
+        self.put(&request.batch, header, (base_offset, placement.leader_epoch), arrived);
+        self.carry_effects();
+        self.wake_flusher();
+        if let Some(member) = &self.member {
+            let end = base_offset.advance(u64::from(header.record_count));
+            member.drive(|replica, now| replica.handle_appended(base_offset, end, now));
+        }
+    }
+
+    /// Hands a batch to the log.
+    fn put(
+        self: &Rc<Self>,
+        bytes: &[u8],
+        header: &BatchHeader,
+        (base_offset, epoch): (Offset, LeaderEpoch),
+        arrived: Duration,
+    ) {
         if self.log.unwritten_bytes() == 0 {
             self.oldest_unwritten.set(arrived);
         }
-        let placed = self.state.borrow_mut().handle_append(header.record_count, wait_for, token);
-        let Placement { base_offset, durable_hint, leader_epoch: epoch } = placed;
-        self.log.append(&request.batch, header, Placed { base_offset, durable_hint, epoch });
-        self.note_producer(header, placed.base_offset);
+        let durable_hint = match () {
+            () if planted(PlantedBug::HintTooHigh) => base_offset,
+            () if planted(PlantedBug::HintTooLow) => Offset(0),
+            () => self.held.get().durable,
+        };
+        self.log.append(bytes, header, Placed { base_offset, durable_hint, epoch });
+        let received = base_offset.advance(u64::from(header.record_count));
+        self.held.set(Held { received, ..self.held.get() });
+        self.note_producer(header, base_offset);
         self.count_unwritten(self.log.unwritten_bytes());
-        self.appended_bytes.set(self.appended_bytes.get() + bytes as u64);
-        core.context.metrics.undurable_bytes.add(bytes as u64);
+        self.appended_bytes.set(self.appended_bytes.get() + bytes.len() as u64);
+        self.core.context.metrics.undurable_bytes.add(bytes.len() as u64);
         if self.undurable_since.get().is_none() {
             self.expose(Some(arrived));
         }
-        self.carry_effects();
+    }
+
+    /// Takes batches of the leader's log, which continue this one. Somebody waits for them to be as safe as `wanted`.
+    ///
+    /// Errors: they are not what they should be.
+    pub(super) fn take_copy(self: &Rc<Self>, batches: &Batches<Bytes>, wanted: AckLevel) -> Result<(), String> {
+        let arrived = self.core.context.runtime.monotonic();
+        let mut next = batches.from;
+        for view in split_batches(batches.bytes.clone()) {
+            let view = view.map_err(|error| error.to_string())?;
+            let header = view.header();
+            if header.base_offset != next {
+                return Err(format!("a batch at {} where {next} comes next", header.base_offset));
+            }
+            self.state.borrow_mut().handle_copied(header.record_count);
+            self.put(view.bytes(), header, (next, header.leader_epoch), arrived);
+            next = header.end_offset();
+        }
+        if next != batches.end {
+            return Err(format!("batches end at {next} instead of {}", batches.end));
+        }
+        let (written, durable) = self.wanted.get();
+        self.wanted.set(match wanted {
+            AckLevel::Received => (written, durable),
+            AckLevel::Written => (next, durable),
+            AckLevel::Durable | AckLevel::Quorum => (next, next),
+        });
         self.wake_flusher();
+        Ok(())
+    }
+
+    /// Whether the leader waits for something to be written here, and to be durable.
+    pub(super) fn is_wanted(&self) -> (bool, bool) {
+        let (held, (written, durable)) = (self.held.get(), self.wanted.get());
+        (held.written < written, held.durable < durable)
+    }
+
+    /// The highest level that somebody waits for.
+    pub(super) fn most_wanted(&self) -> AckLevel {
+        let state = self.state.borrow();
+        let waits = |level: &AckLevel| state.waits_for(*level);
+        [AckLevel::Durable, AckLevel::Written].into_iter().find(waits).unwrap_or(AckLevel::Received)
+    }
+
+    /// This copy leads from now on.
+    pub(super) fn lead(&self, epoch: LeaderEpoch, committed: Offset) {
+        self.state.borrow_mut().handle_lead(epoch, committed);
+        self.carry_effects();
+    }
+
+    /// This copy leads no more, if it did.
+    pub(super) fn follow(&self) {
+        if self.state.borrow().leads() {
+            self.state.borrow_mut().handle_follow();
+            self.carry_effects();
+        }
+        self.news.notify();
+    }
+
+    /// A write quorum has all records before these ends.
+    pub(super) fn quorum_has(&self, received: Offset, written: Offset, durable: Offset) {
+        self.state.borrow_mut().handle_quorum(received, written, durable);
+        self.carry_effects();
+        self.news.notify();
+    }
+
+    /// A write quorum has given up the records before `at`.
+    pub(super) fn begins(&self, at: Offset) {
+        let start = self.state.borrow().ends().log_start();
+        if at > start {
+            self.state.borrow_mut().handle_log_start(at);
+            self.log.release_before(at);
+        }
+        self.news.notify();
+    }
+
+    /// The device of this copy has come to `written`, and to `durable`.
+    pub(super) fn now_held(&self, written: Offset, durable: Offset) {
+        let held = self.held.get();
+        let (written, durable) = (held.written.max(written).max(durable), held.durable.max(durable));
+        self.held.set(Held { written, durable, ..held });
+        match &self.member {
+            Some(member) => {
+                member.held(written, durable);
+                self.news.notify();
+            }
+            None => {
+                let mut state = self.state.borrow_mut();
+                state.handle_written(written);
+                state.handle_durable(durable);
+            }
+        }
+        self.carry_effects();
     }
 
     /// Notes whose batch the log has taken. What the batches before it say is kept if it is the first of a segment.
@@ -241,7 +408,7 @@ impl<R: Runtime> Owned<R> {
                 }
                 Some(Effect::Unknown { token, .. }) => {
                     self.core.context.metrics.write_errors.add(1);
-                    let reason = self.state.borrow().fence().unwrap_or("the partition stopped").to_owned();
+                    let reason = self.state.borrow().fence().unwrap_or("another copy leads the partition").to_owned();
                     token.reply.send(Err(RequestError::OutcomeUnknown { reason }));
                 }
                 Some(Effect::Wake { .. }) if planted(PlantedBug::WaiterNeverWoken) => {}
@@ -267,7 +434,7 @@ impl<R: Runtime> Owned<R> {
         let before = self.undurable_since.replace(since);
         if before != since {
             let context = &self.core.context;
-            self.core.exposure.change((&context.runtime, &context.metrics), self.id, (before, since));
+            self.core.exposure.change((&context.runtime, &context.metrics), self.copy_id(), (before, since));
         }
     }
 
@@ -289,6 +456,19 @@ impl<R: Runtime> Owned<R> {
     pub(super) fn stop_writes(&self, reason: &str) {
         self.state.borrow_mut().handle_fault(reason.to_owned());
         self.carry_effects();
+        self.member.iter().for_each(|member| member.close(reason));
+    }
+
+    /// Ends this opening of the log: nobody writes to it any more when this returns.
+    pub(super) async fn retire(self: &Rc<Self>) {
+        self.retired.set(true);
+        self.drain().await;
+        // In the place of the task that carries, so that none begins.
+        self.flushing.set(true);
+        let _turn = self.start_turns.take().await;
+        self.count_unwritten(0);
+        self.core.context.metrics.undurable_bytes.sub(self.appended_bytes.get() - self.durable_bytes.get());
+        self.expose(None);
     }
 
     /// Waits until everything accepted is durable, or cannot be.
@@ -302,13 +482,18 @@ impl<R: Runtime> Owned<R> {
     pub(super) async fn delete(self: &Rc<Self>) {
         self.deleted.set(true);
         self.state.borrow_mut().handle_close("the log was deleted");
+        self.member.iter().for_each(|member| member.forget());
         self.carry_effects();
         self.drain().await;
         self.core.context.metrics.undurable_bytes.sub(self.appended_bytes.get() - self.durable_bytes.get());
         self.expose(None);
         let _turn = self.start_turns.take().await;
-        self.core.context.cache.forget(self.id);
         self.log.close().await;
+    }
+
+    /// This copy's name.
+    pub(super) fn copy_id(&self) -> CopyId {
+        self.member.as_ref().map_or_else(|| CopyId::only(self.id), |member| member.id)
     }
 
     pub(super) fn status(&self) -> PartitionStatus {
@@ -322,7 +507,7 @@ impl<R: Runtime> Owned<R> {
             high_watermark: ends.high_watermark(),
             log_end_offset: ends.log_end(),
             durable_end_offset: ends.durable_end(),
-            epoch: self.log.epoch(),
+            epoch: state.epoch(),
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
             damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),

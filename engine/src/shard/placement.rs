@@ -1,18 +1,111 @@
-//! Which core owns which partition: rendezvous hashing, so that every core and every client computes the same answer,
-//! and a change of the core count moves as few partitions as possible. Nothing on disk depends on it.
+//! Which core has which copy of which partition: rendezvous hashing, so that every core computes the same answer, and a
+//! change of the core count moves as few partitions as possible. Nothing on disk depends on a core; on which drive a
+//! copy is depends on how many there were when its log was made, and on nothing else.
+//!
+//! Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the
+//! hash.
 
-use crate::types::{CoreId, PartitionId};
+use std::{
+    collections::BTreeSet,
+    path::{Path, PathBuf},
+};
 
-/// The core, of `cores`, that owns `partition`: the one with the highest weight.
-///
-/// Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the
-/// hash.
-pub fn owner(partition: PartitionId, cores: usize) -> CoreId {
-    assert!(cores > 0, "a server has at least one core");
-    let key = mix(partition.log.0 ^ mix(u64::from(partition.index.0)));
-    let weight = |core: &usize| mix(key ^ mix(*core as u64 + 1));
-    let winner = (0..cores).max_by_key(weight).unwrap_or(0);
-    CoreId(winner as u16)
+use crate::{
+    replication::assignment::ReplicaId,
+    types::{CoreId, DriveId, PartitionId},
+};
+
+/// The drives of a server that are there, and the cores of each.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Drives {
+    mounted: Vec<(DriveId, PathBuf)>,
+    /// Those of them that were away, or are copies of an earlier time.
+    old: BTreeSet<DriveId>,
+    cores: usize,
+}
+
+impl Drives {
+    /// One drive for all cores.
+    pub fn single(data_dir: &Path) -> Self {
+        Drives::new(vec![(DriveId(0), data_dir.to_path_buf())])
+    }
+
+    /// These drives, by their numbers and folders; the cores are dealt out to them in turn. One core for each, until it
+    /// is known how many there are.
+    pub fn new(mounted: Vec<(DriveId, PathBuf)>) -> Self {
+        assert!(!mounted.is_empty(), "a server has a drive");
+        let cores = mounted.len();
+        Drives { mounted, old: BTreeSet::new(), cores }
+    }
+
+    /// The same, of which these do not have all that they once had.
+    pub fn with_old(self, old: BTreeSet<DriveId>) -> Self {
+        Drives { old, ..self }
+    }
+
+    /// Whether a drive may not have all that it once had.
+    pub fn is_old(&self, drive: DriveId) -> bool {
+        self.old.contains(&drive)
+    }
+
+    /// The same on `cores` cores.
+    ///
+    /// Panics if a drive would have none: the configuration is checked before.
+    pub fn on(self, cores: usize) -> Self {
+        assert!(cores >= self.mounted.len(), "{cores} cores for {:?}", self.mounted);
+        Drives { cores, ..self }
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = (DriveId, &Path)> {
+        self.mounted.iter().map(|(drive, dir)| (*drive, dir.as_path()))
+    }
+
+    /// How many drives the server has, also those that are away.
+    pub fn known(&self) -> u16 {
+        self.mounted.iter().map(|(drive, _)| drive.0 + 1).max().unwrap_or(1)
+    }
+
+    /// Whether none is away.
+    pub fn is_complete(&self) -> bool {
+        usize::from(self.known()) == self.mounted.len()
+    }
+
+    fn at(&self, core: CoreId) -> &(DriveId, PathBuf) {
+        &self.mounted[usize::from(core.0) % self.mounted.len()]
+    }
+
+    /// The drive of a core.
+    pub fn of(&self, core: CoreId) -> DriveId {
+        self.at(core).0
+    }
+
+    /// The data directory of a core.
+    pub fn dir_of(&self, core: CoreId) -> &Path {
+        &self.at(core).1
+    }
+
+    /// The core that has this copy of `partition`, whose log was made when there were `drives` of them: copies are on
+    /// drives of their own while there are enough, and on cores of their own. `None` if its drive is away.
+    pub fn home(&self, partition: PartitionId, copy: ReplicaId, drives: u16) -> Option<CoreId> {
+        let key = mix(partition.log.0 ^ mix(u64::from(partition.index.0)));
+        let (copy, drives) = (usize::from(copy.0), usize::from(drives.max(1)));
+        let drive = ranked(0..drives, copy % drives, |drive| mix(key ^ mix(!(drive as u64))));
+        let at = self.mounted.iter().position(|(number, _)| usize::from(number.0) == drive)?;
+        let cores = || (at..self.cores).step_by(self.mounted.len());
+        let core = ranked(cores(), copy / drives % cores().count(), |core| mix(key ^ mix(core as u64 + 1)));
+        Some(CoreId(core as u16))
+    }
+}
+
+/// The one of these with the highest weight, or the next highest …
+fn ranked(all: impl Iterator<Item = usize> + Clone, rank: usize, weight: impl Fn(usize) -> u64) -> usize {
+    let weighed = all.map(|one| (weight(one), one));
+    let mut place = weighed.clone().max();
+    for _ in 0..rank {
+        place = weighed.clone().filter(|next| Some(*next) < place).max();
+    }
+    place.map_or(0, |(_, one)| one)
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014).
@@ -32,6 +125,14 @@ mod tests {
         (1..=100).flat_map(|log| (0..40).map(move |p| PartitionId { log: LogUid(log), index: PartitionIndex(p) }))
     }
 
+    fn drives(count: u16, cores: usize) -> Drives {
+        Drives::new((0..count).map(|drive| (DriveId(drive), PathBuf::from(format!("/{drive}")))).collect()).on(cores)
+    }
+
+    fn owner(partition: PartitionId, cores: usize) -> CoreId {
+        drives(1, cores).home(partition, ReplicaId(0), 1).unwrap()
+    }
+
     #[test]
     fn partitions_spread_evenly() {
         for cores in [1, 2, 3, 8] {
@@ -48,5 +149,36 @@ mod tests {
             let (before, after) = (owner(p, 4), owner(p, 5));
             assert!(after == before || after == CoreId(4), "{p} moved from {before} to {after}");
         }
+    }
+
+    #[test]
+    fn copies_are_on_drives_and_cores_of_their_own_while_there_are_enough() {
+        for (count, cores) in [(1, 1), (1, 5), (2, 4), (3, 3), (3, 8)] {
+            let drives = drives(count, cores);
+            let mut leaders = vec![0; cores];
+            for p in all() {
+                let homes: Vec<_> = (0..8).map(|copy| drives.home(p, ReplicaId(copy), count).unwrap()).collect();
+                let on: BTreeSet<_> = homes[..usize::from(count)].iter().map(|core| drives.of(*core)).collect();
+                assert_eq!(on.len(), usize::from(count), "{homes:?}");
+                let enough = cores / usize::from(count) * usize::from(count);
+                let distinct: BTreeSet<_> = homes[..enough.min(8)].iter().collect();
+                assert_eq!(distinct.len(), enough.min(8), "{homes:?}");
+                leaders[usize::from(homes[0].0)] += 1;
+            }
+            let fair = 4000 / cores;
+            assert!(leaders.iter().all(|n| *n > fair / 2), "{leaders:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_stays_on_its_drive_whatever_is_added_or_away() {
+        let (before, after) = (drives(2, 4), drives(3, 7));
+        let without = Drives::new(vec![(DriveId(1), PathBuf::from("/1"))]).on(2);
+        for (p, copy) in all().flat_map(|p| (0..4).map(move |copy| (p, ReplicaId(copy)))) {
+            let drive = before.of(before.home(p, copy, 2).unwrap());
+            assert_eq!(after.of(after.home(p, copy, 2).unwrap()), drive);
+            assert_eq!(without.home(p, copy, 2).is_some(), drive == DriveId(1));
+        }
+        assert!(before.is_complete() && !without.is_complete() && without.known() == 2);
     }
 }

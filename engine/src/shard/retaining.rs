@@ -13,8 +13,10 @@ use crate::{
     error::RequestError,
     log::{
         LogFault,
+        read::ReadRange,
         retention::{Clock, Limits},
     },
+    record::BatchHeader,
     runtime::Runtime,
     testing::bug::{PlantedBug, planted},
     types::Offset,
@@ -42,13 +44,72 @@ impl<R: Runtime> Owned<R> {
     }
 
     async fn trim_to(self: &Rc<Self>, before: Offset) -> Result<(), RequestError> {
-        let _turn = self.start_turns.take().await;
+        let turn = self.start_turns.take().await;
         if let Some(error) = self.refuses_trims() {
             return Err(error);
         }
         let Found { start_offset: start, high_watermark: end, .. } = self.range();
         if before > end {
             return Err(RequestError::OffsetOutOfRange { offset: before, start, end });
+        }
+        if before <= start {
+            return Ok(());
+        }
+        if self.member.is_none() {
+            return self.move_start(before).await;
+        }
+        drop(turn);
+        // Whoever is elected has what is durable on a write quorum: only that may be given up on all of them.
+        self.wait_as_leader(|| self.durable_everywhere() >= before).await?;
+        let before = match self.batch_start(before, end).await {
+            Ok(start) => start,
+            // Another has given it up meanwhile.
+            Err(_) if before <= self.kept_start.get() => before,
+            Err(error) => return Err(error),
+        };
+        {
+            let _turn = self.start_turns.take().await;
+            self.move_start(before).await?;
+        }
+        self.wait_as_leader(|| self.range().start_offset >= before).await
+    }
+
+    /// What is durable on a write quorum, and here.
+    fn durable_everywhere(&self) -> Offset {
+        self.state.borrow().ends().durable_end().min(self.held.get().durable)
+    }
+
+    /// Waits until `condition` holds, for as long as this copy leads.
+    ///
+    /// Errors: `OutcomeUnknown`, if it does not any more.
+    async fn wait_as_leader(&self, condition: impl Fn() -> bool) -> Result<(), RequestError> {
+        self.news.wait_until(|| condition() || self.refuses_trims().is_some()).await;
+        if condition() {
+            return Ok(());
+        }
+        Err(RequestError::OutcomeUnknown { reason: "another copy leads the partition".to_owned() })
+    }
+
+    /// The offset of the first record of the batch that holds `offset`: a log with several copies begins with a whole
+    /// batch, so that all of them can begin there.
+    async fn batch_start(self: &Rc<Self>, offset: Offset, end: Offset) -> Result<Offset, RequestError> {
+        if offset >= end {
+            return Ok(offset);
+        }
+        let range = ReadRange { offset, end, max_bytes: 1 };
+        let pieces = match self.log.read_memory(range) {
+            Some(pieces) => pieces,
+            None => self.log.read_disk(range).await?,
+        };
+        let first = pieces.first().and_then(|piece| BatchHeader::decode(piece).ok());
+        Ok(first.map_or(offset, |header| header.base_offset))
+    }
+
+    /// The leader has given up the records before `before`, or whoever voted for this copy has: so does it.
+    pub(super) async fn keep_start(self: &Rc<Self>, before: Offset) -> Result<(), RequestError> {
+        let _turn = self.start_turns.take().await;
+        if self.deleted.get() || self.retired.get() {
+            return Err(RequestError::UnknownPartition { partition: self.id });
         }
         self.move_start(before).await
     }
@@ -61,13 +122,16 @@ impl<R: Runtime> Owned<R> {
         if self.core.draining.get() {
             return Some(RequestError::ShuttingDown);
         }
+        if self.member.as_ref().is_some_and(|member| !member.is_established() || !member.admits_appends()) {
+            return Some(self.not_leader());
+        }
         let reason = self.state.borrow().fence()?.to_owned();
         Some(RequestError::ReadOnly { partition: self.id, reason })
     }
 
     /// Durably first, then for all to see. Called in turn.
     async fn move_start(self: &Rc<Self>, to: Offset) -> Result<(), RequestError> {
-        if to <= self.range().start_offset {
+        if to <= self.kept_start.get() {
             return Ok(());
         }
         if planted(PlantedBug::TrimBeforeDurable) {
@@ -83,14 +147,24 @@ impl<R: Runtime> Owned<R> {
                 }
             })?;
         }
-        self.state.borrow_mut().handle_log_start(to);
-        self.log.release_before(to);
+        let Some(member) = &self.member else {
+            self.kept_start.set(to);
+            self.state.borrow_mut().handle_log_start(to);
+            self.log.release_before(to);
+            return Ok(());
+        };
+        if !self.state.borrow().leads() {
+            self.begins(to);
+        }
+        if self.kept_start.replace(self.kept_start.get().max(to)) < to {
+            member.drive(|replica, now| replica.handle_log_start(to, now));
+        }
         Ok(())
     }
 
     /// Takes the files that were released away. In turn, so that they are gone from their folder before it may belong
     /// to another log of the same name.
-    async fn bury(&self) {
+    pub(super) async fn bury(&self) {
         let _turn = self.start_turns.take().await;
         if self.deleted.get() || !self.log.has_released() {
             return;
@@ -137,7 +211,9 @@ impl<R: Runtime> Owned<R> {
                 if self.refuses_trims().is_some() {
                     return;
                 }
+                // Not what may still be lost on all copies but one.
                 let start = verdict.start.min(self.range().high_watermark);
+                let start = if self.member.is_some() { start.min(self.durable_everywhere()) } else { start };
                 if let Err(error) = self.move_start(start).await {
                     tracing::warn!(log = %name(self), partition = %self.id.index, %error, "no retention this time");
                     return;

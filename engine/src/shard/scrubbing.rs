@@ -6,18 +6,18 @@
 
 use std::rc::{Rc, Weak};
 
-use super::{Core, Slot};
+use super::{CopyId, Core, Slot};
 use crate::{
     log::{
         Log,
         scrub::{ScrubPace, scrub},
     },
     runtime::Runtime,
-    types::{Offset, PartitionId},
+    types::Offset,
 };
 
-/// A partition, and where one of its segments begins.
-type Place = (PartitionId, Offset);
+/// A copy of a partition, and where one of its segments begins.
+type Place = (CopyId, Offset);
 
 /// One pass: everything from `start` on, and then everything before it.
 async fn scrub_all<R: Runtime>(core: &Weak<Core<R>>, pace: ScrubPace, start: Option<Place>) {
@@ -71,15 +71,15 @@ impl<R: Runtime> Core<R> {
     fn any_place(&self, (first, second): (u64, u64)) -> Option<Place> {
         let open = self.open_partitions();
         let partition = &open[first.checked_rem(open.len() as u64)? as usize];
-        Some((partition.id, partition.log.any_sealed(second)))
+        Some((partition.copy_id(), partition.log.any_sealed(second)))
     }
 
-    fn log_of(&self, id: PartitionId) -> Option<Weak<Log<R>>> {
-        self.owned(id).ok().map(|partition| Rc::downgrade(&partition.log))
+    fn log_of(&self, id: CopyId) -> Option<Weak<Log<R>>> {
+        self.copy(id).map(|partition| Rc::downgrade(&partition.log))
     }
 
     /// The first open partition behind `last`, and its log; none while the server stops.
-    fn log_after(&self, last: Option<PartitionId>) -> Option<(PartitionId, Weak<Log<R>>)> {
+    fn log_after(&self, last: Option<CopyId>) -> Option<(CopyId, Weak<Log<R>>)> {
         if self.common.draining.get() {
             return None;
         }

@@ -62,6 +62,8 @@ pub enum PlantedBug {
     HintTooHigh,
     /// A batch says that nothing before it is durable.
     HintTooLow,
+    /// A copy says what its ballot promises before that is durable.
+    BallotNotSaved,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
     /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.

@@ -130,6 +130,8 @@ pub enum Cause {
     Stopping,
     /// A log was being created: its partitions open one after the other.
     Creating,
+    /// Partitions have several copies, which take a moment to agree on a leader.
+    Replicated,
 }
 
 /// Stored bytes that a drive spoiled.

@@ -7,7 +7,10 @@ use std::{
 
 use pyralog_engine::testing::bug::{PlantedBug, plant};
 
-use crate::{lives::try_seed, number};
+use crate::{
+    lives::{Kind, try_seed},
+    number,
+};
 
 const SEEDS_MAX: u64 = 500;
 
@@ -51,7 +54,7 @@ fn every_rule_catches_a_bug_that_breaks_no_other() {
     let needed = CAUGHT_BY_ONE.map(|(rule, bug)| {
         let alone = format!("{:?}", BTreeSet::from([rule]));
         plant(Some(bug));
-        let seed = (1..=SEEDS_MAX).find(|seed| try_seed(*seed).is_err_and(|why| rules_in(&why) == alone));
+        let seed = (1..=SEEDS_MAX).find(|seed| try_seed(Kind::Single, *seed).is_err_and(|why| rules_in(&why) == alone));
         plant(None);
         (rule, bug, seed)
     });
@@ -70,7 +73,8 @@ fn how_often_a_bug_is_caught() {
     std::panic::set_hook(Box::new(|_| {}));
     for bug in PlantedBug::ALL.iter().filter(|bug| wanted.split(',').any(|name| name == format!("{bug:?}"))) {
         plant(Some(*bug));
-        let caught: Vec<_> = seeds.clone().filter_map(|seed| Some((seed, rules_in(&try_seed(seed).err()?)))).collect();
+        let caught: Vec<_> =
+            seeds.clone().filter_map(|seed| Some((seed, rules_in(&try_seed(Kind::Single, seed).err()?)))).collect();
         plant(None);
         println!("{bug:?}: {} of {} seeds: {caught:?}", caught.len(), seeds.end - from);
     }
@@ -80,7 +84,7 @@ fn how_often_a_bug_is_caught() {
 /// How many seeds it takes to catch a bug.
 fn catch(bug: PlantedBug) -> Option<u64> {
     plant(Some(bug));
-    let caught = (1..=SEEDS_MAX).find_map(|seed| try_seed(seed).err().map(|why| (seed, why)));
+    let caught = (1..=SEEDS_MAX).find_map(|seed| try_seed(Kind::Single, seed).err().map(|why| (seed, why)));
     plant(None);
     match &caught {
         Some((seeds, why)) => println!("{bug:?}: {seeds} seeds; {}", rules_in(why)),

@@ -3,7 +3,6 @@
 use std::{
     cell::{Cell, RefCell},
     panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
     rc::Rc,
     sync::Arc,
     time::Duration,
@@ -17,7 +16,7 @@ use pyralog_engine::{
             faults::{FaultCounts, FaultKind, FaultRates},
         },
     },
-    shard::{self, Shard, Wiring, mailbox::Message},
+    shard::{self, Shard, Wiring, mailbox::Message, muster, placement::Drives},
     testing::{
         checker::judge,
         history::{Cause, Event, Fault},
@@ -27,7 +26,7 @@ use pyralog_engine::{
 
 use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
-    damage,
+    copies, damage,
     deaths::{Death, Deaths},
     other_format::Foreigners,
     plan::{Mappings, Plan},
@@ -48,10 +47,20 @@ pub struct Report {
     pub violations: Vec<String>,
 }
 
-pub fn run_seed(seed: u64) -> Report {
+/// What is simulated.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// One copy of each partition, on one drive.
+    Single,
+    /// Several, on one drive or on several.
+    Copies,
+}
+
+pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
     let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
     let plan = Deaths::of_seed(seed).arrange(plan);
+    let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
@@ -60,15 +69,22 @@ pub fn run_seed(seed: u64) -> Report {
     let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     let clients = Clients::new(seed, &plan);
     sim.set_rates(FaultRates::none());
-    prepare_directory(&sim);
+    prepare_directory(&sim, &plan);
     sim.set_rates(plan.rates.clone());
     let (mut foreigners, mut violations) = (Foreigners::of_seed(seed), Vec::new());
+    let mut fate = copies::Fate::new(seed, &plan);
     for _ in 0..plan.lives {
-        live(&sim, &plan, &clients, &mut random);
-        violations.extend(foreigners.visit(&sim, &plan, &clients));
+        live(&sim, (&plan, &mut fate), &clients, &mut random);
+        if plan.settings.replication.is_some() {
+            fate.between_lives(&sim);
+        } else {
+            violations.extend(foreigners.visit(&sim, &plan, &clients));
+        }
     }
     sim.set_rates(FaultRates::none());
-    violations.extend(last_life(&sim, &plan, &clients, random.within(1..4) as usize));
+    let cores = (random.within(1..4) as usize).max(plan.drives.len());
+    violations.extend(last_life(&sim, &plan, &clients, cores));
+    violations.extend(copies::compare(&sim, &plan));
     violations.extend(judge(&clients.history.borrow()).iter().map(ToString::to_string));
     Report {
         trace: sim.trace_hash(),
@@ -81,12 +97,17 @@ pub fn run_seed(seed: u64) -> Report {
     }
 }
 
-/// The data directory is there before the server is, as `dlog serve` makes it.
-pub fn prepare_directory(sim: &Sim) {
+/// The data directories are there before the server is, as `dlog serve` makes it.
+pub fn prepare_directory(sim: &Sim, plan: &Plan) {
     let (process, cores) = sim.process(1);
     let runtime = cores[0].clone();
-    let made = async move { runtime.create_dir_all(&PathBuf::from("/data")).await };
-    sim.block_on(&cores[0], made, STEPS_MAX).unwrap().unwrap();
+    let dirs = plan.drives.clone();
+    let made = async move {
+        for dir in dirs {
+            runtime.create_dir_all(&dir).await.unwrap();
+        }
+    };
+    sim.block_on(&cores[0], made, STEPS_MAX).unwrap();
     sim.kill(process);
 }
 
@@ -102,9 +123,10 @@ pub fn start(
     let (process, runtimes) = sim.process(cores);
     let shards: Shards = Rc::new(RefCell::new((0..cores).map(|_| None).collect()));
     let failed = Rc::new(RefCell::new(None));
+    let Some(drives) = muster(sim, plan, &runtimes[0], &failed) else { return (process, runtimes, shards, failed) };
     for (core, mesh) in sim.mesh::<Message>(cores, 16).into_iter().enumerate() {
         let (shards, failed) = (Rc::clone(&shards), Rc::clone(&failed));
-        let (runtime, config) = (runtimes[core].clone(), plan.config());
+        let (runtime, config) = (runtimes[core].clone(), plan.config(drives.clone()));
         runtimes[core].spawn(async move {
             let wiring = Wiring { core: CoreId(core as u16), mesh, control: None, metrics: Arc::default() };
             match shard::open(runtime, config, wiring).await {
@@ -116,9 +138,27 @@ pub fn start(
     (process, runtimes, shards, failed)
 }
 
+/// Counts the drives before any core starts. Without an answer in time the server does not start.
+fn muster(sim: &Sim, plan: &Plan, runtime: &SimRuntime, failed: &Rc<RefCell<Option<String>>>) -> Option<Drives> {
+    if let [dir] = &plan.drives[..] {
+        return Some(Drives::single(dir));
+    }
+    let (own, dirs) = (runtime.clone(), plan.drives.clone());
+    let answer = sim.block_on(runtime, async move { muster::muster(&own, &dirs).await }, STEPS_MAX);
+    match answer.unwrap() {
+        Ok(drives) => Some(drives),
+        Err(error) => {
+            *failed.borrow_mut() = Some(error.to_string());
+            None
+        }
+    }
+}
+
 /// One life of the server, from its start to its sudden end.
-pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRandom) {
+pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Clients>, random: &mut SimRandom) {
     let cores = random.within(1..4) as usize;
+    let cores = if plan.settings.replication.is_some() && clients.cores.get() == 0 { 3 } else { cores };
+    let cores = cores.max(plan.drives.len());
     if ![0, cores].contains(&clients.cores.replace(cores)) {
         sim.count(FaultKind::OtherCores);
     }
@@ -131,6 +171,7 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     }
     // Recovery believes what it reads: nothing tells it that a drive hides the end of a log from it.
     sim.set_rate(FaultKind::MisdirectedRead, 0);
+    note_copies(plan, clients);
     let (process, runtimes, shards, failed) = start(sim, plan, cores);
     let death = plan.deaths.borrow_mut().next();
     let end = death.latest(sim.now() + Duration::from_micros(length_of_life(plan, random)));
@@ -138,6 +179,7 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     sim.run_until(|| sim.now() >= end || failed.borrow().is_some() || all_open(), STEPS_MAX).unwrap();
     sim.set_rate(FaultKind::MisdirectedRead, plan.rates.get(FaultKind::MisdirectedRead));
     let open: Vec<_> = shards.borrow_mut().drain(..).flatten().collect();
+    fate.strike(sim, clients);
     if open.len() == cores {
         serve(sim, (&open, &runtimes), (plan, clients), (end, death), random);
     }
@@ -164,9 +206,18 @@ pub fn live(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, random: &mut SimRando
     damage::tell(sim, clients);
 }
 
+fn note_copies(plan: &Plan, clients: &Clients) {
+    if plan.settings.replication.is_some() {
+        clients.note(Event::Cause(Cause::Replicated));
+        clients.note(Event::Cause(Cause::Creating));
+    }
+}
+
 /// In microseconds.
 fn length_of_life(plan: &Plan, random: &mut SimRandom) -> u64 {
     match random.below(10) {
+        // Long enough to agree on leaders, and on others when those fail.
+        2..8 if plan.settings.replication.is_some() => random.within(300_000..2_000_000),
         0..2 => random.within(100..5_000),
         // Long enough to see room come back.
         2..4 if plan.rates.get(FaultKind::NoSpace) > 0 => random.within(500_000..3_000_000),
@@ -208,6 +259,8 @@ fn note_causes(before: &FaultCounts, after: &FaultCounts, clients: &Clients) {
         (FaultKind::WriteError, Cause::DriveFailed),
         (FaultKind::SyncError, Cause::DriveFailed),
         (FaultKind::ReadError, Cause::ReadFailed),
+        (FaultKind::DriveFailed, Cause::DriveFailed),
+        (FaultKind::DriveFailed, Cause::ReadFailed),
         (FaultKind::MisdirectedRead, Cause::Misread),
         // What it spoiled may have been deleted since.
         (FaultKind::MisdirectedWrite, Cause::Misread),
@@ -227,6 +280,7 @@ const LAST_ACTS: usize = 8;
 /// the judge's to say; returned is what he cannot see.
 pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) -> Vec<String> {
     clients.note(Event::Healed);
+    note_copies(plan, clients);
     let since = sim.now();
     let (_, runtimes, shards, failed) = start(sim, plan, cores);
     let all_open = || shards.borrow().iter().all(Option::is_some);
@@ -307,8 +361,8 @@ fn note_in_use(shard: &Shard<SimRuntime>, clients: &Clients) {
 }
 
 /// Runs a seed; a panic in it is a violation like others.
-pub fn try_seed(seed: u64) -> Result<Report, String> {
-    let report = catch_unwind(AssertUnwindSafe(|| run_seed(seed))).map_err(|panic| {
+pub fn try_seed(kind: Kind, seed: u64) -> Result<Report, String> {
+    let report = catch_unwind(AssertUnwindSafe(|| run_seed(kind, seed))).map_err(|panic| {
         let text = panic.downcast_ref::<String>().cloned();
         text.or_else(|| panic.downcast_ref::<&str>().map(ToString::to_string)).unwrap_or_else(|| "a panic".to_owned())
     })?;

@@ -2,8 +2,11 @@
 //! power goes out, the server starts again on another number of cores; in the end everything works, all is read, and
 //! the judge decides.
 //!
+//! Partitions have one copy, or several in other seeds (`PYRALOG_COPIES_SEED`, …).
+//!
 //! `PYRALOG_SEED=N` runs one seed, `PYRALOG_SEEDS=N` and `PYRALOG_FROM=N` set how many and from which on
-//! (`scripts/simulate` does), and `PYRALOG_TRACE=1` prints what each life of the server came to.
+//! (`scripts/simulate` does), `PYRALOG_TRACE=1` prints what each life of the server came to, and
+//! `PYRALOG_TRACE=2` also what it logs.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
@@ -12,6 +15,7 @@ use pyralog_engine::runtime::sim::faults::{FaultCounts, FaultKind};
 #[cfg(feature = "planted-bugs")]
 mod bugs;
 mod clients;
+mod copies;
 mod damage;
 mod deaths;
 mod lives;
@@ -21,8 +25,10 @@ mod plan;
 mod producers;
 mod scenes;
 mod settings;
+mod trace;
 
-use lives::{Report, run_seed, shorten, try_seed};
+use lives::{Kind, Report, run_seed, shorten, try_seed};
+use plan::NEVER_WITH_COPIES;
 
 fn number(name: &str) -> Option<u64> {
     std::env::var(name).ok().map(|text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
@@ -40,16 +46,18 @@ const KEPT: &[(u64, &str)] = &[
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
-fn run_seeds(seeds: &[u64]) -> (Total, Vec<u64>) {
+fn run_seeds(kind: Kind, seeds: &[u64]) -> (Total, Vec<u64>) {
     let threads = number("PYRALOG_THREADS").unwrap_or(2).max(1) as usize;
     let next = AtomicUsize::new(0);
     let work = || {
         let (mut total, mut failed) = (Total::default(), Vec::new());
         while let Some(seed) = seeds.get(next.fetch_add(1, Relaxed)) {
-            match try_seed(*seed) {
+            match try_seed(kind, *seed) {
                 Ok(report) => total.add(&report),
                 Err(why) => {
-                    println!("seed {seed} failed; again with scripts/simulate --seed {seed}\n  {}", shorten(&why));
+                    let copies = if kind == Kind::Copies { " --copies" } else { "" };
+                    println!("seed {seed} failed; again with scripts/simulate{copies} --seed {seed}");
+                    println!("  {}", shorten(&why));
                     failed.push(*seed);
                 }
             }
@@ -103,6 +111,7 @@ const SEEDS_FOR_ALL_KINDS: u64 = 400;
 
 #[test]
 fn no_seed_breaks_a_promise() {
+    trace::begin();
     let one = number("PYRALOG_SEED");
     let from = one.or_else(|| number("PYRALOG_FROM")).unwrap_or(1);
     let count = one.map_or_else(|| number("PYRALOG_SEEDS").unwrap_or(SEEDS), |_| 1);
@@ -110,10 +119,35 @@ fn no_seed_breaks_a_promise() {
     if count > 1 {
         seeds.extend(KEPT.iter().map(|(seed, _)| *seed).filter(|seed| !(from..from + count).contains(seed)));
     }
+    let Total { counts, mappings, .. } = &judge(Kind::Single, &seeds);
+    let of_several = FaultKind::ALL.map(|kind| (kind, kind >= FaultKind::DriveFailed));
+    let own = of_several.into_iter().filter(|(_, of_several)| !of_several).map(|(kind, _)| kind);
+    let never: Vec<_> = own.filter(|kind| counts.get(*kind) == 0).collect();
+    assert!(count < SEEDS_FOR_ALL_KINDS || never.is_empty(), "these faults never had an effect: {never:?}");
+    assert!(count < SEEDS_FOR_ALL_KINDS || *mappings > 0, "nothing was ever mapped");
+}
+
+/// Partitions with several copies, on one drive or on several that fail, stall, are lost or are old copies.
+#[test]
+fn no_seed_of_several_copies_breaks_a_promise() {
+    trace::begin();
+    let one = number("PYRALOG_COPIES_SEED");
+    let from = one.or_else(|| number("PYRALOG_COPIES_FROM")).unwrap_or(1);
+    let count = one.map_or_else(|| number("PYRALOG_COPIES_SEEDS").unwrap_or(SEEDS / 4), |_| 1);
+    let Total { counts, .. } = &judge(Kind::Copies, &(from..from + count).collect::<Vec<u64>>());
+    let wanted = FaultKind::ALL.iter().filter(|kind| !NEVER_WITH_COPIES.contains(kind));
+    let wanted = wanted.filter(|kind| **kind != FaultKind::OtherFormat);
+    let never: Vec<_> = wanted.filter(|kind| counts.get(**kind) == 0).collect();
+    assert!(count < SEEDS_FOR_ALL_KINDS || never.is_empty(), "these faults never had an effect: {never:?}");
+}
+
+/// Runs seeds, and says what they came to. None may fail.
+fn judge(kind: Kind, seeds: &[u64]) -> Total {
     let since = std::time::Instant::now();
-    let (total, failures) = run_seeds(&seeds);
+    let (total, failures) = run_seeds(kind, seeds);
     let took = since.elapsed().as_secs_f64();
     let Total { steps, acked, read, mappings, counts } = &total;
+    let from = seeds.first().copied().unwrap_or_default();
     println!("{} seeds from {from} on, {steps} steps, {:.0} steps/s", seeds.len(), *steps as f64 / took);
     println!("{acked} appends acknowledged, {read} records read in between, {mappings} parts of files mapped");
     let crashes = counts.get(FaultKind::Kill) + counts.get(FaultKind::PowerLoss);
@@ -122,9 +156,7 @@ fn no_seed_breaks_a_promise() {
         println!("{:>9} × {kind:?}", counts.get(kind));
     }
     assert!(failures.is_empty(), "{} of {} seeds failed: {failures:?}", failures.len(), seeds.len());
-    let never: Vec<_> = FaultKind::ALL.iter().filter(|kind| counts.get(**kind) == 0).collect();
-    assert!(count < SEEDS_FOR_ALL_KINDS || never.is_empty(), "these faults never had an effect: {never:?}");
-    assert!(count < SEEDS_FOR_ALL_KINDS || *mappings > 0, "nothing was ever mapped");
+    total
 }
 
 /// How many seeds a run has unless it is told otherwise: about a minute without optimisation, a few seconds with it.
@@ -132,15 +164,16 @@ const SEEDS: u64 = if cfg!(debug_assertions) && cfg!(not(feature = "planted-bugs
 
 #[test]
 fn a_seed_is_the_same_run_every_time() {
-    for seed in 1..=20 {
-        let (first, second) = (try_seed(seed), try_seed(seed));
+    for (kind, seed) in [Kind::Single, Kind::Copies].into_iter().flat_map(|kind| (1..=20).map(move |seed| (kind, seed)))
+    {
+        let (first, second) = (try_seed(kind, seed), try_seed(kind, seed));
         if let (Ok(first), Ok(second)) = (first, second) {
             assert_eq!(
                 (first.trace, first.steps, first.acked, &first.counts),
                 (second.trace, second.steps, second.acked, &second.counts),
-                "seed {seed} ran differently the second time"
+                "seed {seed} of {kind:?} ran differently the second time"
             );
         }
     }
-    assert_ne!(run_seed(1).trace, run_seed(2).trace);
+    assert_ne!(run_seed(Kind::Single, 1).trace, run_seed(Kind::Single, 2).trace);
 }

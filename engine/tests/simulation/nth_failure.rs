@@ -22,7 +22,7 @@ use pyralog_engine::{
 };
 
 use crate::{
-    clients::{Clients, append_one, create_log, partitions_of, read_some, read_through, trim},
+    clients::{Clients, Patience, append_one, create_log, partitions_of, read_some, read_through, trim},
     lives::{STEPS_MAX, last_life, prepare_directory, start},
     plan::Plan,
 };
@@ -61,7 +61,7 @@ fn run(nth: u64, (failure, sticky): (Failure, bool), mappings: u32) -> bool {
     let plan = Plan { rates, segment_bytes: 96 << 10, logs: 1, settings: Default::default(), ..drawn };
     plan.mappings.borrow_mut().0 = mappings;
     let sim = Sim::new(nth, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
-    prepare_directory(&sim);
+    prepare_directory(&sim, &plan);
     let clients = Clients::new(1, &plan);
     sim.fail_nth(nth, failure, sticky);
     for _ in 0..LIVES {
@@ -123,7 +123,7 @@ async fn script(shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
         let Some(partition) = partitions_of(shard).first().copied() else { return };
         for number in 0..6 {
             let ack = if number % 3 == 0 { AckLevel::Written } else { AckLevel::Durable };
-            append_one(part, shard.clone(), Rc::clone(clients), (partition, ack, 60)).await;
+            append_one(part, shard.clone(), Rc::clone(clients), (partition, ack, 60), Patience::Again).await;
         }
         read_some(part, shard, clients).await;
         read_through(part, shard, partition, clients).await;

@@ -8,8 +8,8 @@ use pyralog_engine::{
         SimRandom,
         faults::{FaultKind, FaultRates},
     },
-    settings::{Bound, LogSettings},
-    shard::ShardConfig,
+    settings::{Bound, LogSettings, Replication},
+    shard::{ShardConfig, placement::Drives},
     types::AckLevel,
 };
 
@@ -25,6 +25,8 @@ pub struct Plan {
     pub logs: usize,
     /// Drives fail reads, writes or syncs in this seed: then a dead process may have lost what was only written.
     pub drive_fails: bool,
+    /// Where its drives are; several only if partitions have several copies.
+    pub drives: Vec<PathBuf>,
     /// Of the log.
     pub settings: LogSettings,
     /// Which cores of which lives map sealed segments.
@@ -50,7 +52,34 @@ impl Mappings {
     }
 }
 
+/// Kinds of fault that no seed with several copies has.
+pub const NEVER_WITH_COPIES: [FaultKind; 3] =
+    [FaultKind::BitFlip, FaultKind::MisdirectedWrite, FaultKind::MisdirectedRead];
+
+/// How many copies a seed's partitions have, if they have several, from a stream of its own.
+fn replication(seed: u64) -> Replication {
+    let (replication_factor, write_quorum, read_quorum) = match SimRandom::new(seed, 226).below(4) {
+        0 => (2, 2, 1),
+        1 => (3, 2, 2),
+        2 => (3, 3, 2),
+        _ => (3, 1, 1),
+    };
+    Replication { replication_factor, write_quorum, read_quorum }
+}
+
 impl Plan {
+    /// The plan of a seed in which partitions have several copies, on one drive or on several. Nothing spoils single
+    /// sectors of them.
+    pub fn with_copies(mut self, seed: u64) -> Plan {
+        self.settings.replication = Some(replication(seed));
+        let more = SimRandom::new(seed, 227).below(3);
+        self.drives.extend((0..more).map(|drive| PathBuf::from(format!("/data{}", drive + 1))));
+        for kind in NEVER_WITH_COPIES {
+            self.rates = self.rates.with(kind, 0);
+        }
+        self
+    }
+
     /// Swarm: each seed has some kinds of fault, with strengths of their own; a third of them have only one.
     pub fn draw(random: &mut SimRandom) -> Plan {
         let rare = [
@@ -95,6 +124,7 @@ impl Plan {
             lives: random.within(2..6),
             logs: if random.happens(3_000) { 6 } else { 2 },
             drive_fails,
+            drives: vec![PathBuf::from("/data")],
             settings: settings(random),
             mappings: RefCell::new(Mappings::none()),
             deaths: RefCell::new(Deaths::any_time()),
@@ -102,10 +132,10 @@ impl Plan {
     }
 
     /// Of a core that is about to start.
-    pub fn config(&self) -> ShardConfig {
+    pub fn config(&self, drives: Drives) -> ShardConfig {
         let Mappings(rate, random) = &mut *self.mappings.borrow_mut();
         ShardConfig {
-            data_dir: PathBuf::from("/data"),
+            drives,
             segment_bytes: self.segment_bytes,
             buffer_time_max: Duration::from_millis(5),
             buffer_bytes_max: 256 << 10,
@@ -119,6 +149,8 @@ impl Plan {
             reserve_bytes: 0,
             retention: Default::default(),
             retention_interval: Duration::from_millis(7),
+            replication: Replication::SINGLE,
+            drive_timeout: Duration::from_millis(500),
         }
     }
 }

@@ -22,7 +22,7 @@ use pyralog_engine::{
     types::{AckLevel, Offset, PartitionId, ProducerId},
 };
 
-use crate::clients::{Clients, make_batch};
+use crate::clients::{Clients, call, make_batch};
 
 /// What is added to a client's number for its idempotent producer, and for its plain conditional appends.
 const IDEMPOTENT: u32 = 100;
@@ -78,7 +78,7 @@ pub async fn act(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId,
 
 /// The offset that the next record would get, as far as one can know.
 async fn log_end(shard: &Shard<SimRuntime>, partition: PartitionId) -> Option<Offset> {
-    match shard.call(Request::FindOffset(FindOffset { partition, at: OffsetAt::Latest })).await {
+    match call(shard, Request::FindOffset(FindOffset { partition, at: OffsetAt::Latest })).await {
         Ok(Reply::Found(found)) => Some(found.log_end_offset),
         _ => None,
     }
@@ -98,7 +98,7 @@ async fn compete(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId,
         id
     };
     let append = Append { partition, batch, ack: Some(ack), expected_offset: Some(end) };
-    let outcome = match shard.call(Request::Append(append)).await {
+    let outcome = match call(shard, Request::Append(append)).await {
         Ok(Reply::Appended(appended)) => acked(clients, &appended),
         Ok(other) => panic!("an append was answered by {other:?}"),
         Err(RequestError::WrongOffset { expected, end: told }) => {
@@ -171,7 +171,7 @@ async fn attempt(
     clients: &Clients,
 ) -> Option<Result<Appended, RequestError>> {
     let call = || async {
-        match shard.call(Request::Append(append.clone())).await {
+        match call(shard, Request::Append(append.clone())).await {
             Ok(Reply::Appended(appended)) => Ok(appended),
             Ok(other) => panic!("an append was answered by {other:?}"),
             Err(error) => Err(error),

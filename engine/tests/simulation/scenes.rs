@@ -31,6 +31,7 @@ use pyralog_engine::{
 use crate::{
     SEEDS,
     clients::{Clients, be_client, ends, make_batch},
+    copies::Fate,
     damage,
     lives::{STEPS_MAX, last_life, live, prepare_directory, start},
     plan::Plan,
@@ -41,7 +42,7 @@ fn nothing_of_a_server_outlives_its_world() {
     let plan =
         Plan { rates: FaultRates::none(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
     let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
-    prepare_directory(&sim);
+    prepare_directory(&sim, &plan);
     let clients = Clients::new(1, &plan);
     let (_, runtimes, shards, _) = start(&sim, &plan, 2);
     sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
@@ -59,7 +60,7 @@ fn what_a_killed_process_left_under_way_is_not_shown_before_it_can_be_synced() {
     let plan =
         Plan { rates: FaultRates::none(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
     let sim = Sim::new(1, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
-    prepare_directory(&sim);
+    prepare_directory(&sim, &plan);
     let clients = Clients::new(1, &plan);
     let open = || {
         let (process, runtimes, shards, _) = start(&sim, &plan, 1);
@@ -111,7 +112,7 @@ fn a_log_that_is_being_made_is_refused_for_now_and_is_open_everywhere_where_core
         let plan =
             Plan { rates: rates.clone(), settings: Default::default(), ..Plan::draw(&mut SimRandom::new(1, 100)) };
         let sim = Sim::new(seed, &SimConfig { rates, alignment: plan.alignment });
-        prepare_directory(&sim);
+        prepare_directory(&sim, &plan);
         let (_, runtimes, shards, _) = start(&sim, &plan, 3);
         sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
         let shards: Vec<Shard<SimRuntime>> = shards.borrow().iter().flatten().cloned().collect();
@@ -170,8 +171,8 @@ fn a_flipped_bit_is_never_served() {
         };
         let sim = Sim::new(seed, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
         let clients = Clients::new(seed, &plan);
-        prepare_directory(&sim);
-        live(&sim, &plan, &clients, &mut random);
+        prepare_directory(&sim, &plan);
+        live(&sim, (&plan, &mut Fate::new(0, &plan)), &clients, &mut random);
         let files = sim.files().into_iter().filter(|(_, len)| *len > 0).map(|(path, _)| path);
         let segments: Vec<PathBuf> = files.filter(|path| path.extension() == Some("seg".as_ref())).collect();
         if segments.is_empty() {

@@ -94,7 +94,8 @@ pub async fn alter(shard: &Shard<SimRuntime>, clients: &Clients) {
         let catalog = shard.catalog();
         let logs: Vec<_> = catalog.logs().cloned().collect();
         let log = logs[random.below(logs.len() as u64) as usize].clone();
-        (log, plan::settings(&mut random))
+        let replication = known.first.replication;
+        (log, LogSettings { replication, ..plan::settings(&mut random) })
     };
     known.under_way.set(true);
     let _under_way = UnderWay(Rc::clone(&known.under_way));

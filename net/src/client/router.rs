@@ -99,7 +99,7 @@ impl Router {
 
     /// Runs `attempt` with the connection that a partition's requests take, again after retriable errors for as long as
     /// the settings say, and once more with fresh metadata if the partition was not found: the log may have been
-    /// deleted and made anew.
+    /// deleted and made anew. Where the leader is another one by now, its core is asked for.
     pub async fn at_partition<T, F, A>(&self, log: &LogId, index: PartitionIndex, attempt: A) -> Result<T>
     where
         A: Fn(Arc<Connection>, PartitionId) -> F,
@@ -119,6 +119,9 @@ impl Router {
                 refreshed = true;
                 self.forget(log);
                 continue;
+            }
+            if error.code() == Some(ErrorCode::NOT_LEADER) {
+                self.forget(log);
             }
             retry.pause(error).await?;
         }

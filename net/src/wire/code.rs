@@ -114,6 +114,8 @@ codes! {
     DISK_FULL = 303;
     /// The partition's log was created just now, and is not open everywhere.
     PARTITION_OPENING = 304;
+    /// The partition is led by a copy on another core, or by none at the moment.
+    NOT_LEADER = 305;
     /// The partition stopped accepting writes after a fault.
     READ_ONLY = 401;
     /// The catalogue of logs could not be written.
@@ -231,6 +233,9 @@ impl From<&RequestError> for WireError {
             E::PartitionOpening { partition } => {
                 (C::PARTITION_OPENING, json!({ "log": partition.log, "partition": partition.index }))
             }
+            E::NotLeader { partition, leader } => {
+                (C::NOT_LEADER, json!({ "log": partition.log, "partition": partition.index, "leader": leader }))
+            }
             E::OffsetOutOfRange { offset, start, end } => {
                 (C::OFFSET_OUT_OF_RANGE, json!({ "offset": offset, "start": start, "end": end }))
             }
@@ -305,7 +310,7 @@ impl From<ProtocolError> for WireError {
 mod tests {
     use std::collections::BTreeSet;
 
-    use pyralog_engine::types::{LogUid, Offset, PartitionId, PartitionIndex, ProducerId, Sequence};
+    use pyralog_engine::types::{CoreId, LogUid, Offset, PartitionId, PartitionIndex, ProducerId, Sequence};
 
     use super::*;
     use crate::wire::{Api, frame::FrameDecoder};
@@ -319,6 +324,7 @@ mod tests {
             E::UnknownLog { name: "a".into() },
             E::UnknownPartition { partition },
             E::PartitionOpening { partition },
+            E::NotLeader { partition, leader: Some(CoreId(1)) },
             E::PartitionOutOfRange { log, partition: partition.index, partitions: 2 },
             E::OffsetOutOfRange { offset: Offset(9), start: Offset(1), end: Offset(5) },
             E::BatchRefused { reason: reason.clone() },

@@ -280,7 +280,10 @@ pub fn decode_json<T: DeserializeOwned>(api: Api, body: &[u8]) -> Result<T, Prot
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
-    use pyralog_engine::{record::Codec, settings::Bound};
+    use pyralog_engine::{
+        record::Codec,
+        settings::{Bound, Replication},
+    };
 
     use super::*;
     use crate::wire::frame::{Frame, FrameDecoder};
@@ -378,7 +381,15 @@ mod tests {
     #[test]
     fn metadata_comes_back_and_may_say_more_than_we_know() {
         let settings = LogSettings { compression: Some(Codec::Lz4), ..LogSettings::default() };
-        let log = LogEntry { uid: LogUid(4), name: "a/b".parse().unwrap(), partitions: 3, settings, created_ms: 9 };
+        let log = LogEntry {
+            uid: LogUid(4),
+            name: "a/b".parse().unwrap(),
+            partitions: 3,
+            settings,
+            founding: false,
+            drives: 1,
+            created_ms: 9,
+        };
         let metadata = Metadata {
             version: "1".to_owned(),
             cores: 2,
@@ -408,6 +419,7 @@ mod tests {
                 retention_ms: Some(Bound::AtMost(u64::MAX)),
                 retention_bytes: Some(Bound::AtMost(u64::MAX)),
                 compression: Some(Codec::None),
+                replication: Some(Replication { replication_factor: 8, write_quorum: 8, read_quorum: 8 }),
             },
             created_ms: i64::MIN,
         };

@@ -11,7 +11,7 @@ use pyralog_engine::{
     limits::BATCH_BYTES_MAX,
     name::LogName,
     record::Codec,
-    settings::{Bound, LogChanges, LogSettings},
+    settings::{Bound, LogChanges, LogSettings, Replication},
     shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, OffsetAt, Trim},
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
 };
@@ -93,6 +93,8 @@ struct CreateLogBody {
     retention_bytes: Option<Bound>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     compression: Option<Codec>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    replication: Option<Replication>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -230,9 +232,9 @@ pub fn encode_metadata(out: &mut BytesMut, correlation: u64, request: &MetadataR
 
 /// Appends a create log frame.
 pub fn encode_create_log(out: &mut BytesMut, correlation: u64, create: &CreateLog) {
-    let LogSettings { ack, retention_ms, retention_bytes, compression } = create.settings;
+    let LogSettings { ack, retention_ms, retention_bytes, compression, replication } = create.settings;
     let (name, partitions) = (create.name.to_string(), create.partitions);
-    let body = CreateLogBody { name, partitions, ack, retention_ms, retention_bytes, compression };
+    let body = CreateLogBody { name, partitions, ack, retention_ms, retention_bytes, compression, replication };
     put_json(out, Api::CreateLog, correlation, &body);
 }
 
@@ -346,8 +348,8 @@ fn decode_metadata(body: &[u8]) -> Result<MetadataRequest, WireError> {
 
 fn decode_create_log(body: &[u8]) -> Result<CreateLog, WireError> {
     let body: CreateLogBody = json(Api::CreateLog, body)?;
-    let CreateLogBody { name: text, partitions, ack, retention_ms, retention_bytes, compression } = body;
-    let settings = LogSettings { ack, retention_ms, retention_bytes, compression };
+    let CreateLogBody { name: text, partitions, ack, retention_ms, retention_bytes, compression, replication } = body;
+    let settings = LogSettings { ack, retention_ms, retention_bytes, compression, replication };
     Ok(CreateLog { name: name(&text)?, partitions, settings })
 }
 
@@ -551,6 +553,7 @@ mod tests {
             retention_ms: Some(Bound::AtMost(5)),
             retention_bytes: Some(Bound::Unlimited),
             compression: Some(Codec::Lz4),
+            replication: Some(Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 }),
         };
         for settings in [LogSettings::default(), all] {
             let create = CreateLog { name: "b/c".parse().unwrap(), partitions: 8, settings };

@@ -17,7 +17,8 @@ use pyralog_engine::{
     log::scrub::ScrubPace,
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, launch, mesh},
-    shard::{self, ShardConfig, Wiring, mailbox::Message},
+    settings::Replication,
+    shard::{self, ShardConfig, Wiring, mailbox::Message, placement::Drives},
     types::{AckLevel, CoreId},
 };
 use pyralog_net::{
@@ -53,7 +54,7 @@ pub fn data_dir() -> tempfile::TempDir {
 
 fn config(data_dir: &Path) -> ShardConfig {
     ShardConfig {
-        data_dir: data_dir.to_path_buf(),
+        drives: Drives::single(data_dir),
         segment_bytes: 32 << 20,
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
@@ -66,6 +67,8 @@ fn config(data_dir: &Path) -> ShardConfig {
         budget_bytes: 64 << 20,
         retention: Default::default(),
         retention_interval: Duration::from_millis(50),
+        replication: Replication::SINGLE,
+        drive_timeout: Duration::from_millis(500),
         reserve_bytes: 0,
     }
 }

@@ -297,7 +297,7 @@ fn power_that_is_lost_while_a_cut_is_carried_out_again_takes_nothing_away() {
         let (holder, end_position) = log.holder_of(Offset(22)).await;
         let cut = Cut::End { at: Offset(22), holder, end_position };
         assert!(holder == Offset(20) && end_position < 16_000, "{cut:?}");
-        log.put_aside(Offset(22), Some(&history_of(0..22))).await.unwrap();
+        log.put_aside(Offset(22), &history_of(0..22)).await.unwrap();
         copies::write(&context.runtime, &Path::new(DIR).join(FILE_NAME), &cut.encode((P.log, P.index))).await.unwrap();
     };
     let story = |context: Context, ()| async move { drop(open(&context).await) };
@@ -317,7 +317,7 @@ fn a_log_that_is_begun_anew_has_no_records_and_goes_on_where_it_was_told() {
                 append((&log, &history_of(0..0)), 0..unwritten, (1, Some(Commit::Written))).await;
                 append((&log, &history_of(0..unwritten)), unwritten..ALL, (1, None)).await;
                 log.keep_start(Offset(5)).await.unwrap();
-                log.restart(Offset(at)).await.unwrap();
+                log.restart(Offset(at), &ProducerHistory::default()).await.unwrap();
                 let found = open(&context).await;
                 assert_eq!((found.start, found.end, &found.damage), (Offset(at), Offset(at), &None));
                 assert_eq!((&found.producers, found.reigns.beginnings()), (&history_of(0..0), &[][..]));
@@ -338,7 +338,9 @@ fn a_log_that_is_begun_anew_has_no_records_and_goes_on_where_it_was_told() {
 #[test]
 fn power_that_is_lost_within_a_restart_leaves_the_log_as_it_was_or_empty() {
     for at in [500, 40, 0] {
-        let story = move |_, log: Rc<Log<SimRuntime>>| async move { log.restart(Offset(at)).await.unwrap() };
+        let story = move |_, log: Rc<Log<SimRuntime>>| async move {
+            log.restart(Offset(at), &ProducerHistory::default()).await.unwrap()
+        };
         let after = move |context: Context, over: bool| async move {
             let found = open(&context).await;
             assert_eq!(found.damage, None);

@@ -65,8 +65,10 @@ pub enum Kind {
     NoIndex,
     /// A snapshot of producers says something else than the segments before it.
     Producers,
-    /// The file that says where the log begins.
+    /// The file that says where the log begins, or what is to be cut off.
     Start,
+    /// What a replica promised.
+    Ballot,
     /// Something that was deleted, whose space is given back when the server gets to it.
     Deleted,
     /// A segment or an index that does not belong where it is.
@@ -94,6 +96,7 @@ impl Kind {
             Kind::NoIndex => "no-index",
             Kind::Producers => "producers",
             Kind::Start => "start",
+            Kind::Ballot => "ballot",
             Kind::Deleted => "deleted",
             Kind::Stray => "stray",
             Kind::Unknown => "unknown",

@@ -14,6 +14,7 @@ use super::{
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, DEVICE_BLOCK_BYTES_MIN},
     log::{
+        copies::{BALLOT_NAME, has_intact_ballot, is_ballot_file},
         cut::{self, Cut, is_cut_file},
         index::SidecarKey,
         last_segment::{BEGINNING_BYTES, Beginning, LastSegment},
@@ -87,6 +88,7 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
     if !check.findings.is_empty() {
         return Ok((check.findings, check.totals));
     }
+    check.ballot(&entries);
     let cut = check.cut(&entries);
     let is_aside = entries.iter().any(|entry| entry.path.ends_with(REPLACEMENT_NAME));
     let entries = entries.into_iter().filter(|entry| cut.is_none_or(|cut| !cut.takes(&entry.path, is_aside)));
@@ -132,6 +134,23 @@ impl<D: Disk> Check<'_, D> {
                 let remedy = Remedy::None("it is not damaged; use a version of Pyralog that reads it");
                 self.findings.push(Finding::new(Kind::Version, path, reason).at(0).remedy(remedy));
             }
+        }
+    }
+
+    /// A replica whose ballot is gone asks the others what it promised, so it is no loss of records.
+    fn ballot(&mut self, entries: &[DirEntry]) {
+        let path = self.files.dir.join(BALLOT_NAME);
+        if !entries.iter().any(|entry| entry.path == path) {
+            return;
+        }
+        match self.disk.open(&path).and_then(|file| file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize)) {
+            Ok(bytes) if has_intact_ballot(&bytes) => {}
+            Ok(_) => {
+                let remedy = Remedy::None("the replica is rebuilt from the others");
+                let finding = Finding::new(Kind::Ballot, &path, "none of its copies is intact");
+                self.findings.push(finding.at(0).remedy(remedy));
+            }
+            Err(error) => self.unreadable(&path, 0, &error),
         }
     }
 
@@ -210,6 +229,7 @@ impl<D: Disk> Check<'_, D> {
             if trace.is_some()
                 || is_spare(path)
                 || is_cut_file(path)
+                || is_ballot_file(path)
                 || path.file_name().is_some_and(|name| name == BEGUN)
             {
                 continue;

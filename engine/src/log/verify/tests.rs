@@ -281,6 +281,19 @@ fn a_segment_ends_where_the_next_one_begins_whatever_stands_behind() {
 }
 
 #[test]
+fn a_ballot_is_known_and_one_without_an_intact_copy_is_found() {
+    let mut disk = sound();
+    let mut file = crate::log::envelope::seal(*b"PYV1", b"{}");
+    file.resize(4096, 0);
+    disk.put(PathBuf::from(DIR).join("ballot"), file);
+    disk.put(PathBuf::from(DIR).join("ballot.new"), Vec::new());
+    assert_eq!(disk.check().0, []);
+    disk.flip(&PathBuf::from(DIR).join("ballot"), 17);
+    let found = disk.only();
+    assert_eq!((found.kind, found.path), (Kind::Ballot, PathBuf::from(DIR).join("ballot")));
+}
+
+#[test]
 fn records_that_are_there_twice_are_case_f() {
     let mut disk = sound();
     disk.put(path(20), segment(20, 4).0);

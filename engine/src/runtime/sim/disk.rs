@@ -588,6 +588,15 @@ impl World {
         self.files().into_iter().filter_map(wound).collect()
     }
 
+    /// Removes everything in the directory at `path`, durably.
+    pub(super) fn empty(&self, path: &Path) -> io::Result<()> {
+        let (parent, name) = names::parent(&self.disk.root, path)?;
+        names::link(&parent, name, Node::Dir(Rc::default()));
+        let point = parent.borrow().begin_sync();
+        parent.borrow_mut().end_sync(point);
+        Ok(())
+    }
+
     /// Puts a durable file at `path`, with the directories it needs.
     pub(super) fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         let mut ancestors: Vec<&Path> = path.ancestors().skip(1).filter(|dir| dir.file_name().is_some()).collect();

@@ -16,6 +16,7 @@ use std::{
 
 use super::{
     disk::Disk,
+    drives::Drives,
     faults::{Failure, FaultCounts, FaultKind, FaultRates},
     random::{SimRandom, mix},
 };
@@ -113,6 +114,7 @@ pub(super) struct World {
     trace: Cell<u64>,
     steps: Cell<u64>,
     pub(super) disk: Disk,
+    pub(super) drives: Drives,
 }
 
 impl World {
@@ -138,6 +140,7 @@ impl World {
             trace: Cell::new(seed),
             steps: Cell::new(0),
             disk: Disk::new(alignment),
+            drives: Drives::default(),
         })
     }
 

@@ -51,11 +51,19 @@ pub enum FaultKind {
     OtherCores,
     /// A server starts in a directory in which a file has another format version.
     OtherFormat,
+    /// Everything fails on one of several drives, until the server starts again.
+    DriveFailed,
+    /// One of several drives does not answer for a while.
+    DriveStalled,
+    /// One of several drives is replaced by an empty one.
+    DriveReplaced,
+    /// One of several drives is replaced by a copy of an earlier time.
+    DriveStale,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 23;
+    pub const COUNT: usize = 27;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -82,6 +90,10 @@ impl FaultKind {
         FaultKind::ClockJump,
         FaultKind::OtherCores,
         FaultKind::OtherFormat,
+        FaultKind::DriveFailed,
+        FaultKind::DriveStalled,
+        FaultKind::DriveReplaced,
+        FaultKind::DriveStale,
     ];
 }
 

@@ -6,6 +6,7 @@
 //! from separate streams of the seed, so that a change to one does not shuffle all others.
 
 mod disk;
+mod drives;
 mod executor;
 pub mod faults;
 mod inode;
@@ -26,6 +27,8 @@ use std::{
 use bytes::Bytes;
 
 pub use disk::Wound;
+use drives::Drive;
+pub use drives::DriveImage;
 use executor::{Place, Stream, World};
 use faults::{Failure, FaultCounts, FaultKind, FaultRates};
 use inode::Inode;
@@ -368,42 +371,44 @@ impl Runtime for SimRuntime {
     }
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<SimFile> {
-        begin(&self.world, mode != OpenMode::Existing).await?;
+        let drive = self.world.drives.of(path);
+        begin(&self.world, &drive, mode != OpenMode::Existing).await?;
         let inode = self.world.open(path, mode).await?;
-        Ok(SimFile { world: Rc::clone(&self.world), inode, claim: RefCell::new(None) })
+        Ok(SimFile { world: Rc::clone(&self.world), drive, inode, claim: RefCell::new(None) })
     }
 
     async fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
-        begin(&self.world, true).await?;
+        begin(&self.world, &self.world.drives.of(from), true).await?;
         self.world.rename(from.to_owned(), to.to_owned()).await
     }
 
     async fn remove_file(&self, path: &Path) -> io::Result<()> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.world.drives.of(path), false).await?;
         self.world.remove_file(path.to_owned()).await
     }
 
     async fn remove_dir(&self, path: &Path) -> io::Result<()> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.world.drives.of(path), false).await?;
         self.world.remove_dir(path.to_owned()).await
     }
 
     async fn create_dir_all(&self, path: &Path) -> io::Result<()> {
-        begin(&self.world, true).await?;
+        begin(&self.world, &self.world.drives.of(path), true).await?;
         self.world.create_dir_all(path).await
     }
 
     async fn list_dir(&self, path: &Path) -> io::Result<Vec<DirEntry>> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.world.drives.of(path), false).await?;
         self.world.list_dir(path.to_owned()).await
     }
 
     async fn sync_dir(&self, path: &Path) -> io::Result<()> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.world.drives.of(path), false).await?;
         self.world.sync_dir(path).await
     }
 
     async fn free_bytes(&self, path: &Path) -> io::Result<u64> {
+        self.world.reach(&self.world.drives.of(path)).await?;
         self.world.free_bytes_of(path.to_owned()).await
     }
 }
@@ -411,6 +416,7 @@ impl Runtime for SimRuntime {
 /// An open file of the simulated disk. See [`File`].
 pub struct SimFile {
     world: Rc<World>,
+    drive: Rc<Drive>,
     inode: Rc<RefCell<Inode>>,
     claim: RefCell<Option<Claim>>,
 }
@@ -424,12 +430,12 @@ impl File for SimFile {
     }
 
     async fn read_at(&self, position: u64, len: usize) -> io::Result<Bytes> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.drive, false).await?;
         self.world.read(&self.inode, position, len).await.map(Bytes::from)
     }
 
     async fn map(&self, position: u64, len: usize) -> Result<SimMapping, MapError> {
-        begin(&self.world, false).await.map_err(MapError::Unreadable)?;
+        begin(&self.world, &self.drive, false).await.map_err(MapError::Unreadable)?;
         self.world.map(&self.inode, position, len).await
     }
 
@@ -441,17 +447,17 @@ impl File for SimFile {
     }
 
     async fn write_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
-        begin(&self.world, true).await?;
+        begin(&self.world, &self.drive, true).await?;
         self.world.write(&self.inode, position, buffer.bytes()).await.map(drop)
     }
 
     async fn write_durable_at(&self, position: u64, buffer: Rc<SimBuffer>) -> io::Result<()> {
-        begin(&self.world, true).await?;
+        begin(&self.world, &self.drive, true).await?;
         self.world.write_durable(&self.inode, position, buffer.bytes()).await
     }
 
     async fn fdatasync(&self) -> io::Result<()> {
-        begin(&self.world, false).await?;
+        begin(&self.world, &self.drive, false).await?;
         self.world.sync(&self.inode).await
     }
 
@@ -460,13 +466,14 @@ impl File for SimFile {
     }
 
     async fn truncate(&self, len: u64) -> io::Result<()> {
-        begin(&self.world, true).await?;
+        begin(&self.world, &self.drive, true).await?;
         self.world.truncate(&self.inode, len).await
     }
 }
 
 /// An operation on the drive begins, and may be the one that is chosen to fail.
-async fn begin(world: &World, takes_room: bool) -> io::Result<()> {
+async fn begin(world: &Rc<World>, drive: &Drive, takes_room: bool) -> io::Result<()> {
+    world.reach(drive).await?;
     match world.begins(takes_room) {
         None => Ok(()),
         Some(Failure::Error) => Err(names::os_error(libc::EIO)),

@@ -60,6 +60,7 @@ impl<'a> Judge<'a> {
         match error {
             E::DiskFull { .. } => self.any(&[Cause::DriveFull]),
             // A full drive gets no second chance when the server stops.
+            E::OutcomeUnknown { .. } if self.any(&[Cause::Replicated]) => true,
             E::ReadOnly { .. } | E::OutcomeUnknown { .. } => {
                 let full = self.any(&[Cause::DriveFull]) && self.any(&[Cause::Stopping]);
                 spoiled || full || self.any(&[Cause::DriveFailed, Cause::Misread])
@@ -70,6 +71,8 @@ impl<'a> Judge<'a> {
             E::CatalogFailed { .. } => self.any(&[Cause::DriveFailed, Cause::DriveFull]),
             E::ShuttingDown => self.any(&[Cause::Stopping]),
             E::PartitionOpening { .. } => self.any(&[Cause::Creating]),
+            // How long that may take is the judge of C12's to say.
+            E::NotLeader { .. } => self.any(&[Cause::Replicated]),
             // Clients may create the same log.
             E::LogExists { .. } => true,
             _ => false,

@@ -1,0 +1,517 @@
+//! A copy of a partition that has others on other cores: the protocol that decides ([`crate::replication`]), and the
+//! carrying out of what it decides on the copy's log, its ballot and the rings.
+//!
+//! Effects are carried out in the order in which they come. While the log is cut off, begun anew or mended before its
+//! first record from a leader, all of them wait. A copy whose drive fails is closed: it says and hears nothing more,
+//! and the others are told to suspect it.
+
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    rc::{Rc, Weak},
+};
+
+use bytes::{Bytes, BytesMut};
+
+use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned};
+use crate::{
+    error::RequestError,
+    log::{LogFault, copies::BALLOT_NAME, read::ReadRange, recovery::Recovered, version::OtherVersion},
+    record::{ProducerHistory, check_stored_header},
+    replication::{
+        Opened, Pace, ReadTicket, Replica, RoleName,
+        assignment::{Configuration, ReplicaId},
+        ballot::{Ballot, Memory},
+        effect::Effect,
+        epochs::Epochs,
+        message::{Batches, Held, Loaded, Message},
+    },
+    runtime::Runtime,
+    signal::Signal,
+    testing::bug::{PlantedBug, planted},
+    types::{AckLevel, CoreId, Offset},
+};
+
+/// See the module.
+pub(super) struct Member<R: Runtime> {
+    common: Rc<Common<R>>,
+    /// For the rings, and to be put in place anew when the log was opened anew. The core holds its members.
+    core: Weak<Core<R>>,
+    pub(super) id: CopyId,
+    /// How many drives there were when the log was made.
+    drives: u16,
+    dir: PathBuf,
+    replica: RefCell<Replica<Bytes>>,
+    /// The present opening of the log. That holds this.
+    owned: RefCell<Weak<Owned<R>>>,
+    /// A task has the log for itself; effects wait.
+    log_busy: Cell<bool>,
+    /// Somebody carries effects out already.
+    carrying: Cell<bool>,
+    /// An effect that waits for the log to be mended.
+    deferred: RefCell<Option<Effect<Bytes>>>,
+    /// What the leader knows of producers, told when it has this copy's log begun anew.
+    told_producers: RefCell<ProducerHistory>,
+    /// The newest ballot that is not saved, and its number.
+    unsaved: RefCell<Option<(u64, Ballot)>>,
+    saving: Cell<bool>,
+    /// The last read that may be answered.
+    answered: Cell<ReadTicket>,
+    /// More may be answered, or the leader is another.
+    answers: Signal,
+    /// Who leads, as far as is known here.
+    leader: Cell<Option<ReplicaId>>,
+    closed: Cell<bool>,
+}
+
+/// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
+/// need not prove often that they are there.
+fn pace() -> Pace {
+    use std::time::Duration;
+    Pace { beat: Duration::from_millis(100), silence_max: Duration::from_secs(1), ..Pace::default() }
+}
+
+/// What has to happen to a log before it can go on.
+#[derive(Clone, Copy, Debug)]
+enum Change {
+    /// See [`Effect::Truncate`].
+    Cut(Offset),
+    /// See [`Effect::Restart`].
+    Restart(Offset),
+    /// It ends at damage, and a leader has begun to send what follows: what is behind the damage is of no more use.
+    Mend,
+}
+
+impl<R: Runtime> Member<R> {
+    /// The copy `id` as its drive has it. `founding` is what it begins with if it was never there; else a copy without
+    /// a ballot has lost its memory.
+    pub(super) async fn open(
+        core: &Rc<Core<R>>,
+        (id, known_drives): (CopyId, u16),
+        (dir, recovered): (PathBuf, &Recovered<R>),
+        (config, founding): (Configuration, bool),
+    ) -> Result<Rc<Self>, LogFault> {
+        let runtime = &core.common.context.runtime;
+        let fault = |error: std::io::Error| LogFault::from_io("reading the ballot in", &dir, &error);
+        let found = ballot_store::load(runtime, &dir, (id.partition, id.copy)).await.map_err(fault)?;
+        let mut epochs = Epochs::default();
+        let beginnings = recovered.reigns.beginnings().iter().filter(|(_, start)| *start < recovered.end);
+        beginnings.for_each(|(epoch, start)| epochs.note(*epoch, *start));
+        let is_there = matches!(found, ballot_store::Found::Is(_));
+        let mut ballot = match found {
+            ballot_store::Found::Is(ballot) => ballot,
+            ballot_store::Found::Missing if founding => {
+                let ballot = Ballot::founding(config);
+                ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
+                ballot
+            }
+            ballot_store::Found::Missing => Ballot::lost(config),
+            ballot_store::Found::Version(found) => {
+                return Err(OtherVersion { path: dir.join(BALLOT_NAME), found, supported: 1 }.into());
+            }
+            ballot_store::Found::Damaged(reason) => {
+                tracing::error!(copy = %id, reason, "the ballot is damaged: the copy is rebuilt from the others");
+                Ballot::lost(config)
+            }
+        };
+        let drives = &core.common.config.drives;
+        let is_old = drives.is_old(drives.of(core.common.id)) && !founding;
+        if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
+            let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
+            if is_there && before == Memory::Intact {
+                // Before the drive passes for one that has everything.
+                ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
+            }
+        }
+        let life = runtime.random_u64();
+        let (log_start, log_end) = (recovered.start, recovered.end);
+        let opened = Opened { id: id.copy, life, ballot, log_start, log_end, epochs };
+        let replica = Replica::open(opened, pace(), runtime.monotonic());
+        Ok(Rc::new(Member {
+            common: Rc::clone(&core.common),
+            core: Rc::downgrade(core),
+            id,
+            drives: known_drives,
+            dir,
+            replica: RefCell::new(replica),
+            owned: RefCell::new(Weak::new()),
+            log_busy: Cell::new(false),
+            carrying: Cell::new(false),
+            deferred: RefCell::new(None),
+            told_producers: RefCell::default(),
+            unsaved: RefCell::new(None),
+            saving: Cell::new(false),
+            answered: Cell::default(),
+            answers: Signal::default(),
+            leader: Cell::new(None),
+            closed: Cell::new(false),
+        }))
+    }
+
+    /// The log was opened, for the first time or anew.
+    pub(super) fn attach(&self, owned: &Rc<Owned<R>>) {
+        *self.owned.borrow_mut() = Rc::downgrade(owned);
+    }
+
+    /// Whether appends may be admitted here.
+    pub(super) fn admits_appends(&self) -> bool {
+        !self.closed.get() && self.replica.borrow().admits_appends()
+    }
+
+    /// Whether this copy leads, established or not.
+    pub(super) fn leads(&self) -> bool {
+        !self.closed.get() && self.replica.borrow().role() == RoleName::Leader
+    }
+
+    /// Whether it leads, and everything that it has is final or on its way to be.
+    pub(super) fn is_established(&self) -> bool {
+        !self.closed.get() && self.replica.borrow().quorum().is_some()
+    }
+
+    /// The core of the copy that leads, as far as is known here.
+    pub(super) fn leader_core(&self) -> Option<CoreId> {
+        self.leader.get().filter(|leader| *leader != self.id.copy).and_then(|leader| self.home(leader))
+    }
+
+    /// The core of another copy; `None` if its drive is away.
+    pub(super) fn home(&self, copy: ReplicaId) -> Option<CoreId> {
+        self.common.config.drives.home(self.id.partition, copy, self.drives)
+    }
+
+    /// Runs the protocol, then does what it asks for.
+    pub(super) fn drive<T>(self: &Rc<Self>, event: impl FnOnce(&mut Replica<Bytes>, std::time::Duration) -> T) -> T {
+        let now = self.common.context.runtime.monotonic();
+        let result = event(&mut self.replica.borrow_mut(), now);
+        self.carry_effects();
+        result
+    }
+
+    /// Another copy says something.
+    pub(super) fn receive(self: &Rc<Self>, from: ReplicaId, message: Message<Bytes>) {
+        if !self.closed.get() {
+            self.drive(|replica, now| replica.handle_message(from, message, now));
+        }
+    }
+
+    /// The leader tells what it knows of producers.
+    pub(super) fn learn_producers(&self, history: ProducerHistory) {
+        *self.told_producers.borrow_mut() = history;
+    }
+
+    /// Time passes.
+    pub(super) fn tick(self: &Rc<Self>) {
+        if !self.closed.get() {
+            self.drive(|replica, now| replica.tick(now));
+        }
+    }
+
+    /// The copy `other` does not answer, or its drive does not.
+    pub(super) fn suspect(self: &Rc<Self>, other: ReplicaId) {
+        if !self.closed.get() && other != self.id.copy {
+            self.drive(|replica, now| replica.handle_suspect(other, now));
+        }
+    }
+
+    /// The copy that leads does not answer.
+    pub(super) fn suspect_leader(self: &Rc<Self>) {
+        if let Some(leader) = self.leader.get() {
+            self.suspect(leader);
+        }
+    }
+
+    /// A write or a sync takes too long: have the others find another leader, if this copy is it.
+    pub(super) fn give_way(&self) {
+        if self.leads() {
+            tracing::warn!(copy = %self.id, "the drive does not answer in time: another copy is to lead");
+            self.tell_suspicion();
+        }
+    }
+
+    /// The device has come further.
+    pub(super) fn held(self: &Rc<Self>, written: Offset, durable: Offset) {
+        if !self.closed.get() {
+            self.drive(|replica, now| replica.handle_held(written, durable, now));
+        }
+    }
+
+    /// Closes the copy for `reason`, for good: to the others it is one that is silent.
+    pub(super) fn close(&self, reason: &str) {
+        if self.closed.replace(true) {
+            return;
+        }
+        tracing::error!(copy = %self.id, reason, "the copy is out of service until the server is restarted");
+        self.answers.notify();
+        self.tell_suspicion();
+    }
+
+    /// The log is deleted: the copy says nothing more.
+    pub(super) fn forget(&self) {
+        self.closed.set(true);
+        self.answers.notify();
+    }
+
+    fn tell_suspicion(&self) {
+        let Some(core) = self.core.upgrade() else { return };
+        let CopyId { partition, copy } = self.id;
+        for peer in core.other_cores() {
+            core.mailbox.outbox(peer).push(mailbox::Message::Suspect { partition, copy });
+        }
+        core.suspect(partition, copy);
+    }
+
+    /// Waits until a read that comes now may be answered with everything that is visible then.
+    ///
+    /// Errors: `NotLeader`.
+    pub(super) async fn confirm_read(self: &Rc<Self>) -> Result<(), RequestError> {
+        let not_leader = || RequestError::NotLeader { partition: self.id.partition, leader: self.leader_core() };
+        if self.closed.get() {
+            return Err(not_leader());
+        }
+        let epoch = self.replica.borrow().ballot().promised;
+        let ticket = self.drive(|replica, now| replica.ask(now)).map_err(|_| not_leader())?;
+        let is_over = || !self.leads() || self.replica.borrow().ballot().promised != epoch;
+        self.answers.wait_until(|| self.answered.get() >= ticket || is_over()).await;
+        if self.answered.get() >= ticket && !is_over() { Ok(()) } else { Err(not_leader()) }
+    }
+
+    /// Whether reads are to be confirmed by other copies.
+    pub(super) fn confirms_reads(&self) -> bool {
+        self.replica.borrow().ballot().config.current.read_quorum() > 1
+    }
+
+    /// Does what the protocol asks for, until it asks for nothing or the log is busy.
+    fn carry_effects(self: &Rc<Self>) {
+        if self.carrying.replace(true) {
+            return;
+        }
+        while !self.log_busy.get() && !self.closed.get() {
+            let deferred = self.deferred.borrow_mut().take();
+            let Some(effect) = deferred.or_else(|| self.replica.borrow_mut().poll_effect()) else { break };
+            self.carry_out(effect);
+        }
+        self.carrying.set(false);
+    }
+
+    fn carry_out(self: &Rc<Self>, effect: Effect<Bytes>) {
+        let Some(owned) = self.owned.borrow().upgrade() else { return };
+        match effect {
+            Effect::Send { to, message } => self.send(to, message),
+            Effect::Save { revision, ballot } => {
+                *self.unsaved.borrow_mut() = Some((revision, ballot));
+                self.save();
+            }
+            Effect::Write { .. } if owned.damage.is_some() => {
+                *self.deferred.borrow_mut() = Some(effect);
+                self.change_log(owned, Change::Mend);
+            }
+            Effect::Write { batches, wanted } => {
+                if let Err(reason) = owned.take_copy(&batches, wanted) {
+                    owned.fence(format!("a leader sent what is no copy of its log: {reason}"));
+                }
+            }
+            Effect::Truncate { to } => self.change_log(owned, Change::Cut(to)),
+            Effect::Restart { at } => self.change_log(owned, Change::Restart(at)),
+            Effect::Trim { before } => self.trim(owned, before),
+            Effect::Load { to, from, until, bytes_max } => self.load(&owned, to, (from, until, bytes_max)),
+            Effect::Lead { epoch, start } => {
+                tracing::info!(copy = %self.id, %epoch, %start, "leads from now on");
+                self.leader.set(Some(self.id.copy));
+                owned.lead(epoch, self.replica.borrow().committed());
+                if let Some(core) = self.core.upgrade() {
+                    core.announce_leader(self.id.partition, epoch);
+                }
+            }
+            Effect::Moved(Held { received, written, durable }) => owned.quorum_has(received, written, durable),
+            Effect::Begins { at } => owned.begins(at),
+            Effect::Follow { leader, epoch } => {
+                tracing::debug!(copy = %self.id, %epoch, ?leader, "follows");
+                self.leader.set(leader);
+                owned.follow();
+                self.answers.notify();
+            }
+            Effect::Answer { through } => {
+                self.answered.set(through);
+                self.answers.notify();
+            }
+            other => self.report(&other),
+        }
+    }
+
+    /// What asks for nothing but to be known.
+    fn report(&self, effect: &Effect<Bytes>) {
+        let copy = self.id;
+        match effect {
+            Effect::Stuck(stuck) => {
+                let (votes, without) = (stuck.votes, stuck.without_memory);
+                let (committed, log_end) = (stuck.committed, stuck.log_end);
+                tracing::warn!(%copy, %votes, %without, %committed, %log_end, "too few copies vote for a leader");
+            }
+            Effect::InSync { replica, keeps_up } => tracing::info!(%copy, %replica, keeps_up, "a follower"),
+            Effect::Regressed { replica, had, has } => {
+                tracing::error!(%copy, %replica, %had, %has, "a copy came back without what it had: it is rebuilt");
+            }
+            Effect::Rebuilt => tracing::info!(%copy, "the copy is rebuilt"),
+            Effect::Changed(members) => tracing::info!(%copy, %members, "the members changed"),
+            Effect::Halt { committed, differs_at } => {
+                tracing::error!(%copy, %committed, %differs_at, "the leader's log lacks acknowledged records: halted");
+            }
+            _ => {}
+        }
+    }
+
+    fn send(&self, to: ReplicaId, message: Message<Bytes>) {
+        let Some(core) = self.core.upgrade() else { return };
+        let CopyId { partition, copy: from } = self.id;
+        if let Some(home) = self.home(to) {
+            if let (Message::Restart { .. }, Some(owned)) = (&message, self.owned.borrow().upgrade()) {
+                let history = Box::new(owned.state.borrow().producers().clone());
+                core.mailbox.outbox(home).push(mailbox::Message::Producers { partition, to, history });
+            }
+            core.mailbox.outbox(home).push(mailbox::Message::Replica { partition, from, to, message });
+        }
+    }
+
+    /// Sees to it that a task saves the newest ballot.
+    fn save(self: &Rc<Self>) {
+        if self.saving.replace(true) {
+            return;
+        }
+        let member = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            loop {
+                let next = member.unsaved.borrow_mut().take();
+                let Some((revision, ballot)) = next.filter(|_| !member.closed.get()) else { break };
+                let runtime = &member.common.context.runtime;
+                let saved = if planted(PlantedBug::BallotNotSaved) {
+                    Ok(())
+                } else {
+                    let CopyId { partition, copy } = member.id;
+                    ballot_store::save(runtime, &member.dir, (partition, copy), &ballot).await
+                };
+                match saved {
+                    Ok(()) => member.drive(|replica, now| replica.handle_saved(revision, now)),
+                    Err(LogFault::Full { .. }) => {
+                        // Nothing was promised yet. What comes meanwhile is newer.
+                        member.unsaved.borrow_mut().get_or_insert((revision, ballot));
+                        runtime.sleep(super::drive::FULL_RETRY).await;
+                    }
+                    Err(fault) => {
+                        let owned = member.owned.borrow().upgrade();
+                        owned.inspect(|owned| owned.fence(fault.to_string()));
+                        member.close(&fault.to_string());
+                    }
+                }
+            }
+            member.saving.set(false);
+        });
+    }
+
+    /// Changes the log as nothing but a new opening can take over, and opens it anew.
+    fn change_log(self: &Rc<Self>, owned: Rc<Owned<R>>, change: Change) {
+        self.log_busy.set(true);
+        let member = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            tracing::info!(copy = %member.id, ?change, "the log is changed to agree with its leader's");
+            owned.retire().await;
+            let changed = match change {
+                Change::Cut(to) => owned.log.cut(to).await,
+                Change::Restart(at) => {
+                    let producers = member.told_producers.take().until(at);
+                    owned.log.restart(at, &producers).await
+                }
+                Change::Mend => owned.log.mend().await,
+            };
+            let reopened = match changed {
+                Ok(()) => member.reopen(owned).await,
+                Err(fault) => Err(fault.to_string()),
+            };
+            if let Err(reason) = reopened {
+                return member.close(&reason);
+            }
+            member.log_busy.set(false);
+            if let Change::Cut(at) | Change::Restart(at) = change {
+                let now = member.common.context.runtime.monotonic();
+                member.replica.borrow_mut().handle_truncated(at, now);
+            }
+            member.carry_effects();
+        });
+    }
+
+    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>) -> Result<(), String> {
+        let Some(core) = self.core.upgrade() else { return Ok(()) };
+        owned.log.close().await;
+        let entry = owned.entry.borrow().clone();
+        drop(owned);
+        let recovered = core.recover(self.id, &entry).await.map_err(|fault| fault.to_string())?;
+        if let Some(damage) = &recovered.damage {
+            return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
+        }
+        core.place(self.id, (entry, Some(Rc::clone(self))), recovered);
+        Ok(())
+    }
+
+    fn trim(self: &Rc<Self>, owned: Rc<Owned<R>>, before: Offset) {
+        let member = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            if owned.keep_start(before).await.is_ok() {
+                owned.bury().await;
+            } else {
+                tracing::warn!(copy = %member.id, %before, "the copy keeps more records than its leader");
+            }
+        });
+    }
+
+    /// Reads for a follower: what was appended lately from memory, the rest from the device.
+    fn load(self: &Rc<Self>, owned: &Rc<Owned<R>>, to: ReplicaId, (from, until, bytes_max): (Offset, Offset, u64)) {
+        let range = ReadRange { offset: from, end: until, max_bytes: bytes_max as usize };
+        let wanted = owned.most_wanted();
+        if let Some(pieces) = owned.log.read_memory(range) {
+            return self.loaded(to, from, wanted, join(&pieces));
+        }
+        let (member, owned) = (Rc::clone(self), Rc::clone(owned));
+        self.common.context.runtime.spawn_background(async move {
+            match owned.log.read_disk(range).await {
+                Ok(pieces) => member.loaded(to, from, wanted, join(&pieces)),
+                Err(error) => {
+                    tracing::warn!(copy = %member.id, %error, "a follower cannot be sent what it lacks");
+                    member.replica.borrow_mut().handle_load_failed(to);
+                }
+            }
+            member.carry_effects();
+        });
+    }
+
+    fn loaded(&self, to: ReplicaId, from: Offset, wanted: AckLevel, bytes: Bytes) {
+        let now = self.common.context.runtime.monotonic();
+        let mut replica = self.replica.borrow_mut();
+        match extent(&bytes).filter(|batches| batches.from == from) {
+            Some(batches) => {
+                let size_bytes = batches.bytes.len() as u64;
+                replica.handle_loaded(to, Loaded { batches, size_bytes, wanted }, now);
+            }
+            None => {
+                tracing::error!(copy = %self.id, %from, "the log has no batch that begins there");
+                replica.handle_load_failed(to);
+            }
+        }
+    }
+}
+
+/// One string of bytes of its own memory: what goes to another core must not be this one's buffers.
+fn join(pieces: &[Bytes]) -> Bytes {
+    let mut joined = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
+    pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
+    joined.freeze()
+}
+
+/// Which records stored batches hold that lie end to end; `None` of none.
+fn extent(bytes: &Bytes) -> Option<Batches<Bytes>> {
+    let first = check_stored_header(bytes).ok()?;
+    let (mut end, mut at) = (first.base_offset, 0);
+    while at < bytes.len() {
+        let header = check_stored_header(&bytes[at..]).ok().filter(|header| header.base_offset == end)?;
+        end = header.end_offset();
+        at += header.batch_len();
+    }
+    Some(Batches { from: first.base_offset, end, epoch: first.leader_epoch, bytes: bytes.clone() })
+}

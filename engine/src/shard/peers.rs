@@ -1,0 +1,180 @@
+//! What a core knows of the others of its server: whether they are alive, and which of them lead which partitions.
+//!
+//! A core that stops responding is noticed by its pulse, which every core that has copies of partitions sends to all
+//! others. A stalled drive is noticed on its own core, by a write or a sync that takes too long.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    time::Duration,
+};
+
+use super::{CopyId, Core, Slot, mailbox::Message, member::Member, owned::Owned};
+use crate::{
+    replication::assignment::ReplicaId,
+    runtime::Runtime,
+    types::{CoreId, LeaderEpoch, PartitionId},
+};
+
+/// How often copies look at the time.
+const TICK: Duration = Duration::from_millis(20);
+
+/// How often a core says that it is alive.
+const PULSE: Duration = Duration::from_millis(50);
+
+/// A core that said nothing for so long is suspected: longer than any other program keeps a busy core, short enough for
+/// a new leader within a second.
+const PULSE_MISSED: Duration = Duration::from_millis(400);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Peers {
+    /// When each other core was heard of last; those that were never are still starting.
+    heard: RefCell<BTreeMap<CoreId, Duration>>,
+    last_pulse: Cell<Duration>,
+    keeps_time: Cell<bool>,
+    /// The newest leader of each partition that was ever announced.
+    leaders: RefCell<BTreeMap<PartitionId, (LeaderEpoch, CoreId)>>,
+}
+
+impl<R: Runtime> Core<R> {
+    /// Every core but this one.
+    pub(super) fn other_cores(&self) -> impl Iterator<Item = CoreId> + use<R> {
+        let own = self.common.id;
+        (0..self.cores as u16).map(CoreId).filter(move |core| *core != own)
+    }
+
+    /// The core to ask about a partition: that of its leader, as far as is known here.
+    pub(super) fn owner(&self, partition: PartitionId) -> CoreId {
+        let known = self.peers.leaders.borrow().get(&partition).map(|(_, core)| *core);
+        let placed = || {
+            let drives = self.catalog.borrow().by_uid(partition.log).map_or(1, |log| log.drives);
+            self.common.config.drives.home(partition, ReplicaId(0), drives)
+        };
+        known.or_else(placed).unwrap_or_default()
+    }
+
+    /// A copy of this core leads `partition` from now on: tell everybody.
+    pub(super) fn announce_leader(&self, partition: PartitionId, epoch: LeaderEpoch) {
+        self.note_leader(partition, epoch, self.common.id);
+        for core in self.other_cores() {
+            self.mailbox.outbox(core).push(Message::Leads { partition, epoch });
+        }
+    }
+
+    /// `core` leads `partition`.
+    pub(super) fn note_leader(&self, partition: PartitionId, epoch: LeaderEpoch, core: CoreId) {
+        let mut leaders = self.peers.leaders.borrow_mut();
+        let known = leaders.entry(partition).or_insert((epoch, core));
+        if epoch >= known.0 {
+            *known = (epoch, core);
+        }
+    }
+
+    /// Logs were deleted: nobody asks for the leaders of their partitions any more.
+    pub(super) fn forget_leaders(&self, exists: impl Fn(&PartitionId) -> bool) {
+        self.peers.leaders.borrow_mut().retain(|partition, _| exists(partition));
+    }
+
+    /// `core` is alive.
+    pub(super) fn hear_pulse(&self, core: CoreId) {
+        self.peers.heard.borrow_mut().insert(core, self.common.context.runtime.monotonic());
+    }
+
+    /// Another core says that a copy stopped.
+    pub(super) fn suspect(&self, partition: PartitionId, copy: ReplicaId) {
+        for member in self.members().into_iter().filter(|member| member.id.partition == partition) {
+            member.suspect(copy);
+        }
+    }
+
+    fn members(&self) -> Vec<Rc<Member<R>>> {
+        let partitions = self.partitions.borrow();
+        let open = partitions.values().filter_map(|slot| match slot {
+            Slot::Open(owned) => owned.member.clone(),
+            Slot::Broken(_) | Slot::NoRoom => None,
+        });
+        open.collect()
+    }
+
+    /// The copy `id`, if it is open here.
+    pub(super) fn copy(&self, id: CopyId) -> Option<Rc<Owned<R>>> {
+        match self.partitions.borrow().get(&id) {
+            Some(Slot::Open(owned)) => Some(Rc::clone(owned)),
+            _ => None,
+        }
+    }
+
+    /// Begins to let time pass for the copies of this core, which has the first of them now, and to carry what those of
+    /// one partition say to each other.
+    pub(super) fn begin_to_keep_time(self: &Rc<Self>) {
+        if self.peers.keeps_time.replace(true) {
+            return;
+        }
+        let runtime = &self.common.context.runtime;
+        runtime.spawn(Rc::clone(self).keep_time());
+        let core = Rc::clone(self);
+        runtime.spawn(async move {
+            let own = core.common.id;
+            loop {
+                let message = core.mailbox.outbox(own).next().await;
+                core.receive(own, message);
+            }
+        });
+    }
+
+    /// For as long as the core lives.
+    async fn keep_time(self: Rc<Self>) {
+        let runtime = self.common.context.runtime.clone();
+        let mut last = runtime.monotonic();
+        loop {
+            runtime.sleep(TICK).await;
+            let now = runtime.monotonic();
+            if now.saturating_sub(std::mem::replace(&mut last, now)) > PULSE {
+                // It is this core that did not answer.
+                self.peers.heard.borrow_mut().values_mut().for_each(|at| *at = now);
+            }
+            let members = self.members();
+            if members.is_empty() {
+                continue;
+            }
+            self.see_to_stalled_drives(now);
+            if now.saturating_sub(self.peers.last_pulse.get()) >= PULSE {
+                self.peers.last_pulse.set(now);
+                self.other_cores().for_each(|core| self.mailbox.outbox(core).push(Message::Pulse));
+            }
+            for core in self.silent(now) {
+                tracing::warn!(%core, "a core does not answer: its copies are not counted on");
+                let led = members.iter().filter(|member| member.leader_core() == Some(core));
+                led.for_each(|member| member.suspect_leader());
+            }
+            members.iter().for_each(|member| member.tick());
+        }
+    }
+
+    /// A write or a sync that takes too long makes another copy lead.
+    fn see_to_stalled_drives(&self, now: Duration) {
+        for owned in self.open_partitions() {
+            if let Some(member) = &owned.member
+                && owned
+                    .io_since
+                    .get()
+                    .is_some_and(|since| now.saturating_sub(since) > self.common.config.drive_timeout)
+            {
+                // And again if nothing comes of it.
+                owned.io_since.set(Some(now));
+                member.give_way();
+            }
+        }
+    }
+
+    /// The cores that should have been heard of by now. Each is named once for every time it falls silent.
+    fn silent(&self, now: Duration) -> Vec<CoreId> {
+        let mut heard = self.peers.heard.borrow_mut();
+        let silent: Vec<_> =
+            heard.iter().filter(|(_, at)| now.saturating_sub(**at) > PULSE_MISSED).map(|(core, _)| *core).collect();
+        heard.retain(|core, _| !silent.contains(core));
+        silent
+    }
+}

@@ -1,0 +1,139 @@
+//! What becomes of the drives of a server that keeps several copies of its partitions, and whether the copies are the
+//! same in the end.
+//!
+//! No seed loses more drives than its write quorum can spare, so nothing that was acknowledged may be missing.
+
+use std::{collections::BTreeMap, path::PathBuf, time::Duration};
+
+use pyralog_engine::{
+    limits::SEGMENT_HEADER_BYTES,
+    log::{
+        scan::{Check, Step, Walk},
+        segment::{SegmentHeader, base_offset_of},
+    },
+    runtime::sim::{DriveImage, Sim, SimRandom},
+    testing::history::{Cause, Event},
+};
+
+use crate::{clients::Clients, plan::Plan};
+
+/// What chance has in store for the drives of one seed.
+pub struct Fate {
+    random: SimRandom,
+    drives: Vec<PathBuf>,
+    /// A drive may be lost for good, or go back to what it was.
+    may_lose: bool,
+    /// What a drive was, at the end of some life.
+    image: Option<(PathBuf, DriveImage)>,
+}
+
+impl Fate {
+    pub fn new(seed: u64, plan: &Plan) -> Fate {
+        let drives = plan.drives.clone();
+        let spare = plan.settings.replication.map_or(0, |replication| {
+            let on_a_drive = usize::from(replication.replication_factor).div_ceil(drives.len());
+            usize::from(replication.write_quorum - 1) / on_a_drive
+        });
+        Fate { random: SimRandom::new(seed, 228), may_lose: drives.len() > 1 && spare > 0, drives, image: None }
+    }
+
+    fn any(&mut self) -> PathBuf {
+        self.drives[self.random.below(self.drives.len() as u64) as usize].clone()
+    }
+
+    /// Perhaps one of several drives of a server that runs fails or stalls, a while later.
+    pub fn strike(&mut self, sim: &Sim, clients: &Clients) {
+        if self.drives.len() < 2 || self.random.happens(5_000) {
+            return;
+        }
+        let drive = self.any();
+        if self.random.happens(4_000) {
+            clients.note(Event::Cause(Cause::DriveFailed));
+            clients.note(Event::Cause(Cause::ReadFailed));
+            sim.fail_drive(&drive);
+        } else {
+            let millis = self.random.within(10..3_000);
+            sim.stall_drive(&drive, Duration::from_millis(millis));
+        }
+    }
+
+    /// The server is down: drives are mended, or replaced.
+    pub fn between_lives(&mut self, sim: &Sim) {
+        if self.drives.len() < 2 {
+            return;
+        }
+        self.drives.iter().for_each(|drive| sim.heal_drive(drive));
+        if !self.may_lose || !self.random.happens(3_000) {
+            return;
+        }
+        match self.image.take() {
+            Some((drive, image)) => {
+                sim.replace_drive(&drive, Some(&image)).unwrap();
+                self.may_lose = false;
+            }
+            None if self.random.happens(5_000) => {
+                let drive = self.any();
+                self.image = Some((drive.clone(), sim.image_of(&drive)));
+            }
+            None => {
+                sim.replace_drive(&self.any(), None).unwrap();
+                self.may_lose = false;
+            }
+        }
+    }
+}
+
+/// The batches of a copy, by offset: what they end with, their reign, and their fingerprint.
+type Batches = BTreeMap<u64, (u64, u32, u32)>;
+
+/// What is different among copies of one partition. Called when all is well again.
+pub fn compare(sim: &Sim, plan: &Plan) -> Vec<String> {
+    if plan.settings.replication.is_none() {
+        return Vec::new();
+    }
+    let mut copies: BTreeMap<PathBuf, BTreeMap<PathBuf, Vec<PathBuf>>> = BTreeMap::new();
+    for (path, _) in sim.files() {
+        let is_segment = base_offset_of(&path).is_some();
+        let on = plan.drives.iter().find(|drive| path.starts_with(drive));
+        if let Some((drive, dir)) = on.zip(path.parent()).filter(|_| is_segment) {
+            // Without the number of the copy.
+            let partition = dir.strip_prefix(drive).unwrap().with_extension("");
+            copies.entry(partition).or_default().entry(dir.to_path_buf()).or_default().push(path);
+        }
+    }
+    let mut complaints = Vec::new();
+    for (partition, copies) in copies {
+        let read: Vec<_> = copies.iter().map(|(dir, segments)| (dir, batches(sim, segments))).collect();
+        for (one, other) in read.iter().zip(read.iter().skip(1)) {
+            let differs = one.1.iter().find(|(base, batch)| other.1.get(base).is_some_and(|other| other != *batch));
+            if let Some((base, batch)) = differs {
+                let (a, b, theirs) = (one.0.display(), other.0.display(), other.1[base]);
+                complaints.push(format!(
+                    "C10 broken in {}: {a} has {batch:?} at {base}, {b} {theirs:?}",
+                    partition.display()
+                ));
+            }
+        }
+    }
+    complaints
+}
+
+/// What the segments of a copy hold; each ends where the next begins.
+fn batches(sim: &Sim, segments: &[PathBuf]) -> Batches {
+    let mut all = Batches::new();
+    for (at, path) in segments.iter().enumerate() {
+        let end = segments.get(at + 1).and_then(|next: &PathBuf| base_offset_of(next));
+        let Some(bytes) = sim.content(path) else { continue };
+        let Ok(header) = SegmentHeader::decode(&bytes) else { continue };
+        let body = &bytes[SEGMENT_HEADER_BYTES as usize..];
+        let mut walk = Walk::new(body, SEGMENT_HEADER_BYTES, (header.block_bytes, header.incarnation), Check::Whole);
+        while let Step::Batch(batch) = walk.step() {
+            let header = &batch.header;
+            if end.is_none_or(|end| header.base_offset < end) {
+                let batch = (header.end_offset().0, header.leader_epoch.0, header.crc);
+                all.insert(header.base_offset.0, batch);
+            }
+        }
+    }
+    all
+}
