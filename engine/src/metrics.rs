@@ -143,6 +143,10 @@ pub struct CoreMetrics {
     pub scrub_errors: Counter,
     /// Passes over all segments.
     pub scrub_passes: Counter,
+    /// Copies of this core that began to lead their partition.
+    pub leader_elections: Counter,
+    /// For how many microseconds the worst follower of a partition led here has not had all that its leader has.
+    pub replication_lag_us: Counter,
     /// Segments that were given up: trimmed, or too many, or too old.
     pub segments_deleted: Counter,
     /// Bytes of these.

@@ -121,6 +121,19 @@ pub enum RoleName {
     Halted,
 }
 
+/// A follower as its leader sees it, for status and metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FollowerView {
+    /// Which.
+    pub replica: ReplicaId,
+    /// How far it said it is, in the session under way.
+    pub held: Held,
+    /// Whether it keeps up.
+    pub in_sync: bool,
+    /// For how long it has not had all that the leader has; zero if it has.
+    pub lag: Duration,
+}
+
 impl<B> Replica<B> {
     /// A replica as its drive has it. It tries to lead when its turn comes, unless a leader speaks to it before: one
     /// that is there does so with its next beat.
@@ -623,9 +636,15 @@ impl<B> Replica<B> {
         }
     }
 
-    /// Leader: how far each follower is, for lag and progress.
-    pub fn followers(&self) -> impl Iterator<Item = (ReplicaId, Held)> {
+    /// Leader: how far each follower is, for lag and progress. Empty elsewhere.
+    pub fn followers(&self, now: Duration) -> impl Iterator<Item = FollowerView> {
         let leader = if let Role::Leader(leader) = &self.role { Some(leader) } else { None };
-        leader.into_iter().flat_map(|leader| leader.followers.iter().map(|(replica, p)| (*replica, p.held)))
+        let log_end = self.own.held.received;
+        leader.into_iter().flat_map(|leader| &leader.followers).map(move |(replica, progress)| FollowerView {
+            replica: *replica,
+            held: progress.held,
+            in_sync: progress.in_sync,
+            lag: progress.lag(log_end, now),
+        })
     }
 }

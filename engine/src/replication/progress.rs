@@ -215,6 +215,15 @@ impl Progress {
         before != self.in_sync
     }
 
+    /// For how long the follower has not had, on its device, all of a log that ends at `log_end`; since the reign began
+    /// if it never did in this one.
+    pub(super) fn lag(&self, log_end: Offset, now: Duration) -> Duration {
+        if self.accepted && self.held.written >= log_end {
+            return Duration::ZERO;
+        }
+        now.saturating_sub(self.kept_up_until.unwrap_or(self.mark.1))
+    }
+
     /// Forgets every point in time, so that states that differ in nothing else are the same.
     #[cfg(test)]
     pub(super) fn forget_times(&mut self) {
@@ -307,6 +316,18 @@ mod tests {
         progress.judge(Offset(30), &pace(), at(700));
         progress.heard(&ack(30, 30), at(800));
         assert!(progress.judge(Offset(40), &pace(), at(800)) && progress.in_sync);
+    }
+
+    #[test]
+    fn a_follower_lags_since_it_last_had_everything() {
+        let mut progress = replicating(0);
+        assert_eq!(progress.lag(Offset(0), at(70)), at(70), "it has not said that it follows, since the reign began");
+        progress.heard(&ack(10, 10), at(100));
+        progress.judge(Offset(10), &pace(), at(100));
+        assert_eq!(progress.lag(Offset(10), at(900)), at(0), "nothing came since");
+        assert_eq!(progress.lag(Offset(11), at(900)), at(800));
+        progress.probe(at(1000));
+        assert_eq!(progress.lag(Offset(11), at(1100)), at(1000), "a new session is not caught up by itself");
     }
 
     proptest! {

@@ -49,7 +49,7 @@ impl<R: Runtime> Core<R> {
         let replication = request.settings.replication.unwrap_or(self.common.config.replication);
         request.settings.replication = (replication.replication_factor > 1).then_some(replication);
         self.common.context.runtime.spawn(async move {
-            let _turn = core.admin.changes.take().await;
+            let turn = core.admin.changes.take().await;
             let current = Arc::clone(&core.catalog.borrow());
             let now_ms = core.common.context.runtime.unix_millis();
             let drives = core.common.config.drives.known();
@@ -59,10 +59,14 @@ impl<R: Runtime> Core<R> {
                 Ok(_) if usize::from(replication.replication_factor) > core.cores => {
                     Err(too_many_copies(replication.replication_factor, core.cores))
                 }
-                Ok((next, log)) => core.found(next, log).await.map(Reply::LogCreated),
+                Ok((next, log)) => core.found(next, log).await,
                 Err(error) => Err(error),
             };
-            reply.send(outcome);
+            drop(turn);
+            if let Ok(log) = &outcome {
+                core.until_led(log).await;
+            }
+            reply.send(outcome.map(Reply::LogCreated));
         });
     }
 
@@ -233,7 +237,11 @@ impl<R: Runtime> Core<R> {
         *self.catalog.borrow_mut() = Arc::clone(&next);
         for partition in self.open_partitions() {
             if let Some(entry) = next.by_uid(partition.id.log) {
-                partition.entry.replace(Arc::clone(entry));
+                let before = partition.entry.replace(Arc::clone(entry));
+                if before.founding && !entry.founding {
+                    // All copies are there: nobody needs to wait for anybody.
+                    partition.member.iter().for_each(|member| member.begin());
+                }
             }
         }
         let gone = current.logs().filter(|log| next.by_uid(log.uid).is_none());

@@ -1,21 +1,31 @@
 //! How the control thread, which is no shard, asks a shard how it is.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::{
     log::{damage::Loss, survey::Lost},
+    replication::{RoleName, assignment::ReplicaId},
+    settings::Replication,
     types::{CoreId, LeaderEpoch, Offset, PartitionIndex},
 };
 
-/// A partition as its owner sees it now.
-#[derive(Clone, Debug, Serialize)]
+/// A partition as one copy of it sees it now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PartitionStatus {
     /// The log's full name.
     pub log: String,
     /// The partition.
     pub partition: PartitionIndex,
-    /// Its owner.
+    /// The core of the copy that says so.
     pub core: CoreId,
+    /// Which copy that is.
+    pub replica: ReplicaId,
+    /// Whether it leads, so that what it says goes for the partition.
+    pub leads: bool,
+    /// How many copies there are, and how many of them a decision takes.
+    pub replication: Replication,
+    /// The copies: all as the leader sees them; itself alone as one that does not lead does.
+    pub replicas: Vec<ReplicaStatus>,
     /// The first offset.
     pub start_offset: Offset,
     /// The offset after the last visible record.
@@ -24,7 +34,7 @@ pub struct PartitionStatus {
     pub log_end_offset: Offset,
     /// The offset after the last synced record.
     pub durable_end_offset: Offset,
-    /// The reign over it: grows at every opening that follows a crash.
+    /// The reign over it: grows with each leader, and with one copy at every opening that follows a crash.
     pub epoch: LeaderEpoch,
     /// Bytes of its segment files.
     pub size_bytes: u64,
@@ -34,11 +44,62 @@ pub struct PartitionStatus {
     pub damages: Vec<DamageStatus>,
 }
 
+/// A copy of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplicaStatus {
+    /// Which.
+    pub replica: ReplicaId,
+    /// Where it is; none if its drive is away.
+    pub core: Option<CoreId>,
+    /// What it is. Of another copy than the one that says so only whether it leads.
+    pub role: ReplicaRole,
+    /// Up to where it has the log in memory,
+    pub received_offset: Offset,
+    /// on the device,
+    pub written_offset: Offset,
+    /// and synced.
+    pub durable_offset: Offset,
+    /// Whether it keeps up with the leader.
+    pub in_sync: bool,
+    /// For how long it has not had all that the leader has.
+    pub lag_ms: u64,
+}
+
+/// What a copy is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ReplicaRole {
+    /// It leads.
+    Leader,
+    /// It follows, or waits for somebody to lead.
+    Follower,
+    /// It asks for votes.
+    Candidate,
+    /// It lost its memory, and is given back what it had.
+    Rebuilding,
+    /// It found that its leader lacks what was acknowledged, and does nothing any more.
+    Halted,
+    /// Its drive failed: it is out of service until the server is restarted.
+    Closed,
+}
+
+impl From<RoleName> for ReplicaRole {
+    fn from(role: RoleName) -> Self {
+        match role {
+            RoleName::Leader => ReplicaRole::Leader,
+            RoleName::Follower => ReplicaRole::Follower,
+            RoleName::Candidate => ReplicaRole::Candidate,
+            RoleName::Rebuilding => ReplicaRole::Rebuilding,
+            RoleName::Halted => ReplicaRole::Halted,
+        }
+    }
+}
+
 /// How many damaged places of a partition a status shows.
 pub const DAMAGES_SHOWN_MAX: usize = 100;
 
 /// A damaged place in a partition.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DamageStatus {
     /// The segment file.
     pub file: String,

@@ -29,7 +29,7 @@ use crate::{
     runtime::Runtime,
     signal::Signal,
     testing::bug::{PlantedBug, planted},
-    types::{AckLevel, CoreId, Offset},
+    types::{AckLevel, CoreId, LeaderEpoch, Offset},
 };
 
 /// See the module.
@@ -173,6 +173,25 @@ impl<R: Runtime> Member<R> {
         self.leader.get().filter(|leader| *leader != self.id.copy).and_then(|leader| self.home(leader))
     }
 
+    /// Whether it is out of service until the server is restarted.
+    pub(super) fn is_closed(&self) -> bool {
+        self.closed.get()
+    }
+
+    /// The reign that this copy takes part in.
+    pub(super) fn epoch(&self) -> LeaderEpoch {
+        self.replica.borrow().ballot().promised
+    }
+
+    /// Lets somebody look at how the protocol stands.
+    pub(super) fn look<T>(&self, look: impl FnOnce(&Replica<Bytes>) -> T) -> T {
+        look(&self.replica.borrow())
+    }
+
+    pub(super) fn now(&self) -> std::time::Duration {
+        self.common.context.runtime.monotonic()
+    }
+
     /// The core of another copy; `None` if its drive is away.
     pub(super) fn home(&self, copy: ReplicaId) -> Option<CoreId> {
         self.common.config.drives.home(self.id.partition, copy, self.drives)
@@ -184,6 +203,18 @@ impl<R: Runtime> Member<R> {
         let result = event(&mut self.replica.borrow_mut(), now);
         self.carry_effects();
         result
+    }
+
+    /// All copies of a new partition are open: the first of them leads.
+    pub(super) fn begin(self: &Rc<Self>) {
+        if self.id.copy == ReplicaId(0) && !self.closed.get() {
+            self.drive(|replica, now| replica.campaign(now));
+        }
+    }
+
+    /// Whether a copy leads, as far as is known here.
+    pub(super) fn is_led(&self) -> bool {
+        self.leader.get().is_some()
     }
 
     /// Another copy says something.
@@ -315,6 +346,7 @@ impl<R: Runtime> Member<R> {
             Effect::Load { to, from, until, bytes_max } => self.load(&owned, to, (from, until, bytes_max)),
             Effect::Lead { epoch, start } => {
                 tracing::info!(copy = %self.id, %epoch, %start, "leads from now on");
+                self.common.context.metrics.leader_elections.add(1);
                 self.leader.set(Some(self.id.copy));
                 owned.lead(epoch, self.replica.borrow().committed());
                 if let Some(core) = self.core.upgrade() {

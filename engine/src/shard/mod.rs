@@ -11,6 +11,7 @@ pub mod budget;
 mod catalog_store;
 pub mod completion;
 pub mod control;
+mod describing;
 mod drive;
 mod exposure;
 mod fetching;
@@ -260,6 +261,12 @@ impl<R: Runtime> Shard<R> {
         }
     }
 
+    /// Waits until this core knows who leads the partitions that it has copies of; two seconds at most, since nobody
+    /// may.
+    pub async fn settled(&self) {
+        self.0.until_settled().await;
+    }
+
     /// Refuses new work, waits until all that was accepted is durable, and closes the logs.
     pub async fn shut_down(&self) {
         self.0.common.draining.set(true);
@@ -278,6 +285,7 @@ impl<R: Runtime> Core<R> {
             Request::Fetch(fetch) => self.owner(fetch.partition),
             Request::FindOffset(find) => self.owner(find.partition),
             Request::Trim(trim) => self.owner(trim.partition),
+            Request::Describe(partition) => self.owner(*partition),
             Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
         };
         if owner == self.common.id {
@@ -306,6 +314,7 @@ impl<R: Runtime> Core<R> {
                 Ok(partition) => partition.trim(trim.before, reply),
                 Err(error) => reply.send(Err(error)),
             },
+            Request::Describe(partition) => self.describe(partition, reply),
             Request::CreateLog(create) => self.create_log(create, reply),
             Request::AlterLog(alter) => self.alter_log(alter, reply),
             Request::DeleteLog(name) => self.delete_log(name, reply),

@@ -14,7 +14,6 @@ use bytes::Bytes;
 use super::{
     Common, CopyId,
     completion::{CompletionQueue, ReplyTo},
-    control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus},
     member::Member,
     request::{Append, Appended, Reply},
     stages::{Stage, StageClock},
@@ -494,23 +493,5 @@ impl<R: Runtime> Owned<R> {
     /// This copy's name.
     pub(super) fn copy_id(&self) -> CopyId {
         self.member.as_ref().map_or_else(|| CopyId::only(self.id), |member| member.id)
-    }
-
-    pub(super) fn status(&self) -> PartitionStatus {
-        let state = self.state.borrow();
-        let ends = state.ends();
-        PartitionStatus {
-            log: self.entry.borrow().name.to_string(),
-            partition: self.id.index,
-            core: self.core.id,
-            start_offset: ends.log_start(),
-            high_watermark: ends.high_watermark(),
-            log_end_offset: ends.log_end(),
-            durable_end_offset: ends.durable_end(),
-            epoch: state.epoch(),
-            size_bytes: self.log.size_bytes(),
-            read_only: state.fence().map(str::to_owned),
-            damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
-        }
     }
 }

@@ -12,6 +12,7 @@ use std::{
 
 use super::{CopyId, Core, Slot, mailbox::Message, member::Member, owned::Owned};
 use crate::{
+    catalog::LogEntry,
     replication::assignment::ReplicaId,
     runtime::Runtime,
     types::{CoreId, LeaderEpoch, PartitionId},
@@ -26,6 +27,9 @@ const PULSE: Duration = Duration::from_millis(50);
 /// A core that said nothing for so long is suspected: longer than any other program keeps a busy core, short enough for
 /// a new leader within a second.
 const PULSE_MISSED: Duration = Duration::from_millis(400);
+
+/// How long it is waited for leaders at most before whoever asked is told that all is ready: several elections.
+const LED_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Default)]
@@ -69,6 +73,27 @@ impl<R: Runtime> Core<R> {
         let known = leaders.entry(partition).or_insert((epoch, core));
         if epoch >= known.0 {
             *known = (epoch, core);
+        }
+    }
+
+    /// Waits until all partitions of a new log are led, as far as is known here; but not for ever.
+    pub(super) async fn until_led(&self, log: &LogEntry) {
+        if log.replication().is_some() {
+            let is_led = |partition| self.peers.leaders.borrow().contains_key(&partition);
+            self.wait_patiently(|| log.partition_ids().all(is_led)).await;
+        }
+    }
+
+    /// Waits until all copies of this core know who leads; but not for ever.
+    pub(super) async fn until_settled(&self) {
+        self.wait_patiently(|| self.members().iter().all(|member| member.is_led() || member.is_closed())).await;
+    }
+
+    async fn wait_patiently(&self, condition: impl Fn() -> bool) {
+        let runtime = &self.common.context.runtime;
+        let until = runtime.monotonic() + LED_PATIENCE;
+        while !condition() && runtime.monotonic() < until {
+            runtime.sleep(TICK / 4).await;
         }
     }
 
@@ -136,6 +161,7 @@ impl<R: Runtime> Core<R> {
                 self.peers.heard.borrow_mut().values_mut().for_each(|at| *at = now);
             }
             let members = self.members();
+            self.show_lag(&members);
             if members.is_empty() {
                 continue;
             }
@@ -151,6 +177,12 @@ impl<R: Runtime> Core<R> {
             }
             members.iter().for_each(|member| member.tick());
         }
+    }
+
+    fn show_lag(&self, members: &[Rc<Member<R>>]) {
+        let worst = members.iter().filter_map(|member| member.worst_lag()).max().unwrap_or_default();
+        let worst_us = u64::try_from(worst.as_micros()).unwrap_or(u64::MAX);
+        self.common.context.metrics.replication_lag_us.set(worst_us);
     }
 
     /// A write or a sync that takes too long makes another copy lead.

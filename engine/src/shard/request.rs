@@ -4,7 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::stages::StageClock;
+use super::{control::PartitionStatus, stages::StageClock};
 use crate::{
     catalog::LogEntry,
     error::RequestError,
@@ -24,6 +24,8 @@ pub enum Request {
     FindOffset(FindOffset),
     /// Delete the records before an offset.
     Trim(Trim),
+    /// Tell how a partition and its copies are.
+    Describe(PartitionId),
     /// Create a log.
     CreateLog(CreateLog),
     /// Change the settings of a log.
@@ -125,6 +127,8 @@ pub enum Reply {
     Found(Found),
     /// To [`Request::Trim`]: the first offset now, and the range.
     Trimmed(Found),
+    /// To [`Request::Describe`]: as the leader sees it, or else as another copy does.
+    Described(Box<PartitionStatus>),
     /// To [`Request::CreateLog`].
     LogCreated(Arc<LogEntry>),
     /// To [`Request::AlterLog`]: the log as it is now.

@@ -1,0 +1,131 @@
+//! How a partition is, as one copy of it sees it: for whoever watches, and for `dlog log describe`.
+
+use std::{rc::Rc, time::Duration};
+
+use super::{
+    CopyId, Core, Slot,
+    completion::ReplyTo,
+    control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole, ReplicaStatus},
+    member::Member,
+    owned::Owned,
+    request::Reply,
+};
+use crate::{
+    replication::{FollowerView, assignment::ReplicaId, message::Held},
+    runtime::Runtime,
+    settings::Replication,
+    types::PartitionId,
+};
+
+impl<R: Runtime> Core<R> {
+    /// Answers how a partition is: as its leader sees it, or else as a copy of this core does.
+    pub(super) fn describe(self: &Rc<Self>, id: PartitionId, reply: ReplyTo) {
+        let found = self.owned(id).or_else(|error| {
+            let partitions = self.partitions.borrow();
+            let open = partitions.range(CopyId::all_of(id)).find_map(|(_, slot)| match slot {
+                Slot::Open(owned) => Some(Rc::clone(owned)),
+                Slot::Broken(_) | Slot::NoRoom => None,
+            });
+            open.ok_or(error)
+        });
+        reply.send(found.map(|owned| Reply::Described(Box::new(owned.status()))));
+    }
+}
+
+impl<R: Runtime> Owned<R> {
+    pub(super) fn status(&self) -> PartitionStatus {
+        let state = self.state.borrow();
+        let ends = state.ends();
+        let (replication, replicas) = match &self.member {
+            Some(member) => (member.numbers(), member.replicas()),
+            None => (Replication::SINGLE, vec![self.only_replica()]),
+        };
+        PartitionStatus {
+            log: self.entry.borrow().name.to_string(),
+            partition: self.id.index,
+            core: self.core.id,
+            replica: self.copy_id().copy,
+            leads: self.member.as_ref().is_none_or(|member| member.leads()),
+            replication,
+            replicas,
+            start_offset: ends.log_start(),
+            high_watermark: ends.high_watermark(),
+            log_end_offset: ends.log_end(),
+            durable_end_offset: ends.durable_end(),
+            epoch: self.member.as_ref().map_or_else(|| state.epoch(), |member| member.epoch()),
+            size_bytes: self.log.size_bytes(),
+            read_only: state.fence().map(str::to_owned),
+            damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
+        }
+    }
+
+    fn only_replica(&self) -> ReplicaStatus {
+        ReplicaStatus {
+            replica: ReplicaId(0),
+            core: Some(self.core.id),
+            role: ReplicaRole::Leader,
+            in_sync: true,
+            ..far(self.held.get())
+        }
+    }
+}
+
+impl<R: Runtime> Member<R> {
+    /// How many copies there are, and how many of them a decision takes.
+    fn numbers(&self) -> Replication {
+        self.look(|replica| {
+            let members = replica.ballot().config.current;
+            Replication {
+                replication_factor: members.replicas().len(),
+                write_quorum: members.write_quorum(),
+                read_quorum: members.read_quorum(),
+            }
+        })
+    }
+
+    /// This copy, and the others if it leads.
+    fn replicas(&self) -> Vec<ReplicaStatus> {
+        let now = self.now();
+        let leads = self.leads();
+        let own = self.look(|replica| ReplicaStatus {
+            replica: self.id.copy,
+            core: self.home(self.id.copy),
+            role: if self.is_closed() { ReplicaRole::Closed } else { replica.role().into() },
+            in_sync: leads,
+            ..far(replica.held())
+        });
+        let follower = |FollowerView { replica, held, in_sync, lag }| ReplicaStatus {
+            replica,
+            core: self.home(replica),
+            in_sync,
+            lag_ms: u64::try_from(lag.as_millis()).unwrap_or(u64::MAX),
+            ..far(held)
+        };
+        let mut all = vec![own];
+        if leads {
+            self.look(|replica| all.extend(replica.followers(now).map(follower)));
+        }
+        all.sort_unstable_by_key(|replica| replica.replica);
+        all
+    }
+
+    /// For how long the worst follower has not had all that this copy has, if it leads.
+    pub(super) fn worst_lag(&self) -> Option<Duration> {
+        let now = self.now();
+        if self.is_closed() { None } else { self.look(|replica| replica.followers(now).map(|view| view.lag).max()) }
+    }
+}
+
+/// Some follower that is so far.
+fn far(held: Held) -> ReplicaStatus {
+    ReplicaStatus {
+        replica: ReplicaId(0),
+        core: None,
+        role: ReplicaRole::Follower,
+        received_offset: held.received,
+        written_offset: held.written,
+        durable_offset: held.durable,
+        in_sync: false,
+        lag_ms: 0,
+    }
+}
