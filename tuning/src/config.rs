@@ -10,6 +10,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
+    copies::{Copies, majority},
     profile::Profile,
     promise::Ack,
     units::{ByteSize, Millis},
@@ -75,6 +76,12 @@ impl Config {
         let by_profile = if self.profile == Profile::Latency { LATENCY_SPIN_US } else { 0 };
         self.server.spin_before_park_us.unwrap_or(by_profile)
     }
+
+    /// The copies of logs that do not say it themselves.
+    pub fn copies(&self) -> Copies {
+        let Quorum { replication_factor: factor, write_quorum, read_quorum: read } = self.replication.quorum;
+        Copies { factor, write: write_quorum.unwrap_or(majority(factor)), read }
+    }
 }
 
 /// How many clients may be there, and what each may hold.
@@ -138,6 +145,12 @@ pub struct Storage {
     /// Trades: the window that a power loss takes of what was acknowledged as `received` or `written`, against one sync
     /// of the drive for each partition that is written to.
     pub sync_interval_ms: Millis,
+    /// How long a write or a sync of a copy that leads may take before another copy is made to lead. A partition with
+    /// one copy waits as long as it takes.
+    ///
+    /// Trades: a short time moves writes away from a drive that stalls sooner; one that the drive needs anyway under
+    /// load moves them for nothing, and each move costs them some tens of milliseconds.
+    pub drive_timeout_ms: Millis,
     /// Reading old records again to find what rots.
     pub scrub: Scrub,
     /// How much of the file system is kept back. With less free, writes are refused with an error that may be repeated,
@@ -238,24 +251,44 @@ pub struct CacheConfig {
     pub enabled: bool,
 }
 
-/// How many copies there are.
+/// How many copies there are of each partition.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Replication {
-    /// Copies and majorities.
+    /// Copies of each partition of logs that do not say it themselves (`dlog log create --replication-factor …`), and
+    /// how many of them a decision takes. A log keeps what it was created with.
+    ///
+    /// A copy that is away for a while is sent what it lacks, from memory or from the drive. What is on its way to a
+    /// copy takes at most 16 MiB of memory for each pair of a leading and a following copy, on either core, and is
+    /// little more than what clients have just sent; the memory plan sets 32 MiB aside for it on each core.
+    /// docs/REPLICATION.md says how the copies agree.
     pub quorum: Quorum,
 }
 
-/// Copies and majorities.
+/// See [`Replication::quorum`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Quorum {
-    /// Copies of each partition. This version keeps one: a profile that asks for more is lowered with a warning, an
-    /// explicit value above 1 is refused.
+    /// Copies of each partition, each on a core of its own (N). If a profile asks for more than there are cores, there
+    /// are as many as cores, quorums included, and a warning says so; an explicit value above the number of cores is
+    /// refused.
+    ///
+    /// Trades: each copy is written once more, by another core.
     pub replication_factor: u64,
-    /// Copies that must be durable before a write is acknowledged; at most `replication_factor`.
-    pub write_quorum: u64,
-    /// Copies that must agree before a record is shown; at most `replication_factor`.
+    /// Copies that must have a record, as safe as its ack level says, before it is acknowledged (W); at most
+    /// `replication_factor`. Without a value, a majority of it: 2 of 2 or 3, 3 of 4 or 5. What is acknowledged survives
+    /// the loss of any W - 1 copies. 1 is asynchronous replication: the loss of the leader's copy loses what had not
+    /// reached another, and no other leads until it is back.
+    ///
+    /// Trades: a write waits for the W-th fastest copy. With N - W copies missing writes go on while the leader is
+    /// there; a new leader is elected with up to W - 1 missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub write_quorum: Option<u64>,
+    /// Copies, the leader's among them, that must confirm that it leads before it answers a read (R); at most
+    /// `replication_factor`. If R + W > N, reads are linearizable: they see every write that was acknowledged before
+    /// they came. If not, a leader that was deposed and does not know it yet may answer from its past.
+    ///
+    /// Trades: above 1 a read waits for a message to other cores and back; one round serves all that wait.
     pub read_quorum: u64,
 }
 
@@ -291,6 +324,8 @@ impl Default for Storage {
             segment_config: SegmentConfig::default(),
             cache_config: CacheConfig::default(),
             sync_interval_ms: Millis(100),
+            // A healthy drive answers within tens of milliseconds also under load; a second is what a move may take.
+            drive_timeout_ms: Millis(500),
             reserve_bytes: ByteSize(256 << 20),
             scrub: Scrub::default(),
             retention: Retention::default(),
@@ -325,6 +360,6 @@ impl Default for CacheConfig {
 
 impl Default for Quorum {
     fn default() -> Self {
-        Quorum { replication_factor: 1, write_quorum: 1, read_quorum: 1 }
+        Quorum { replication_factor: 1, write_quorum: None, read_quorum: 1 }
     }
 }

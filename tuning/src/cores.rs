@@ -81,6 +81,16 @@ pub fn allowed() -> Result<Vec<usize>, CoresError> {
 }
 
 impl Cores {
+    /// How many CPUs these are, whether this machine has them or not.
+    ///
+    /// Errors: `NoAffinity`.
+    pub fn count(&self) -> Result<usize, CoresError> {
+        match self {
+            Cores::All => Ok(allowed()?.len().min(CORES_MAX)),
+            Cores::These(cpus) => Ok(cpus.len()),
+        }
+    }
+
     /// The CPUs to use, ascending, out of `allowed`.
     ///
     /// Errors: `NotAllowed`, `TooMany`.

@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use serde_json::Value;
 
 use crate::{
+    copies::COPIES_MAX,
     cores,
     profile::Profile,
     promise::Ack,
@@ -88,6 +89,8 @@ pub const KEYS: &[Key] = &[
     key("storage.cache_config.max_buffer_time_ms", Kind::Millis(1, 60_000)),
     key("storage.cache_config.enabled", Kind::Switch),
     key("storage.sync_interval_ms", Kind::Millis(1, 60_000)),
+    // Below, a busy drive that is well is suspected all the time; after a minute everybody has given up waiting.
+    key("storage.drive_timeout_ms", Kind::Millis(50, 60_000)),
     key("storage.scrub.bytes_per_second", Kind::Size(0, 64 * GIB)),
     // From a test's second to a year, after which a drive has rotted unseen.
     key("storage.scrub.period_ms", Kind::Millis(1_000, 31_536_000_000)),
@@ -97,9 +100,9 @@ pub const KEYS: &[Key] = &[
     key("storage.retention.max_size", Kind::Size(1, 16 * TIB)),
     // What is looked at costs a moment for each partition; an hour is late enough.
     key("storage.retention.check_interval_ms", Kind::Millis(10, 3_600_000)),
-    key("replication.quorum.replication_factor", Kind::Count(1, 255)),
-    key("replication.quorum.write_quorum", Kind::Count(1, 255)),
-    key("replication.quorum.read_quorum", Kind::Count(1, 255)),
+    key("replication.quorum.replication_factor", Kind::Count(1, COPIES_MAX)),
+    key("replication.quorum.write_quorum", Kind::Count(1, COPIES_MAX)),
+    key("replication.quorum.read_quorum", Kind::Count(1, COPIES_MAX)),
 ];
 
 /// The key with this path.

@@ -7,10 +7,11 @@
 //! acknowledgement is worth. [`host`] looks at the machine, [`cores`] reads `--cores` against the cpuset, [`memory`]
 //! does the arithmetic that must hold before serving.
 //!
-//! Invariant: a [`Config`] that came out of [`Settings::load`] is within every range of the table and asks for nothing
-//! that this version cannot do.
+//! Invariant: a [`Config`] that came out of [`Settings::load`] is within every range of the table, and its quorums are
+//! of the copies that there are; one that came out of [`Settings::on_cores`] has a core for each copy.
 
 pub mod config;
+pub mod copies;
 pub mod cores;
 pub mod error;
 pub mod host;

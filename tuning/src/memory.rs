@@ -33,6 +33,8 @@ pub struct Wish {
 pub struct Demand {
     /// How many cores.
     pub cores: u64,
+    /// What each of them needs whatever is shared out: [`CORE_OVERHEAD_BYTES`] and more.
+    pub overhead_bytes_per_core: u64,
     /// Connections on each. Lowered with `network` unless a person chose it.
     pub connections_per_core: Wish,
     /// For requests in flight.
@@ -65,14 +67,16 @@ pub enum MemoryError {
     #[error(
         "memory.requests ({}), memory.read_cache ({}), memory.network ({}) and {} for {cores} cores need {} together; \
          there are {} to plan with ({USABLE_PERCENT} % of the memory); lower one of them",
-        about(*requests_bytes), about(*read_cache_bytes), about(*network_bytes), about(cores * CORE_OVERHEAD_BYTES),
-        about(requests_bytes + read_cache_bytes + network_bytes + cores * CORE_OVERHEAD_BYTES), about(*usable_bytes)
+        about(*requests_bytes), about(*read_cache_bytes), about(*network_bytes), about(*overhead_bytes),
+        about(requests_bytes + read_cache_bytes + network_bytes + overhead_bytes), about(*usable_bytes)
     )]
     DoesNotFit {
         /// What there is to plan with.
         usable_bytes: u64,
         /// How many cores.
         cores: u64,
+        /// What they need whatever is shared out.
+        overhead_bytes: u64,
         /// For requests.
         requests_bytes: u64,
         /// For the read cache.
@@ -115,7 +119,8 @@ impl Demand {
         assert!(self.cores > 0, "a server has at least one core");
         let (cores, usable_bytes) = (self.cores, memory_bytes / 100 * USABLE_PERCENT);
         let [requests_bytes, read_cache_bytes, network_bytes] = self.lowered(usable_bytes);
-        let total_bytes = requests_bytes + read_cache_bytes + network_bytes + cores * CORE_OVERHEAD_BYTES;
+        let overhead_bytes = cores * self.overhead_bytes_per_core;
+        let total_bytes = requests_bytes + read_cache_bytes + network_bytes + overhead_bytes;
         let least = REQUESTS_BYTES_PER_CORE_MIN * cores;
         if self.requests.bytes < least {
             return Err(MemoryError::TooLittleForRequests { requests_bytes: self.requests.bytes, cores });
@@ -125,6 +130,7 @@ impl Demand {
             return Err(MemoryError::DoesNotFit {
                 usable_bytes,
                 cores,
+                overhead_bytes,
                 requests_bytes: self.requests.bytes,
                 read_cache_bytes: self.read_cache.bytes,
                 network_bytes: self.network.bytes,
@@ -145,7 +151,7 @@ impl Demand {
         let wishes = [self.requests, self.read_cache, self.network];
         let sum =
             |explicit| wishes.iter().filter(|w| w.is_explicit == explicit).map(|w| u128::from(w.bytes)).sum::<u128>();
-        let chosen = sum(true) + u128::from(self.cores * CORE_OVERHEAD_BYTES);
+        let chosen = sum(true) + u128::from(self.cores * self.overhead_bytes_per_core);
         let (open, rest) = (sum(false), u128::from(usable_bytes).saturating_sub(chosen));
         wishes.map(|wish| match wish.is_explicit || open <= rest {
             true => wish.bytes,
@@ -177,6 +183,7 @@ mod tests {
 
     const DEMAND: Demand = Demand {
         cores: 2,
+        overhead_bytes_per_core: CORE_OVERHEAD_BYTES,
         connections_per_core: open(512),
         requests: open(256 << 20),
         read_cache: open(256 << 20),

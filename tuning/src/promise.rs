@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::{Config, units::about};
+use crate::{Config, copies::Copies, units::about};
 
 /// When a write is acknowledged, weakest first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
@@ -47,6 +47,9 @@ impl FromStr for Ack {
     }
 }
 
+/// Drives of a server: all data is in one directory.
+const DRIVES: u64 = 1;
+
 /// What the server promises to whom names no ack level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promise {
@@ -54,13 +57,15 @@ pub struct Promise {
     pub ack: Ack,
     /// The promise in one sentence, with the window of loss.
     pub guarantee: String,
+    /// What the copies are worth, in one sentence.
+    pub copies: String,
 }
 
 impl Promise {
     /// The promise of `config`.
     pub fn of(config: &Config) -> Promise {
         let ack = config.log.ack.unwrap_or_else(|| implied_ack(config));
-        Promise { ack, guarantee: guarantee(ack, config) }
+        Promise { ack, guarantee: guarantee(ack, config), copies: config.copies().guarantee(DRIVES) }
     }
 }
 
@@ -68,7 +73,7 @@ impl Promise {
 /// means an answer from memory; neither means an answer once the device has taken the write.
 fn implied_ack(config: &Config) -> Ack {
     if config.storage.segment_config.sync_on_write {
-        if config.replication.quorum.write_quorum > 1 { Ack::Quorum } else { Ack::Durable }
+        if config.copies().write > 1 { Ack::Quorum } else { Ack::Durable }
     } else if config.storage.cache_config.enabled {
         Ack::Received
     } else {
@@ -79,28 +84,31 @@ fn implied_ack(config: &Config) -> Ack {
 fn guarantee(ack: Ack, config: &Config) -> String {
     let cache = &config.storage.cache_config;
     let sync = config.storage.sync_interval_ms;
+    let Copies { factor, write, .. } = config.copies();
+    let on = if factor > 1 { format!(" on {write} of {factor} copies") } else { String::new() };
     match ack {
         Ack::Received if cache.enabled => format!(
-            "an acknowledged record is in memory; it goes to the drive within {} or once {} wait, and is synced within \
-             {sync} after that; a crash can lose the first window of what was acknowledged, a power loss both",
+            "an acknowledged record is in memory{on}; it goes to the drive within {} or once {} wait, and is synced \
+             within {sync} after that; a crash can lose the first window of what was acknowledged, a power loss both",
             cache.max_buffer_time_ms,
             about(cache.max_size.0),
         ),
         Ack::Received => format!(
-            "an acknowledged record is in memory and on its way to the drive, and is synced within {sync} after that; \
-             a crash can lose the few milliseconds that were not there yet, a power loss {sync} more",
+            "an acknowledged record is in memory{on} and on its way to the drive, and is synced within {sync} after \
+             that; a crash can lose the few milliseconds that were not there yet, a power loss {sync} more",
         ),
         Ack::Written => format!(
-            "an acknowledged record was handed to the drive and survives a crash of the server; it is synced within \
-             {sync}, and a power loss can lose that window",
+            "an acknowledged record was handed to the drive{on} and survives a crash of the server; it is synced \
+             within {sync}, and a power loss can lose that window",
         ),
-        Ack::Durable => "an acknowledged record is synced to stable storage and survives a crash of the server \
-                         and a power loss; nothing acknowledged is lost"
-            .to_owned(),
-        Ack::Quorum => format!(
-            "an acknowledged record is synced to stable storage on {} of {} copies; \
-             nothing acknowledged is lost while one of these remains",
-            config.replication.quorum.write_quorum, config.replication.quorum.replication_factor,
+        Ack::Durable | Ack::Quorum => format!(
+            "an acknowledged record is synced to stable storage{on} and survives a crash of the server and a power \
+             loss; nothing acknowledged is lost{}",
+            match (factor, write) {
+                (1, _) => "",
+                (_, 1) => " while that one is there",
+                _ => " while one of these is there",
+            },
         ),
     }
 }
@@ -130,8 +138,14 @@ mod tests {
             assert_eq!(Promise::of(&config(sync, cache)).ack, ack);
         }
         let mut copies = config(true, false);
-        copies.replication.quorum.write_quorum = 2;
-        assert_eq!(Promise::of(&copies).ack, Ack::Quorum);
+        copies.replication.quorum.replication_factor = 3;
+        let promise = Promise::of(&copies);
+        assert_eq!(promise.ack, Ack::Quorum);
+        assert!(promise.guarantee.contains("on 2 of 3 copies and survives"), "{}", promise.guarantee);
+        assert!(promise.copies.contains("the loss of any 1 of them"), "{}", promise.copies);
+        copies.replication.quorum.write_quorum = Some(1);
+        assert_eq!(Promise::of(&copies).ack, Ack::Durable);
+        assert!(Promise::of(&copies).guarantee.ends_with("lost while that one is there"));
     }
 
     #[test]

@@ -91,11 +91,7 @@ fn profiles(page: &mut String) {
         }
         let _ = write!(page, "\n| `{}` |", key.path);
         for column in &entries {
-            let entry = &column[row];
-            let _ = match entry.lowered_from {
-                Some(wanted) => write!(page, " {} (asks for {wanted}) |", shown(key, &entry.value)),
-                None => write!(page, " {} |", shown(key, &entry.value)),
-            };
+            let _ = write!(page, " {} |", shown(key, &column[row].value));
         }
     }
     let _ = write!(page, "\n| acknowledged when |");
@@ -104,12 +100,17 @@ fn profiles(page: &mut String) {
     for (profile, settings) in Profile::ALL.iter().zip(&loaded) {
         let _ = writeln!(page, "- `{}`: {}.", profile.name(), settings.promise().guarantee);
     }
+    page.push_str("\nWhat its copies are worth, on a server with a core for each:\n\n");
+    for (profile, settings) in Profile::ALL.iter().zip(&loaded) {
+        let _ = writeln!(page, "- `{}`: {}.", profile.name(), settings.promise().copies);
+    }
     page.push_str(
-        "\nA request or a log may name another ack level than the profile's. This version keeps one copy of each\n",
+        "\nA request or a log may name another ack level than the profile's, and a log other copies. Where there are\n",
     );
     page.push_str(
-        "partition: a profile that asks for more is lowered with a warning, an explicit value above 1 is refused.\n",
+        "fewer cores than a profile has copies, it is lowered to one for each core, quorums included, and a warning\n",
     );
+    page.push_str("says so; explicit copies beyond the cores are refused.\n");
     page.push_str("\nThe key `profile` chooses one.\n");
 }
 

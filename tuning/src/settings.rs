@@ -11,15 +11,17 @@ use serde_json::Value;
 
 use crate::{
     Config, ConfigError, Promise,
+    config::Quorum,
+    copies::{Copies, majority},
     error::Origin,
     keys::{KEYS, Key},
     layers::Layer,
     profile::Profile,
 };
 
-/// Copies of a partition that this version can keep. Replication on other cores and nodes is to come; until then more
-/// would be an empty promise.
-const COPIES_MAX: u64 = 1;
+/// The keys of copies, in the order of [`Copies`].
+const COPIES: [&str; 3] =
+    ["replication.quorum.replication_factor", "replication.quorum.write_quorum", "replication.quorum.read_quorum"];
 
 /// What was said from outside.
 #[derive(Clone, Debug, Default)]
@@ -65,6 +67,10 @@ pub struct Settings {
     origins: BTreeMap<&'static str, Origin>,
     lowered: BTreeMap<&'static str, u64>,
     warnings: Vec<String>,
+    /// What the layers said of copies.
+    asked: Quorum,
+    /// Why there are fewer, if that is nobody's explicit wish.
+    fewer: Option<String>,
 }
 
 /// One key of a checked configuration.
@@ -76,7 +82,7 @@ pub struct Entry {
     pub value: Value,
     /// The layer it came from.
     pub origin: Origin,
-    /// What the profile asked for, if this version cannot do that.
+    /// What the profile asked for, if there are fewer cores or copies.
     pub lowered_from: Option<u64>,
 }
 
@@ -107,8 +113,16 @@ impl Settings {
         layers.insert(0, Layer::defaults());
         let mut settings = merge(&layers)?;
         settings.warnings = warnings;
-        settings.lower_copies()?;
+        settings.settle_copies(None)?;
         Ok(settings)
+    }
+
+    /// The settings on a server with `cores` cores: a profile that asks for more copies than that is lowered.
+    ///
+    /// Errors: `Impossible`, if a person asked for them.
+    pub fn on_cores(mut self, cores: usize) -> Result<Settings, ConfigError> {
+        self.settle_copies(Some(cores as u64))?;
+        Ok(self)
     }
 
     /// What holds.
@@ -122,8 +136,8 @@ impl Settings {
     }
 
     /// What the operator should know, though it stops nothing.
-    pub fn warnings(&self) -> &[String] {
-        &self.warnings
+    pub fn warnings(&self) -> Vec<String> {
+        self.warnings.iter().chain(&self.fewer).cloned().collect()
     }
 
     /// Where the value of the key `path` came from.
@@ -144,39 +158,57 @@ impl Settings {
     }
 
     /// Brings what a profile asks for down to what there is, and refuses what a person asked for beyond it.
-    fn lower_copies(&mut self) -> Result<(), ConfigError> {
-        let quorum = &mut self.config.replication.quorum;
-        let wanted = quorum.replication_factor;
-        for (path, value) in [
-            ("replication.quorum.replication_factor", &mut quorum.replication_factor),
-            ("replication.quorum.write_quorum", &mut quorum.write_quorum),
-            ("replication.quorum.read_quorum", &mut quorum.read_quorum),
-        ] {
-            if *value <= COPIES_MAX {
-                continue;
-            }
-            let origin = self.origins.get(path).unwrap_or(&Origin::Default);
-            if origin.is_explicit() {
-                return Err(ConfigError::Impossible {
-                    key: path,
-                    origin: origin.clone(),
-                    value: value.to_string(),
-                    reason: format!(
-                        "it needs {value} copies of every partition; this version keeps one copy per partition, \
-                         so the most is {COPIES_MAX}"
-                    ),
-                });
-            }
-            self.lowered.insert(path, std::mem::replace(value, COPIES_MAX));
-        }
+    fn settle_copies(&mut self, cores: Option<u64>) -> Result<(), ConfigError> {
+        (self.lowered, self.fewer) = (BTreeMap::new(), None);
+        let Quorum { replication_factor: asked, write_quorum, read_quorum } = self.asked;
+        let [factor_key, write_key, read_key] = COPIES;
+        let factor = self.at_most(factor_key, asked, cores, |most| {
+            format!("it needs {asked} cores, one for each copy; this server has {most}")
+        })?;
+        let of_copies = |most: u64| {
+            let lowered = if asked > most { format!(" instead of {asked}, for want of cores") } else { String::new() };
+            format!("it is a number of copies, and there are {most} of each partition{lowered}")
+        };
+        let write_quorum = write_quorum.unwrap_or(majority(factor));
+        let write_quorum = self.at_most(write_key, write_quorum, Some(factor), of_copies)?;
+        let read_quorum = self.at_most(read_key, read_quorum, Some(factor), of_copies)?;
+        let settled = Quorum { replication_factor: factor, write_quorum: Some(write_quorum), read_quorum };
+        self.config.replication.quorum = settled;
         if !self.lowered.is_empty() {
-            self.warnings.push(format!(
-                "profile {} asks for {wanted} copies of each partition; this version keeps one, so replication_factor, \
-                 write_quorum and read_quorum are 1",
-                self.config.profile.name(),
-            ));
+            self.fewer = Some(self.words_of_fewer(cores));
         }
         Ok(())
+    }
+
+    /// The value of a key, or `most` if that is less and nobody chose the value.
+    fn at_most(
+        &mut self,
+        key: &'static str,
+        value: u64,
+        most: Option<u64>,
+        reason: impl Fn(u64) -> String,
+    ) -> Result<u64, ConfigError> {
+        let Some(most) = most.filter(|most| value > *most) else { return Ok(value) };
+        let origin = self.origin(key).clone();
+        if origin.is_explicit() {
+            return Err(ConfigError::Impossible { key, origin, value: value.to_string(), reason: reason(most) });
+        }
+        self.lowered.insert(key, value);
+        Ok(most)
+    }
+
+    fn words_of_fewer(&self, cores: Option<u64>) -> String {
+        let profile = self.config.profile.name();
+        let Copies { factor, write, read } = self.config.copies();
+        let is_now = format!("replication_factor is {factor}, write_quorum {write} and read_quorum {read}");
+        match (self.lowered.get(COPIES[0]), cores) {
+            (Some(asked), Some(cores)) => format!(
+                "profile {profile} asks for {asked} copies of each partition, each on a core of its own; this server \
+                 has {cores} core{}, so {is_now}",
+                if cores == 1 { "" } else { "s" },
+            ),
+            _ => format!("profile {profile} asks for larger quorums than there are copies, so {is_now}"),
+        }
     }
 }
 
@@ -201,8 +233,9 @@ fn merge(layers: &[Layer]) -> Result<Settings, ConfigError> {
         }
     }
     // Every value was checked against the table, and a test holds the table against the struct.
-    let config = figment.extract().expect("checked values fit the configuration"); // why: see the line above
-    Ok(Settings { config, origins, lowered: BTreeMap::new(), warnings: Vec::new() })
+    let config: Config = figment.extract().expect("checked values fit the configuration"); // why: see the line above
+    let asked = config.replication.quorum.clone();
+    Ok(Settings { config, origins, lowered: BTreeMap::new(), warnings: Vec::new(), asked, fewer: None })
 }
 
 #[cfg(test)]
@@ -233,8 +266,10 @@ mod tests {
         let settings = load(None, &[], &[]).unwrap();
         assert_eq!(settings.config().profile, Profile::Balanced);
         assert_eq!(settings.promise().ack, Ack::Durable);
-        assert_eq!(settings.warnings(), [""; 0]);
-        assert_eq!(settings.config(), &Config::default(), "the balanced profile and the defaults say the same");
+        assert!(settings.warnings().is_empty());
+        let mut expected = Config::default();
+        expected.replication.quorum.write_quorum = Some(1);
+        assert_eq!(settings.config(), &expected, "the balanced profile and the defaults say the same");
     }
 
     #[test]
@@ -270,7 +305,7 @@ mod tests {
         for (name, ack, segment) in [
             ("latency", Ack::Received, 536_870_912),
             ("throughput", Ack::Received, 4_294_967_296),
-            ("durability", Ack::Durable, 1_073_741_824),
+            ("durability", Ack::Quorum, 1_073_741_824),
             ("balanced", Ack::Durable, 268_435_456),
         ] {
             let settings = load(None, &[("DLOG_PROFILE", name)], &[]).unwrap();
@@ -280,23 +315,60 @@ mod tests {
     }
 
     #[test]
-    fn a_profile_is_lowered_with_a_warning_and_an_explicit_value_refused_with_the_arithmetic() {
+    fn a_profile_is_lowered_to_the_cores_with_a_warning() {
+        for (profile, cores, factor, write, read) in [
+            ("latency", 8, 3, 1, 1),
+            ("latency", 2, 2, 1, 1),
+            ("throughput", 2, 2, 1, 1),
+            ("durability", 8, 5, 5, 3),
+            ("durability", 4, 4, 4, 3),
+            ("durability", 2, 2, 2, 2),
+            ("latency", 1, 1, 1, 1),
+            ("throughput", 1, 1, 1, 1),
+            ("durability", 1, 1, 1, 1),
+            ("balanced", 1, 1, 1, 1),
+        ] {
+            let settings = load(None, &[("DLOG_PROFILE", profile)], &[]).unwrap().on_cores(cores).unwrap();
+            assert_eq!(settings.config().copies(), Copies { factor, write, read }, "{profile} on {cores}");
+            let asks = load(None, &[("DLOG_PROFILE", profile)], &[]).unwrap().config().copies();
+            assert_eq!(settings.warnings().is_empty(), asks.factor == factor, "{profile} on {cores}");
+        }
         let settings = load(None, &[], &["profile=durability"]).unwrap();
+        assert!(settings.warnings().is_empty(), "how many cores there are is not known");
+        let settings = settings.on_cores(2).unwrap();
         let lowered: Vec<_> = settings.entries().into_iter().filter_map(|e| e.lowered_from).collect();
         assert_eq!(lowered, [5, 5, 3]);
-        assert_eq!(settings.config().replication.quorum.write_quorum, 1);
+        let warning = "profile durability asks for 5 copies of each partition, each on a core of its own; this server \
+                       has 2 cores, so replication_factor is 2, write_quorum 2 and read_quorum 2";
+        assert_eq!(settings.warnings(), [warning]);
+        assert!(settings.on_cores(1).unwrap().warnings()[0].contains("has 1 core, so replication_factor is 1,"));
+    }
+
+    #[test]
+    fn explicit_copies_are_refused_with_the_arithmetic_if_there_are_too_few_cores() {
+        let settings = load(None, &[], &["replication.quorum.replication_factor=3"]).unwrap();
+        assert_eq!(settings.config().copies(), Copies { factor: 3, write: 2, read: 1 }, "a majority, as nobody said");
+        assert!(settings.clone().on_cores(3).is_ok());
         assert_eq!(
-            settings.warnings(),
-            ["profile durability asks for 5 copies of each partition; this version keeps one, so replication_factor, \
-              write_quorum and read_quorum are 1"]
-        );
-        let error = load(None, &[], &["replication.quorum.replication_factor=3"]).unwrap_err();
-        assert_eq!(
-            error,
+            settings.on_cores(2).unwrap_err().to_string(),
             "flag --set replication.quorum.replication_factor: `replication.quorum.replication_factor` is 3, which \
-             cannot be honoured: it needs 3 copies of every partition; this version keeps one copy per partition, so \
-             the most is 1"
+             cannot be honoured: it needs 3 cores, one for each copy; this server has 2"
         );
+    }
+
+    #[test]
+    fn quorums_are_of_the_copies_that_there_are() {
+        let error = load(None, &[], &["replication.quorum.write_quorum=2"]).unwrap_err();
+        assert!(error.ends_with("it is a number of copies, and there are 1 of each partition"), "{error}");
+        let file = Some("{\"replication\": {\"quorum\": {\"replication_factor\": 3, \"read_quorum\": 4}}}");
+        let error = load(file, &[], &[]).unwrap_err();
+        assert!(error.contains("dlog.json:1: `replication.quorum.read_quorum` is 4, which"), "{error}");
+        let of_profile = load(None, &[], &["profile=durability", "replication.quorum.replication_factor=2"]).unwrap();
+        assert_eq!(of_profile.config().copies(), Copies { factor: 2, write: 2, read: 2 });
+        assert!(of_profile.warnings()[0].starts_with("profile durability asks for larger quorums than there are"));
+        let wanted = load(None, &[], &["profile=durability", "replication.quorum.write_quorum=4"]).unwrap();
+        let error = wanted.on_cores(2).unwrap_err().to_string();
+        assert!(error.ends_with("there are 2 of each partition instead of 5, for want of cores"), "{error}");
         assert!(load(None, &[], &["profile=latency", "replication.quorum.replication_factor=1"]).is_ok());
     }
 

@@ -55,6 +55,9 @@ fn preface(report: &Report, text: &mut String) {
         server.version, server.cores, server.profile, server.ack
     );
     let _ = writeln!(text, "        {}", server.guarantee);
+    if !server.copies.is_empty() {
+        let _ = writeln!(text, "        copies: {}", server.copies);
+    }
     for missing in &report.missing {
         let _ = writeln!(text, "        not known: {missing}");
     }

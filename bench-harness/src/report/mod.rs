@@ -405,6 +405,7 @@ pub(crate) mod tests {
             profile: "latency".to_owned(),
             ack: AckLevel::Durable,
             guarantee: "it is there".to_owned(),
+            copies: "one of each".to_owned(),
             cores: 1,
             config: serde_json::json!({ "server": {} }),
         };

@@ -3,10 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
-use pyralog_tuning::{Inputs, Settings, reference};
+use pyralog_tuning::{Inputs, Settings, cores, reference};
 use serde_json::{Map, Value, json};
 
-use super::{Outcome, limits::fixed_limits, serve::ServeArgs};
+use super::{Fault, Outcome, limits::fixed_limits, serve::ServeArgs};
 use crate::output::{self, say};
 
 /// The commands.
@@ -15,7 +15,8 @@ pub enum ConfigCommand {
     /// Print every key with its value and the layer it came from, as the server would start with these flags, variables
     /// and file.
     Show(ServeArgs),
-    /// Check a file without starting anything. Flags and variables are left out.
+    /// Check a file without starting anything, and print what it guarantees on the cores that it names, or else on all
+    /// of this machine. Flags and variables are left out.
     Check {
         /// The file.
         file: PathBuf,
@@ -29,15 +30,21 @@ pub enum ConfigCommand {
 /// Does what the command says.
 pub fn run(command: &ConfigCommand, json: bool) -> Outcome {
     match command {
-        ConfigCommand::Show(args) => show(&Settings::load(&args.inputs()?)?, json),
+        ConfigCommand::Show(args) => show(&here(Settings::load(&args.inputs()?)?)?, json),
         ConfigCommand::Check { file } => {
             let settings = Settings::load(&Inputs { config_file: Some(file.clone()), ..Inputs::default() })?;
-            check(&settings, json);
+            check(&here(settings)?, json);
         }
         ConfigCommand::Reference => output::print(format_args!("{}", reference::markdown(&fixed_limits()))),
         ConfigCommand::Schema => say!("{:#}", reference::schema()),
     }
     Ok(())
+}
+
+/// The settings on the cores that they would have: those they name, or all that there are here.
+fn here(settings: Settings) -> Result<Settings, Fault> {
+    let cores = cores::parse(&settings.config().server.cores).and_then(|cores| cores.count()).map_err(Fault::usage)?;
+    Ok(settings.on_cores(cores)?)
 }
 
 fn show(settings: &Settings, json: bool) {
@@ -56,7 +63,8 @@ fn show(settings: &Settings, json: bool) {
             })
             .collect();
         let shown = json!({
-            "keys": keys, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
+            "keys": keys, "ack": promise.ack, "guarantee": promise.guarantee, "copies": promise.copies,
+            "warnings": settings.warnings(),
         });
         say!("{shown:#}");
         return;
@@ -67,6 +75,7 @@ fn show(settings: &Settings, json: bool) {
         say!("{:<44} {value:<22} {}{lowered}", entry.key.path, entry.origin);
     }
     say!("\nacknowledged when {}: {}", promise.ack, promise.guarantee);
+    say!("copies: {}", promise.copies);
     settings.warnings().iter().for_each(|warning| say!("warning: {warning}"));
 }
 
@@ -74,12 +83,14 @@ fn check(settings: &Settings, json: bool) {
     let (promise, profile) = (settings.promise(), settings.config().profile.name());
     if json {
         let shown = json!({
-            "profile": profile, "ack": promise.ack, "guarantee": promise.guarantee, "warnings": settings.warnings(),
+            "profile": profile, "ack": promise.ack, "guarantee": promise.guarantee, "copies": promise.copies,
+            "warnings": settings.warnings(),
         });
         say!("{shown:#}");
         return;
     }
     say!("the configuration is fine: profile {profile}, acknowledged when {}", promise.ack);
     say!("{}", promise.guarantee);
+    say!("copies: {}", promise.copies);
     settings.warnings().iter().for_each(|warning| say!("warning: {warning}"));
 }

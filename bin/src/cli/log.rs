@@ -2,10 +2,16 @@
 
 use clap::Subcommand;
 use pyralog_net::{
-    client::{AckLevel, Bound, Codec, LogChanges, LogId, LogSettings, Offset, OffsetAt, PartitionId, PyralogClient},
+    client::{
+        AckLevel, Bound, Codec, LogChanges, LogId, LogSettings, Offset, PartitionId, PartitionStatus, PyralogClient,
+        ReplicaStatus, Replication,
+    },
     wire::reply::LogMetadata,
 };
-use pyralog_tuning::units::{ByteSize, Millis};
+use pyralog_tuning::{
+    copies::majority,
+    units::{ByteSize, Millis},
+};
 use serde_json::{Value, json};
 
 use super::{Fault, Outcome};
@@ -35,6 +41,8 @@ pub enum LogCommand {
         /// which is none.
         #[arg(long, value_name = "CODEC", value_parser = compression)]
         compression: Option<Choice<Codec>>,
+        #[command(flatten)]
+        copies: CopiesArgs,
     },
     /// Change the settings of a log. Those that are not given stay as they are.
     Alter {
@@ -67,6 +75,10 @@ pub enum LogCommand {
     /// List all logs.
     List,
     /// Print a log's partitions with their owners and offsets.
+    ///
+    /// Of each partition that has several copies it lists them too: where they are, what they are, how far they have
+    /// the log (in memory, on the device, synced), for how long they have not had all that the leader has, and whether
+    /// they are in sync.
     Describe {
         /// NAME, or NAMESPACE/NAME.
         name: LogId,
@@ -78,22 +90,53 @@ pub enum LogCommand {
     },
 }
 
+/// The copies of a new log.
+#[derive(Clone, Copy, Debug, clap::Args)]
+pub struct CopiesArgs {
+    /// How many copies there are of each partition, each on a core of its own: 1 to 8. As many as the server's setting
+    /// says, with its quorums, if not given.
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=8))]
+    replication_factor: Option<u8>,
+    /// How many of them must have a record before it is acknowledged. What is acknowledged survives the loss of any W -
+    /// 1. A majority of them, if not given.
+    #[arg(long, value_name = "W", requires = "replication_factor")]
+    write_quorum: Option<u8>,
+    /// How many of them must confirm that their leader leads before it answers a read; reads are linearizable if R + W
+    /// > N. 1, if not given.
+    #[arg(long, value_name = "R", requires = "replication_factor")]
+    read_quorum: Option<u8>,
+}
+
+impl CopiesArgs {
+    fn replication(&self) -> Option<Replication> {
+        self.replication_factor.map(|replication_factor| Replication {
+            replication_factor,
+            write_quorum: self.write_quorum.unwrap_or(majority(u64::from(replication_factor)) as u8),
+            read_quorum: self.read_quorum.unwrap_or(1),
+        })
+    }
+}
+
 /// Does what the command says.
 pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Outcome {
     match command {
-        LogCommand::Create { name, partitions, ack, retention, retention_bytes, compression } => {
+        LogCommand::Create { name, partitions, ack, retention, retention_bytes, compression, copies } => {
             let settings = LogSettings {
                 ack: *ack,
                 retention_ms: *retention,
                 retention_bytes: *retention_bytes,
                 compression: compression.and_then(|choice| choice.0),
-                replication: None,
+                replication: copies.replication(),
             };
             let log = client.create_log(name, *partitions, settings).await?;
             if json {
                 say!("{}", json!(log));
             } else {
-                say!("created {} with {}", log.name, count(u64::from(log.partitions), "partition"));
+                let partitions = count(u64::from(log.partitions), "partition");
+                match replication(&log) {
+                    Replication::SINGLE => say!("created {} with {partitions}", log.name),
+                    many => say!("created {} with {partitions}, {} copies of each", log.name, many.replication_factor),
+                }
             }
         }
         LogCommand::Alter { name, ack, retention, retention_bytes, compression } => {
@@ -215,15 +258,27 @@ async fn list(client: &PyralogClient, json: bool) -> Outcome {
         say!("there are no logs; `dlog log create NAME` makes one");
         return Ok(());
     }
-    say!("{:<40} {:>10}  {:<10} CREATED", "LOG", "PARTITIONS", "ACK");
+    say!("{:<40} {:>10} {:>6} {:>2} {:>2}  {:<10} CREATED", "LOG", "PARTITIONS", "COPIES", "W", "R", "ACK");
     for log in logs {
-        say!("{:<40} {:>10}  {:<10} {}", log.name.to_string(), log.partitions, ack(&log), created(&log));
+        let Replication { replication_factor, write_quorum, read_quorum } = replication(&log);
+        say!(
+            "{:<40} {:>10} {replication_factor:>6} {write_quorum:>2} {read_quorum:>2}  {:<10} {}",
+            log.name.to_string(),
+            log.partitions,
+            ack(&log),
+            created(&log),
+        );
     }
     Ok(())
 }
 
 fn ack(log: &LogMetadata) -> String {
     log.settings.ack.map_or_else(|| "server's".to_owned(), |ack| ack.to_string())
+}
+
+/// The copies that a log has.
+fn replication(log: &LogMetadata) -> Replication {
+    log.settings.replication.unwrap_or(Replication::SINGLE)
 }
 
 fn print_settings(log: &LogMetadata) {
@@ -238,6 +293,8 @@ fn print_settings(log: &LogMetadata) {
     say!("  retention bytes  {}", bound(settings.retention_bytes, |bytes| ByteSize(bytes).to_string()));
     let compression = settings.compression.map_or_else(|| "producer's".to_owned(), |codec| codec.to_string());
     say!("  compression      {compression}");
+    let Replication { replication_factor, write_quorum, read_quorum } = replication(log);
+    say!("  copies           {replication_factor}, write quorum {write_quorum}, read quorum {read_quorum}");
 }
 
 fn created(log: &LogMetadata) -> String {
@@ -246,43 +303,80 @@ fn created(log: &LogMetadata) -> String {
 
 async fn describe(client: &PyralogClient, name: &LogId, json: bool) -> Outcome {
     let log = client.describe_log(name).await?;
-    let mut partitions: Vec<Value> = Vec::new();
-    for index in 0..log.partitions {
-        let owner = log.owners.as_ref().and_then(|owners| owners.get(index as usize));
-        // A partition that cannot be read must not hide the others.
-        partitions.push(match client.find_offset(name, PartitionId(index), OffsetAt::Latest).await {
-            Ok(found) => json!({
-                "partition": index,
-                "core": owner,
-                "start_offset": found.start_offset,
-                "high_watermark": found.high_watermark,
-                "log_end_offset": found.log_end_offset,
-            }),
-            Err(error) => json!({ "partition": index, "core": owner, "error": error.to_string() }),
-        });
+    let mut partitions = Vec::new();
+    for index in (0..log.partitions).map(PartitionId) {
+        let owner = log.owners.as_ref().and_then(|owners| owners.get(index.0 as usize)).copied();
+        // A partition that cannot be asked must not hide the others.
+        partitions.push((index, owner, client.describe_partition(name, index).await));
     }
     if json {
         let mut object = json!(log);
-        object["partitions"] = partitions.into();
+        let shown = partitions.into_iter().map(|(index, core, told)| match told {
+            Ok(status) => json!(status),
+            Err(error) => json!({ "partition": index, "core": core, "error": error.to_string() }),
+        });
+        object["partitions"] = shown.collect::<Vec<Value>>().into();
         say!("{object}");
         return Ok(());
     }
     say!("{}, created {}", log.name, created(&log));
     print_settings(&log);
-    say!("{:>9} {:>5} {:>14} {:>14} {:>14}", "PARTITION", "CORE", "START", "HIGH WATERMARK", "LOG END");
-    for partition in partitions {
-        let field = |name: &str| partition[name].to_string();
-        match partition["error"].as_str() {
-            Some(error) => say!("{:>9} {:>5} {error}", field("partition"), field("core")),
-            None => say!(
-                "{:>9} {:>5} {:>14} {:>14} {:>14}",
-                field("partition"),
-                field("core"),
-                field("start_offset"),
-                field("high_watermark"),
-                field("log_end_offset"),
+    say!("{:>9} {:>5} {:>8} {:>14} {:>14} {:>14}", "PARTITION", "CORE", "EPOCH", "START", "HIGH WATERMARK", "LOG END");
+    for (index, owner, told) in &partitions {
+        match told {
+            Ok(status) if status.leads => say!(
+                "{:>9} {:>5} {:>8} {:>14} {:>14} {:>14}",
+                index.to_string(),
+                status.core.to_string(),
+                status.epoch.to_string(),
+                status.start_offset.to_string(),
+                status.high_watermark.to_string(),
+                status.log_end_offset.to_string(),
             ),
+            Ok(status) => say!("{index:>9} {:>5} {:>8} none of its copies leads", "-", status.epoch.to_string()),
+            Err(error) => {
+                say!("{index:>9} {:>5} {error}", owner.map_or_else(|| "-".to_owned(), |core| core.to_string()))
+            }
         }
     }
+    let told = partitions.iter().filter_map(|(_, _, told)| told.as_ref().ok());
+    print_copies(&told.filter(|status| status.replication.replication_factor > 1).collect::<Vec<_>>());
     Ok(())
+}
+
+/// The copies of partitions that have several.
+fn print_copies(partitions: &[&PartitionStatus]) {
+    if partitions.is_empty() {
+        return;
+    }
+    say!(
+        "\n{:>9} {:>4} {:>5} {:<10} {:>14} {:>14} {:>14} {:>8}  IN SYNC",
+        "PARTITION",
+        "COPY",
+        "CORE",
+        "ROLE",
+        "RECEIVED",
+        "WRITTEN",
+        "DURABLE",
+        "LAG"
+    );
+    for partition in partitions {
+        for copy in &partition.replicas {
+            let ReplicaStatus { received_offset, written_offset, durable_offset, lag_ms, .. } = copy;
+            // Only a leader knows it, and only of the others.
+            let behind = partition.leads && copy.replica != partition.replica;
+            say!(
+                "{:>9} {:>4} {:>5} {:<10} {:>14} {:>14} {:>14} {:>8}  {}",
+                partition.partition.to_string(),
+                copy.replica.to_string(),
+                copy.core.map_or_else(|| "-".to_owned(), |core| core.to_string()),
+                json!(copy.role).as_str().unwrap_or_default(),
+                received_offset.to_string(),
+                written_offset.to_string(),
+                durable_offset.to_string(),
+                if behind { Millis(*lag_ms).to_string() } else { "-".to_owned() },
+                if copy.in_sync { "yes" } else { "no" },
+            );
+        }
+    }
 }

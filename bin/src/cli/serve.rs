@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use pyralog_tuning::{Inputs, Settings};
 
 use super::{Fault, Outcome};
+use crate::serve::ServeError;
 
 /// The flags. Each overrides `DLOG_*`, the file, the profile and the default; see docs/CONFIG.md.
 #[derive(Clone, Debug, Default, clap::Args)]
@@ -58,5 +59,8 @@ impl ServeArgs {
 /// Serves until a signal ends it.
 pub fn run(args: &ServeArgs) -> Outcome {
     let settings = Settings::load(&args.inputs()?)?;
-    crate::serve::run(&settings).map_err(|error| Fault::new(&error))
+    crate::serve::run(&settings).map_err(|error| match error {
+        ServeError::Config(error) => error.into(),
+        error => Fault::new(&error),
+    })
 }

@@ -5,6 +5,7 @@ use std::{sync::Arc, time::Duration};
 
 use async_channel::{Receiver, Sender};
 use pyralog_engine::{
+    limits::{REPLICAS_MAX, REPLICATION_WINDOW_BYTES},
     log::{retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh, try_lock},
@@ -21,9 +22,15 @@ use pyralog_net::{
     quic_on_glommio::ForwardingSeat,
     server::{self, ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets},
 };
-use pyralog_tuning::{Ack, Config, Settings, memory::Plan};
+use pyralog_tuning::{
+    Ack, Config, Settings,
+    copies::{COPIES_MAX, Copies},
+    memory::{self, Plan},
+};
 
 use super::ServeError;
+
+const _: () = assert!(COPIES_MAX == REPLICAS_MAX as u64, "the configuration allows what the engine can do");
 
 /// Messages that may wait in the ring from one core to another. A burst beyond that waits in the sender's own queue.
 const MAILBOX_MESSAGES: usize = 1024;
@@ -116,9 +123,25 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
             bytes: retention.max_size.map(|size| size.0),
         },
         retention_interval: Duration::from_millis(retention.check_interval_ms.0),
-        replication: Replication::SINGLE,
-        drive_timeout: Duration::from_millis(500),
+        replication: replication(config),
+        drive_timeout: Duration::from_millis(config.storage.drive_timeout_ms.0),
     }
+}
+
+/// The copies of logs that do not say it themselves.
+fn replication(config: &Config) -> Replication {
+    let Copies { factor, write, read } = config.copies();
+    // The table of keys allows no more.
+    let number = |number: u64| u8::try_from(number).unwrap_or(REPLICAS_MAX);
+    Replication { replication_factor: number(factor), write_quorum: number(write), read_quorum: number(read) }
+}
+
+/// What each core needs besides what is shared out: its executor's, and with several copies the windows of what a
+/// leader sends and of what a follower was sent. What is in them is what clients have just sent, so one window each is
+/// enough for all partitions together, but for those that catch up.
+pub fn overhead_bytes_per_core(config: &Config) -> u64 {
+    let windows = if config.copies().factor > 1 { 2 * REPLICATION_WINDOW_BYTES } else { 0 };
+    memory::CORE_OVERHEAD_BYTES + windows
 }
 
 /// Lets the cores read with direct I/O only, should the system not let them map as much as they may want to. Then says
@@ -219,6 +242,7 @@ async fn run_core(
         info: common.info,
     };
     let server = server::serve_core(parts).await.map_err(|error| format!("core {core} cannot serve: {error}"))?;
+    shard.settled().await;
     let _ = report.send(Ok(core)).await;
     // Ends when the control thread drops its end.
     let _ = stopped.recv().await;

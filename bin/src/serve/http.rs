@@ -17,11 +17,13 @@ use axum::{
     routing::get,
 };
 use metrics_exporter_prometheus::{PrometheusBuilder, PrometheusHandle};
+use pyralog_engine::types::CoreId;
 use pyralog_net::server::ServerInfo;
 use serde_json::{Value, json};
 
 use super::{
     cores::Cores,
+    partitions::{self, Partition},
     prometheus,
     sampler::{self, Sampler},
 };
@@ -62,6 +64,15 @@ pub fn install_recorder(version: &str) -> PrometheusHandle {
     metrics::describe_gauge!("dlog_process_cpu_seconds", "CPU time of the process, all cores.");
     metrics::describe_gauge!("dlog_partitions", "Partitions that are open.");
     metrics::describe_gauge!("dlog_partitions_read_only", "Partitions that a fault stopped from taking writes.");
+    metrics::describe_gauge!("dlog_partitions_without_leader", "Partitions of whose copies none leads.");
+    metrics::describe_gauge!(
+        "dlog_partitions_under_replicated",
+        "Partitions of whose copies fewer keep up than there are to be."
+    );
+    metrics::describe_gauge!(
+        "dlog_in_sync_replicas",
+        "Copies that keep up with the leader of their partition, itself included."
+    );
     metrics::describe_counter!("dlog_http_requests_total", "Requests for these pages.");
     handle
 }
@@ -87,15 +98,18 @@ async fn health(State(window): State<Arc<Window>>) -> impl IntoResponse {
 async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
     metrics::counter!("dlog_http_requests_total").increment(1);
     let cores = &window.cores;
-    let partitions = partitions(cores).await;
+    let partitions = partitions::all(cores).await;
     let shown: Vec<Value> = cores
         .cpus
         .iter()
         .zip(&cores.metrics)
         .enumerate()
         .map(|(core, (cpu, metrics))| {
-            let owned = partitions.iter().filter(|partition| partition["core"] == core).count();
-            json!({ "core": core, "cpu": cpu, "partitions": owned, "counters": prometheus::by_name(metrics) })
+            let id = CoreId(core as u16);
+            let led = partitions.iter().filter(|partition| partition.is_led_by(id)).count();
+            let copies: usize = partitions.iter().map(|partition| partition.copies_on(id)).sum();
+            let counters = prometheus::by_name(metrics);
+            json!({ "core": core, "cpu": cpu, "partitions": led, "copies": copies, "counters": counters })
         })
         .collect();
     let info = &window.info;
@@ -106,16 +120,17 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
         "listen": window.listen,
         "http": window.http,
         "fingerprint": window.fingerprint,
-        "epoch_number": partitions.iter().filter_map(|partition| partition["epoch"].as_u64()).max().unwrap_or(0),
+        "epoch_number": partitions.iter().map(|partition| partition.status.epoch).max().unwrap_or_default(),
         "profile": info.profile,
         "ack": info.ack,
         "guarantee": info.guarantee,
+        "copies": info.copies,
         "drive": prometheus::drive(&cores.metrics),
         "cores": shown,
-        "partitions": partitions,
+        "partitions": partitions.iter().map(Partition::shown).collect::<Vec<_>>(),
         "config": info.config,
     });
-    let key_metrics = lock(&window.sampler).key_metrics(&cores.metrics);
+    let key_metrics = lock(&window.sampler).key_metrics(&cores.metrics, partitions::isr_count(&partitions));
     if let (Some(page), Value::Object(figures)) = (page.as_object_mut(), key_metrics) {
         page.insert("last_minute".to_owned(), Value::Object(figures.clone()));
         page.extend(figures.into_iter().filter(|(name, _)| name != "seconds"));
@@ -125,26 +140,19 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
 
 async fn metrics_page(State(window): State<Arc<Window>>) -> impl IntoResponse {
     metrics::counter!("dlog_http_requests_total").increment(1);
-    let partitions = partitions(&window.cores).await;
-    let stopped = partitions.iter().filter(|partition| !partition["read_only"].is_null()).count();
+    let partitions = partitions::all(&window.cores).await;
+    let count = |which: fn(&Partition) -> bool| partitions.iter().filter(|partition| which(partition)).count() as f64;
     metrics::gauge!("dlog_partitions").set(partitions.len() as f64);
-    metrics::gauge!("dlog_partitions_read_only").set(stopped as f64);
+    metrics::gauge!("dlog_partitions_read_only").set(count(|partition| partition.status.read_only.is_some()));
+    metrics::gauge!("dlog_partitions_without_leader").set(count(|partition| !partition.status.leads));
+    metrics::gauge!("dlog_partitions_under_replicated").set(count(Partition::is_under_replicated));
+    metrics::gauge!("dlog_in_sync_replicas").set(partitions.iter().map(Partition::in_sync).sum::<usize>() as f64);
     metrics::gauge!("dlog_cores").set(window.cores.cpus.len() as f64);
     metrics::gauge!("dlog_uptime_seconds").set(window.started.elapsed().as_secs_f64());
     metrics::gauge!("dlog_process_resident_memory_bytes").set(sampler::resident_bytes() as f64);
     metrics::gauge!("dlog_process_cpu_seconds").set(sampler::cpu_time().as_secs_f64());
     let page = prometheus::render(&window.cores.metrics) + &window.cold.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
-}
-
-/// All partitions, by log and number.
-async fn partitions(cores: &Cores) -> Vec<Value> {
-    let mut all = Vec::new();
-    for control in &cores.controls {
-        all.extend(control.partitions().await.unwrap_or_default());
-    }
-    all.sort_by(|a, b| (&a.log, a.partition).cmp(&(&b.log, b.partition)));
-    all.into_iter().map(|partition| json!(partition)).collect()
 }
 
 /// Samples are whole whatever thread panicked.

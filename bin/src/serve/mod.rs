@@ -4,6 +4,7 @@
 mod cores;
 pub mod data_dir;
 mod http;
+mod partitions;
 mod prometheus;
 mod sampler;
 
@@ -20,7 +21,7 @@ use pyralog_net::{
     server::{BindError, CertificateError, LimitsError, ServerIdentity, ServerInfo, ServerSockets},
 };
 use pyralog_tuning::{
-    Config, Promise, Settings,
+    Config, ConfigError, Promise, Settings,
     cores::CoresError,
     host::{Host, HostError, Volume},
     memory::{Demand, MemoryError, Plan, Wish},
@@ -38,6 +39,9 @@ use crate::output::say;
 /// Why the server did not start, or did not end well.
 #[derive(Debug, Error)]
 pub enum ServeError {
+    /// The configuration, on this machine.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
     /// `--cores`.
     #[error(transparent)]
     Cores(#[from] CoresError),
@@ -132,10 +136,10 @@ fn log_to_stderr() {
 }
 
 fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
-    let mut config = settings.config().clone();
-    let mut warnings = settings.warnings().to_vec();
     let host = Host::probe()?;
-    let cpus = pyralog_tuning::cores::parse(&config.server.cores)?.choose(&host.cpus)?;
+    let cpus = pyralog_tuning::cores::parse(&settings.config().server.cores)?.choose(&host.cpus)?;
+    let settings = &settings.clone().on_cores(cpus.len())?;
+    let (mut config, mut warnings) = (settings.config().clone(), settings.warnings());
     let volume = Volume::of(&config.server.data_dir)?;
     volume.check()?;
     config.storage.reserve_bytes.0 = cores::reserve_bytes(settings, volume.total_bytes);
@@ -180,6 +184,7 @@ fn demand(settings: &Settings, cores: u64) -> Demand {
     let wish = |path: &str, bytes: u64| Wish { bytes, is_explicit: settings.origin(path).is_explicit() };
     Demand {
         cores,
+        overhead_bytes_per_core: cores::overhead_bytes_per_core(config),
         connections_per_core: wish("network.connections_per_core", config.network.connections_per_core),
         requests: wish("memory.requests", config.memory.requests.0),
         read_cache: wish("memory.read_cache", config.memory.read_cache.0),
@@ -197,6 +202,7 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
         profile: config.profile.name().to_owned(),
         ack: cores::ack_level(promise.ack),
         guarantee: promise.guarantee.clone(),
+        copies: promise.copies.clone(),
         config: serde_json::to_value(&config).unwrap_or_default(),
     });
     let common = Common {
@@ -327,8 +333,9 @@ fn print_start(prepared: &Prepared) {
     say!("profile    {}: {}", config.profile.name(), config.profile.purpose());
     say!("ack        {}", promise.ack);
     say!("guarantee  {}", promise.guarantee);
+    say!("copies     {}", promise.copies);
     // Room for the lines above, for `ready`, and for one that says that there are more.
-    let shown = warnings.len().min(6);
+    let shown = warnings.len().min(5);
     warnings[..shown].iter().for_each(|warning| say!("warning    {warning}"));
     if warnings.len() > shown {
         say!("warning    and {} more; `dlog config show` has those of the configuration", warnings.len() - shown);

@@ -37,6 +37,7 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_scrub_segments_total", "Segments that the scrub read whole.", |m| &m.scrub_segments),
     ("dlog_scrub_errors_total", "Segments that the scrub could not read.", |m| &m.scrub_errors),
     ("dlog_scrub_passes_total", "Passes of the scrub over all segments, of all cores.", |m| &m.scrub_passes),
+    ("dlog_leader_elections_total", "Copies that began to lead their partition.", |m| &m.leader_elections),
     ("dlog_segments_deleted_total", "Segments that were given up: trimmed, or too many, or too old.", |m| {
         &m.segments_deleted
     }),
@@ -91,6 +92,11 @@ pub fn undurable_age(cores: &[Arc<CoreMetrics>], now: SystemTime) -> Duration {
     since.and_then(|since| now.duration_since(since).ok()).unwrap_or_default()
 }
 
+/// For how long the worst follower of any partition has not had all that its leader has.
+pub fn replication_lag(cores: &[Arc<CoreMetrics>]) -> Duration {
+    Duration::from_micros(largest(cores, |core| &core.replication_lag_us))
+}
+
 /// What is known of the drive, for `/status`.
 pub fn drive(cores: &[Arc<CoreMetrics>]) -> serde_json::Map<String, serde_json::Value> {
     let short = |name: &str| name.trim_start_matches("dlog_disk_").to_owned();
@@ -132,14 +138,13 @@ pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
         "gauge",
     );
     let _ = writeln!(page, "dlog_undurable_age_seconds {}", undurable_age(cores, SystemTime::now()).as_secs_f64());
-    // One copy of each partition cannot lag behind itself; the name is there for the queries that ask for it.
     head(
         &mut page,
         "dlog_replication_lag_seconds",
-        "How far the slowest copy is behind; 0 while there is one copy.",
+        "For how long the worst copy has not had all that its leader has; 0 where there is one copy.",
         "gauge",
     );
-    page.push_str("dlog_replication_lag_seconds 0\n");
+    let _ = writeln!(page, "dlog_replication_lag_seconds {}", replication_lag(cores).as_secs_f64());
     for (name, help, histogram) in HISTOGRAMS {
         head(&mut page, name, help, "histogram");
         let mut below = 0;
@@ -179,12 +184,14 @@ mod tests {
     fn cores_are_summed_under_the_guides_names_without_labels() {
         let cores = [Arc::new(CoreMetrics::default()), Arc::new(CoreMetrics::default())];
         cores[0].writes.add(3);
+        cores[1].replication_lag_us.set(2_500);
         cores[1].writes.add(4);
         cores[0].write_duration.record_many(Duration::from_micros(15), 1);
         cores[1].write_duration.record_many(Duration::from_secs(60), 2);
         let page = render(&cores);
         for line in [
             "dlog_writes_total 7",
+            "dlog_replication_lag_seconds 0.0025",
             "dlog_write_duration_seconds_bucket{le=\"0.00001\"} 0",
             "dlog_write_duration_seconds_bucket{le=\"0.00002\"} 1",
             "dlog_write_duration_seconds_bucket{le=\"+Inf\"} 3",

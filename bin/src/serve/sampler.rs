@@ -12,7 +12,7 @@ use nix::sys::resource::{UsageWho, getrusage};
 use pyralog_engine::metrics::{CoreMetrics, LATENCY_BUCKETS, LatencyHistogram};
 use serde_json::{Value, json};
 
-use super::prometheus::{bucket_counts, sum};
+use super::prometheus::{bucket_counts, replication_lag, sum};
 
 /// How often a sample is taken.
 pub const INTERVAL: Duration = Duration::from_secs(1);
@@ -30,6 +30,7 @@ struct Sample {
     reads: u64,
     read_bytes: u64,
     disk_operations: u64,
+    replication_lag: Duration,
     cpu: Duration,
 }
 
@@ -48,14 +49,15 @@ impl Sampler {
         self.samples.push_back(Sample::now(cores));
     }
 
-    /// The key metrics of the time between the oldest sample and now.
-    pub fn key_metrics(&self, cores: &[Arc<CoreMetrics>]) -> Value {
+    /// The key metrics of the time between the oldest sample and now. So many copies are in sync now.
+    pub fn key_metrics(&self, cores: &[Arc<CoreMetrics>], isr_count: usize) -> Value {
         let now = Sample::now(cores);
         let then = self.samples.front().unwrap_or(&now);
         let seconds = now.at.duration_since(then.at).as_secs_f64();
         let rate = |now: u64, then: u64| if seconds > 0.0 { now.saturating_sub(then) as f64 / seconds } else { 0.0 };
         let mut durations = now.write_durations;
         durations.iter_mut().zip(then.write_durations).for_each(|(now, then)| *now = now.saturating_sub(then));
+        let lag = self.samples.iter().map(|sample| sample.replication_lag).fold(now.replication_lag, Duration::max);
         let cpu = now.cpu.saturating_sub(then.cpu).as_secs_f64();
         let moved = rate(now.write_bytes + now.read_bytes, then.write_bytes + then.read_bytes);
         json!({
@@ -71,9 +73,8 @@ impl Sampler {
             "memory_usage_bytes": resident_bytes(),
             "disk_io_ops_per_sec": rounded(rate(now.disk_operations, then.disk_operations)),
             "network_bandwidth_mbps": rounded(moved * 8.0 / 1e6),
-            // One copy of each partition: it cannot lag, and is always in sync.
-            "replication_lag_ms": 0,
-            "isr_count": 1,
+            "replication_lag_ms": rounded(lag.as_secs_f64() * 1000.0),
+            "isr_count": isr_count,
         })
     }
 }
@@ -90,6 +91,7 @@ impl Sample {
             disk_operations: sum(cores, |core| &core.disk_writes)
                 + sum(cores, |core| &core.disk_reads)
                 + sum(cores, |core| &core.disk_syncs),
+            replication_lag: replication_lag(cores),
             cpu: cpu_time(),
         }
     }
@@ -144,8 +146,20 @@ mod tests {
         sampler.take(&cores);
         sampler.samples[0].at -= Duration::from_secs(10);
         cores[0].writes.add(500);
-        let figure = sampler.key_metrics(&cores)["write_throughput_ops_per_sec"].as_f64().unwrap();
+        let figure = sampler.key_metrics(&cores, 1)["write_throughput_ops_per_sec"].as_f64().unwrap();
         assert!((45.0..=50.0).contains(&figure), "{figure}");
+    }
+
+    #[test]
+    fn the_lag_is_the_worst_of_the_samples() {
+        let cores = [Arc::new(CoreMetrics::default())];
+        let mut sampler = Sampler::default();
+        for lag_us in [0, 1_500, 200] {
+            cores[0].replication_lag_us.set(lag_us);
+            sampler.take(&cores);
+        }
+        let shown = sampler.key_metrics(&cores, 2);
+        assert_eq!((&shown["replication_lag_ms"], &shown["isr_count"]), (&1.5.into(), &2.into()));
     }
 
     #[test]

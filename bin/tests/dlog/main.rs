@@ -4,6 +4,7 @@ mod bombs;
 mod broken_pipe;
 mod command_line;
 mod config_reference;
+mod copies;
 mod crash;
 mod damage;
 mod failing_drive;

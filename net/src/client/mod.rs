@@ -51,8 +51,11 @@ pub use partitioner::partition_of_key;
 pub use producer::{Delivery, Producer, ProducerOptions};
 pub use pyralog_engine::{
     record::{Codec, Record as StoredRecord},
-    settings::{Bound, LogChanges, LogSettings},
-    shard::request::{Found, OffsetAt},
+    settings::{Bound, LogChanges, LogSettings, Replication},
+    shard::{
+        control::{PartitionStatus, ReplicaRole, ReplicaStatus},
+        request::{Found, OffsetAt},
+    },
     types::{AckLevel, Offset, PartitionIndex as PartitionId},
 };
 pub use record::{IntoKey, IntoRecord, Record};
@@ -209,6 +212,18 @@ impl PyralogClient {
         self.router.forget(log.borrow());
         let log = self.router.anywhere(|_| self.router.log(log.borrow())).await?;
         Ok(LogMetadata::clone(&log))
+    }
+
+    /// How a partition and its copies are, as its leader sees it; while none leads, as another of its copies does.
+    pub async fn describe_partition(&self, log: impl Borrow<LogId>, partition: PartitionId) -> Result<PartitionStatus> {
+        let describe = |connection: Arc<connection::Connection>, partition| async move {
+            let encode = move |out: &mut BytesMut, correlation| {
+                request::encode_describe_partition(out, correlation, partition);
+            };
+            let frame = connection.have_read(connection.read(Outgoing::Admin(Box::new(encode))).await)?;
+            Ok(reply::decode_json(Api::DescribePartition, &frame.body)?)
+        };
+        self.router.at_partition(log.borrow(), partition, describe).await
     }
 
     /// What the server is and how it is configured.

@@ -24,7 +24,8 @@ use crate::wire::{
     frame::{Frame, FrameHeader},
     reply::{
         Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_fetched_head, encode_found,
-        encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_server_description,
+        encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_partition_description,
+        encode_server_description,
     },
     request::{MetadataRequest, Produce, Request},
 };
@@ -104,6 +105,9 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
             pipeline.submit(correlation, Asked::AlterLog, EngineRequest::AlterLog(alter), memory);
         }
         Request::Trim(trim) => pipeline.submit(correlation, Asked::Trim, EngineRequest::Trim(trim), memory),
+        Request::DescribePartition(partition) => {
+            pipeline.submit(correlation, Asked::DescribePartition, EngineRequest::Describe(partition), memory);
+        }
         Request::Subscribe(fetch) if at == Position::First => {
             return Begun::Subscription(Wanted { correlation, fetch });
         }
@@ -167,6 +171,7 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         Asked::DeleteLog => Api::DeleteLog,
         Asked::AlterLog => Api::AlterLog,
         Asked::Trim => Api::Trim,
+        Asked::DescribePartition => Api::DescribePartition,
     };
     let reply = match outcome {
         Ok(reply) => reply,
@@ -195,6 +200,9 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         (Asked::AlterLog, Reply::LogAltered(log)) => {
             let log = LogMetadata::with_owners(&log, |partition| core.shard.owner(partition));
             burst.put(|out| encode_log_altered(out, correlation, &log));
+        }
+        (Asked::DescribePartition, Reply::Described(status)) => {
+            burst.put(|out| encode_partition_description(out, correlation, &status));
         }
         (Asked::DeleteLog, Reply::LogDeleted) => burst.put(|out| encode_log_deleted(out, correlation)),
         (_, reply) => unreachable!("the shard answered {} with {reply:?}", api.name()),
@@ -228,6 +236,7 @@ fn describe(core: &Core) -> ServerDescription {
         profile: info.profile.clone(),
         ack: info.ack,
         guarantee: info.guarantee.clone(),
+        copies: info.copies.clone(),
         cores: cores(core),
         config: info.config.clone(),
     }

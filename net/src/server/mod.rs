@@ -65,6 +65,8 @@ pub struct ServerInfo {
     pub ack: AckLevel,
     /// What that level promises, in one sentence.
     pub guarantee: String,
+    /// What the copies of logs that do not say it themselves are worth, in one sentence.
+    pub copies: String,
     /// The configuration in force.
     pub config: serde_json::Value,
 }

@@ -49,6 +49,7 @@ pub(super) enum Asked {
     DeleteLog,
     AlterLog,
     Trim,
+    DescribePartition,
 }
 
 struct Slot {

@@ -40,6 +40,8 @@ pub enum Api {
     AlterLog = 9,
     /// Delete the records before an offset.
     Trim = 10,
+    /// How a partition and its copies are.
+    DescribePartition = 11,
 }
 
 impl Api {
@@ -56,6 +58,7 @@ impl Api {
             8 => Api::DescribeServer,
             9 => Api::AlterLog,
             10 => Api::Trim,
+            11 => Api::DescribePartition,
             _ => return None,
         })
     }
@@ -78,6 +81,7 @@ impl Api {
             Api::DescribeServer => "describe server",
             Api::AlterLog => "alter log",
             Api::Trim => "trim",
+            Api::DescribePartition => "describe partition",
         }
     }
 }
@@ -89,7 +93,7 @@ mod tests {
     #[test]
     fn every_api_is_found_by_its_number() {
         let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
-        assert_eq!(all.len(), 10);
+        assert_eq!(all.len(), 11);
         for api in all {
             assert_eq!(Api::from_number(api.number()), Some(api));
         }

@@ -7,6 +7,7 @@ use pyralog_engine::{
     name::LogName,
     settings::LogSettings,
     shard::{
+        control::PartitionStatus,
         request::{Appended, Fetched, Found},
         stages::{Stage, StageClock, Stages},
     },
@@ -100,6 +101,9 @@ pub struct ServerDescription {
     pub ack: AckLevel,
     /// What that level promises, in one sentence.
     pub guarantee: String,
+    /// What the copies of logs that do not say it themselves are worth, in one sentence; empty of an earlier version.
+    #[serde(default)]
+    pub copies: String,
     /// How many cores it has.
     pub cores: u16,
     /// The configuration in force.
@@ -204,6 +208,11 @@ pub fn encode_log_altered(out: &mut BytesMut, correlation: u64, log: &LogMetadat
     put_json(out, Api::AlterLog, correlation, log);
 }
 
+/// Appends the reply to a describe partition request.
+pub fn encode_partition_description(out: &mut BytesMut, correlation: u64, status: &PartitionStatus) {
+    put_json(out, Api::DescribePartition, correlation, status);
+}
+
 /// Appends the reply to a delete log request.
 pub fn encode_log_deleted(out: &mut BytesMut, correlation: u64) {
     FrameHeader::new(Api::DeleteLog, correlation, 0).encode(out);
@@ -269,8 +278,8 @@ fn decode_offsets(api: Api, mut body: &[u8]) -> Result<Found, ProtocolError> {
     Ok(Found { offset: next(), start_offset: next(), high_watermark: next(), log_end_offset: next() })
 }
 
-/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`] or [`ServerDescription`]. Unknown fields are skipped: a
-/// newer server may say more.
+/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`], [`ServerDescription`] or [`PartitionStatus`]. Unknown
+/// fields are skipped: a newer server may say more.
 ///
 /// Errors: `BadBody`.
 pub fn decode_json<T: DeserializeOwned>(api: Api, body: &[u8]) -> Result<T, ProtocolError> {
@@ -380,7 +389,9 @@ mod tests {
 
     #[test]
     fn metadata_comes_back_and_may_say_more_than_we_know() {
-        let settings = LogSettings { compression: Some(Codec::Lz4), ..LogSettings::default() };
+        let replication = Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 };
+        let (compression, replication) = (Some(Codec::Lz4), Some(replication));
+        let settings = LogSettings { compression, replication, ..LogSettings::default() };
         let log = LogEntry {
             uid: LogUid(4),
             name: "a/b".parse().unwrap(),
@@ -402,6 +413,8 @@ mod tests {
         let mut value: Value = serde_json::from_slice(&body).unwrap();
         assert_eq!(value["logs"][0]["owners"], serde_json::json!([0, 1, 0]));
         assert_eq!(value["logs"][0]["compression"], "lz4");
+        let replication = serde_json::json!({ "replication_factor": 3, "write_quorum": 2, "read_quorum": 1 });
+        assert_eq!(value["logs"][0]["replication"], replication);
         value["news"] = true.into();
         assert_eq!(decode_json(Api::Metadata, value.to_string().as_bytes()), Ok(metadata));
     }

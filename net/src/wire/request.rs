@@ -40,6 +40,7 @@ pub const METADATA_NAMES_MAX: usize = 1000;
 const FETCH_BYTES: usize = 32;
 const FIND_OFFSET_BYTES: usize = 24;
 const TRIM_BYTES: usize = 24;
+const DESCRIBE_PARTITION_BYTES: usize = 16;
 
 const _: () = assert!(
     PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES + BATCH_BYTES_MAX <= BODY_BYTES_MAX,
@@ -69,6 +70,8 @@ pub enum Request {
     AlterLog(AlterLog),
     /// Delete the records before an offset.
     Trim(Trim),
+    /// How a partition and its copies are.
+    DescribePartition(PartitionId),
 }
 
 /// Which logs a client asks about.
@@ -141,6 +144,7 @@ impl Request {
                 Request::AlterLog(AlterLog { name: name(&body.name)?, changes: body.changes })
             }
             Api::Trim => Request::Trim(decode_trim(&body)?),
+            Api::DescribePartition => Request::DescribePartition(decode_describe_partition(&body)?),
         })
     }
 }
@@ -253,6 +257,14 @@ pub fn encode_trim(out: &mut BytesMut, correlation: u64, trim: &Trim) {
     out.put_u64_le(trim.before.0);
 }
 
+/// Appends a describe partition frame.
+pub fn encode_describe_partition(out: &mut BytesMut, correlation: u64, partition: PartitionId) {
+    FrameHeader::new(Api::DescribePartition, correlation, DESCRIBE_PARTITION_BYTES).encode(out);
+    out.put_u64_le(partition.log.0);
+    out.put_u32_le(partition.index.0);
+    out.put_u32_le(0);
+}
+
 /// Appends a delete log frame.
 pub fn encode_delete_log(out: &mut BytesMut, correlation: u64, name: &LogName) {
     put_json(out, Api::DeleteLog, correlation, &DeleteLogBody { name: name.to_string() });
@@ -359,6 +371,14 @@ fn decode_trim(body: &[u8]) -> Result<Trim, ProtocolError> {
     let partition = get_partition(body);
     zero(Api::Trim, body, 4)?;
     Ok(Trim { partition, before: Offset(body.get_u64_le()) })
+}
+
+fn decode_describe_partition(body: &[u8]) -> Result<PartitionId, ProtocolError> {
+    exactly(Api::DescribePartition, body, DESCRIBE_PARTITION_BYTES)?;
+    let body = &mut &body[..];
+    let partition = get_partition(body);
+    zero(Api::DescribePartition, body, 4)?;
+    Ok(partition)
 }
 
 fn name(text: &str) -> Result<LogName, WireError> {
@@ -514,6 +534,17 @@ mod tests {
     }
 
     #[test]
+    fn a_describe_partition_frame_is_these_bytes() {
+        let mut out = BytesMut::new();
+        encode_describe_partition(&mut out, 5, PARTITION);
+        let expected = [
+            16, 0, 0, 0, 1, 11, 0, 0, 5, 0, 0, 0, 0, 0, 0, 0, // header
+            2, 1, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 0, 0, 0, 0,
+        ];
+        assert_eq!(&out[..], expected);
+    }
+
+    #[test]
     fn the_batch_of_a_produce_request_is_a_slice_of_the_frame() {
         let mut out = BytesMut::new();
         encode_produce_head(&mut out, 42, &append(Bytes::from_static(&[9; 100])).into());
@@ -567,6 +598,8 @@ mod tests {
         let trim = Trim { partition: PARTITION, before: Offset(9) };
         let Request::Trim(got) = decoded(|out| encode_trim(out, 42, &trim)) else { panic!() };
         assert_eq!((got.partition, got.before), (trim.partition, trim.before));
+        let describe = decoded(|out| encode_describe_partition(out, 42, PARTITION));
+        assert!(matches!(describe, Request::DescribePartition(PARTITION)));
         let log = "b/c".parse().unwrap();
         let Request::DeleteLog(got) = decoded(|out| encode_delete_log(out, 42, &log)) else { panic!() };
         assert_eq!(got, log);
@@ -589,6 +622,9 @@ mod tests {
             (Api::AlterLog, br#"{"name":"a"}"#, "changes"),
             (Api::Trim, &[0; 23], "23 bytes instead of 24"),
             (Api::Trim, &[1; 24], "must be zero"),
+            (Api::DescribePartition, &[0; 15], "15 bytes instead of 16"),
+            (Api::DescribePartition, &[1; 16], "must be zero"),
+            (Api::CreateLog, br#"{"name":"a","partitions":1,"replication":{"factor":2}}"#, "factor"),
             (Api::CreateLog, br#"{"name":"a"}"#, "partitions"),
             (Api::Metadata, b"", "EOF"),
         ] {
@@ -630,7 +666,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn arbitrary_bodies_never_panic(api in 0u8..12, body in proptest::collection::vec(any::<u8>(), 0..80)) {
+        fn arbitrary_bodies_never_panic(api in 0u8..13, body in proptest::collection::vec(any::<u8>(), 0..80)) {
             let header = FrameHeader { api, body_bytes: body.len() as u32, ..FrameHeader::new(Api::Fetch, 1, 0) };
             let _ = Request::decode(&header, body.into());
         }

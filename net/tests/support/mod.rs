@@ -93,6 +93,7 @@ impl TestServer {
             profile: "test".to_owned(),
             ack: AckLevel::Received,
             guarantee: "none".to_owned(),
+            copies: "one".to_owned(),
             config: serde_json::json!({}),
         });
         let (stop, stopped) = async_channel::bounded::<End>(cores);

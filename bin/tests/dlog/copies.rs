@@ -1,0 +1,232 @@
+//! Partitions with several copies, as the operator meets them: what a profile gives on so many cores, what is said of
+//! it, and that what was acknowledged is there whatever becomes of a copy.
+
+use std::{
+    fs,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use serde_json::Value;
+
+use crate::support::{Server, dlog, failed, sample_file, scratch, start_refused};
+
+/// The first so many CPUs of this machine, for `--cores`; `None` if it has fewer.
+fn cores(count: usize) -> Option<String> {
+    let allowed = pyralog_tuning::cores::allowed().unwrap();
+    (allowed.len() >= count).then(|| pyralog_tuning::cores::list(&allowed[..count]))
+}
+
+fn described(server: &Server, log: &str) -> Value {
+    serde_json::from_slice(&server.run(&["--json", "log", "describe", log])).unwrap()
+}
+
+/// `field` of each copy of a partition.
+fn of_copies<'a>(partition: &'a Value, field: &str) -> Vec<&'a Value> {
+    partition["replicas"].as_array().unwrap().iter().map(|replica| &replica[field]).collect()
+}
+
+fn line<'a>(server: &'a Server, word: &str) -> &'a str {
+    server.lines.iter().find(|line| line.starts_with(word)).unwrap_or_else(|| panic!("{:#?}", server.lines))
+}
+
+#[test]
+fn what_two_copies_acknowledged_outlives_a_kill_and_a_core() {
+    let (Some(one), Some(two)) = (cores(1), cores(2)) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let (path, bytes) = sample_file(root.path(), 20_000);
+    let durability = |cores: &str| Server::start(&data, &["--profile", "durability", "--cores", cores]);
+    let server = durability(&two);
+    assert!(server.lines.len() <= 15, "{:#?}", server.lines);
+    assert!(line(&server, "copies").contains("write quorum 2, read quorum 2: what is acknowledged survives"));
+    assert!(line(&server, "guarantee").contains("on 2 of 2 copies"));
+    assert!(line(&server, "warning").contains("asks for 5 copies of each partition"));
+    let created = server.text(&["log", "create", "a", "--partitions", "2"]);
+    assert_eq!(created, "created default/a with 2 partitions, 2 copies of each\n");
+    server.run(&["produce", "a", path.to_str().unwrap()]);
+    assert!(server.run(&["consume", "a"]) == bytes);
+    let log = described(&server, "a");
+    assert_eq!(log["replication"]["write_quorum"], 2);
+    for partition in log["partitions"].as_array().unwrap() {
+        let mut homes = of_copies(partition, "core");
+        homes.sort_by_key(|core| core.as_u64());
+        assert_eq!(homes, [0, 1], "{partition}");
+        assert_eq!(partition["leads"], true);
+        for held in of_copies(partition, "durable_offset") {
+            assert_eq!(*held, partition["high_watermark"], "{partition}");
+        }
+    }
+    let status = server.status_once("/isr_count", |count| *count == 2);
+    assert_eq!(status, 2);
+    for line in ["dlog_in_sync_replicas 4", "dlog_partitions_under_replicated 0", "dlog_partitions_without_leader 0"] {
+        let page = server.page("/metrics").1;
+        assert!(page.lines().any(|found| found == line), "{line} is missing in\n{page}");
+    }
+    server.kill();
+
+    let server = durability(&one);
+    assert!(line(&server, "copies").starts_with("copies     one of each partition"));
+    assert!(line(&server, "warning").contains("has 1 core, so replication_factor is 1"));
+    assert!(server.run(&["consume", "a"]) == bytes, "not all came back");
+    let partition = &described(&server, "a")["partitions"][0];
+    assert_eq!(of_copies(partition, "core"), [0, 0], "the log has two copies, and both are on the core there is");
+    server.feed(&["produce", "a", "--partition", "0"], b"and it goes on\n");
+    assert_eq!(server.text(&["log", "create", "b"]), "created default/b with 1 partition\n");
+    let text = server.text(&["log", "list"]);
+    let numbers = |log: &str| {
+        let row = text.lines().find(|line| line.starts_with(log)).unwrap();
+        row.split_whitespace().skip(1).take(4).map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!((numbers("default/a"), numbers("default/b")), (words("2 2 2 2"), words("1 1 1 1")));
+    server.stop();
+}
+
+fn words(text: &str) -> Vec<String> {
+    text.split(' ').map(str::to_owned).collect()
+}
+
+#[test]
+fn a_copy_whose_files_are_gone_is_rebuilt_from_the_other() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let (path, bytes) = sample_file(root.path(), 20_000);
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--replication-factor", "2"]);
+    server.run(&["produce", "a", path.to_str().unwrap()]);
+    server.stop();
+    // The one that led at first, and would again.
+    fs::remove_dir_all(data.join("logs/default/a/0")).unwrap();
+
+    let server = Server::start(&data, &["--cores", &two]);
+    assert!(server.run(&["consume", "a"]) == bytes, "not all came back");
+    let partition = server.status_once("/partitions/0", |partition| partition["in_sync"] == 2);
+    assert_eq!(partition["replica"], 1, "the other one leads");
+    assert_eq!(of_copies(&partition, "role"), ["follower", "leader"]);
+    for held in of_copies(&partition, "durable_offset") {
+        assert_eq!(*held, partition["high_watermark"], "{partition}");
+    }
+    let text = server.text(&["log", "describe", "a"]);
+    assert!(text.contains("copies           2, write quorum 2, read quorum 1"), "{text}");
+    let rows: Vec<_> = text.lines().skip_while(|line| !line.contains("ROLE")).skip(1).collect();
+    assert_eq!(rows.len(), 2, "{text}");
+    assert!(rows[0].contains(" follower ") && rows[0].ends_with("yes"), "{text}");
+    assert!(rows[1].contains(" leader ") && rows[1].ends_with("yes"), "{text}");
+    server.stop();
+}
+
+#[test]
+fn a_partition_that_nobody_can_lead_says_so_and_the_others_go_on() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--partitions", "2", "--replication-factor", "2", "--write-quorum", "1"]);
+    server.stop();
+    fs::remove_dir_all(data.join("logs/default/a/0")).unwrap();
+
+    let server = Server::start(&data, &["--cores", &two]);
+    // Nobody knows what only the lost copy had.
+    let partition = server.status_once("/partitions/0", |partition| partition["leads"] == false);
+    assert_eq!(of_copies(&partition, "in_sync"), [false, false]);
+    assert_eq!(of_copies(&partition, "role")[0], "rebuilding");
+    assert_eq!(server.json("/status")["isr_count"], 0);
+    let page = server.page("/metrics").1;
+    assert!(page.contains("\ndlog_partitions_without_leader 1\n"), "{page}");
+    let text = server.text(&["log", "describe", "a"]);
+    assert_eq!(text.lines().filter(|line| line.ends_with("none of its copies leads")).count(), 1, "{text}");
+    let since = Instant::now();
+    let (code, message) = server.feed_refused(&["produce", "a", "--partition", "0"], b"x\n");
+    assert!(code == 1 && message.contains("is led by nobody at the moment; try again"), "{message}");
+    assert!(since.elapsed() > Duration::from_secs(4), "it did not try again: nothing stood behind the batch");
+    server.feed(&["produce", "a", "--partition", "1"], b"y\n");
+    assert_eq!(server.text(&["consume", "a", "--partition", "1"]), "y\n");
+    server.stop();
+}
+
+#[test]
+fn more_copies_than_cores_are_refused_with_the_arithmetic() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let server = Server::start(&root.path().join("data"), &["--cores", &two]);
+    for (flags, code, words) in [
+        (
+            &["--replication-factor", "3"][..],
+            1,
+            "replication_factor 3 needs 3 cores, one for each copy; this server has 2",
+        ),
+        (
+            &["--replication-factor", "2", "--write-quorum", "3"],
+            1,
+            "the write quorum is 1 to 2, the number of replicas",
+        ),
+        (&["--replication-factor", "2", "--read-quorum", "0"], 1, "the read quorum is 1 to 2"),
+        (&["--replication-factor", "9"], 2, "9 is not in 1..=8"),
+        (&["--write-quorum", "2"], 2, "--replication-factor <N>"),
+    ] {
+        let (got, message) = server.refused(&[&["log", "create", "a"][..], flags].concat());
+        assert_eq!(got, code, "{message}");
+        assert!(message.contains(words), "{message}");
+    }
+    assert!(server.text(&["log", "list"]).contains("there are no logs"));
+    server.run(&["log", "create", "a", "--replication-factor", "2", "--write-quorum", "1"]);
+    let log = described(&server, "a");
+    assert_eq!((&log["replication"]["write_quorum"], &log["replication"]["read_quorum"]), (&1.into(), &1.into()));
+    server.stop();
+}
+
+#[test]
+fn every_profile_starts_on_two_cores_and_on_one_and_says_what_it_guarantees_there() {
+    let root = scratch();
+    for (count, profile, numbers, losses) in [
+        (2, "latency", "write quorum 1, read quorum 1", "asynchronous: "),
+        (2, "throughput", "write quorum 1, read quorum 1", "asynchronous: "),
+        (2, "durability", "write quorum 2, read quorum 2", "survives the loss of any 1 of them"),
+        (1, "latency", "one of each partition", "is lost"),
+        (1, "throughput", "one of each partition", "is lost"),
+        (1, "durability", "one of each partition", "is lost"),
+    ] {
+        let Some(cores) = cores(count) else { continue };
+        let server =
+            Server::start(&root.path().join(format!("{profile}-{count}")), &["--profile", profile, "--cores", &cores]);
+        let said = line(&server, "copies");
+        assert!(said.contains(numbers) && said.contains(losses), "{said}");
+        let warned = line(&server, "warning");
+        assert!(warned.contains(&format!("so replication_factor is {count}, ")), "{warned}");
+        assert_eq!(server.json("/status")["copies"], said.trim_start_matches("copies").trim());
+        server.run(&["log", "create", "a"]);
+        server.feed(&["produce", "a"], b"x\n");
+        assert_eq!(server.text(&["consume", "a"]), "x\n");
+        assert_eq!(described(&server, "a")["partitions"][0]["replicas"].as_array().unwrap().len(), count);
+        server.stop();
+    }
+}
+
+#[test]
+fn a_check_of_a_file_says_what_its_copies_guarantee_on_the_cores_that_it_names() {
+    let root = scratch();
+    let file = root.path().join("dlog.json");
+    let check = |cores: &str, quorum: &str| {
+        let text = format!("{{\"server\": {{\"cores\": \"{cores}\"}}, \"replication\": {{\"quorum\": {{{quorum}}}}}}}");
+        fs::write(&file, text).unwrap();
+        dlog().args(["config", "check", file.to_str().unwrap()]).output().unwrap()
+    };
+    let output = check("0-4", "\"replication_factor\": 3");
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(said.contains("acknowledged when quorum") && said.contains("copies: 3 of each partition"), "{said}");
+    assert!(said.contains("writes go on with any 1 missing; reads are not linearizable (R + W <= N: 1 + 2 <= 3)"));
+    let (code, message) = failed(check("0,1", "\"replication_factor\": 3"));
+    let words = "dlog.json:1: `replication.quorum.replication_factor` is 3, which cannot be honoured: it needs 3 \
+                 cores, one for each copy; this server has 2";
+    assert!(code == 2 && message.contains(words), "{message}");
+    refused_without_touching(&root.path().join("data"));
+}
+
+fn refused_without_touching(data: &Path) {
+    let Some(one) = cores(1) else { return };
+    let flags = ["--cores", &one, "--set", "replication.quorum.replication_factor=2"];
+    let (code, message) = start_refused(crate::support::serve(data, &flags));
+    assert!(code == 2 && message.contains("it needs 2 cores, one for each copy; this server has 1"), "{message}");
+    assert!(!data.exists(), "it touched the disk");
+}
