@@ -14,6 +14,7 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
+use bytes::Bytes;
 use clap::ValueEnum;
 use futures_util::{StreamExt, stream::FuturesOrdered};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
@@ -201,11 +202,18 @@ impl Sending {
                     }
                 },
                 batch = batches.recv(), if has_room => match batch {
-                    Some(Built { partition, batch }) => {
-                        let ack = self.ack;
-                        let pending = self.handle(partition).await?.append(batch, ack);
-                        in_flight.push_back(async move { (partition, pending.await) });
-                    }
+                    Some(Built { partition, batch }) => match self.handles.get(&partition) {
+                        Some(handle) => {
+                            let pending = handle.append(batch, self.ack);
+                            in_flight.push_back(async move { (partition, pending.await) });
+                        }
+                        None => {
+                            if let Err(error) = self.send_first(partition, batch).await {
+                                batches.close();
+                                failure.get_or_insert(error);
+                            }
+                        }
+                    },
                     None => break,
                 },
                 else => break,
@@ -245,12 +253,14 @@ impl Sending {
         Ok(())
     }
 
-    async fn handle(&mut self, partition: PartitionId) -> Outcome<&PartitionHandle> {
-        if !self.handles.contains_key(&partition) {
-            let handle = self.client.partition(&self.log, partition).await?;
-            self.handles.insert(partition, handle);
-        }
-        Ok(&self.handles[&partition])
+    /// Sends the first batch to a partition, on its own: while nothing stands behind it, it may be sent again if there
+    /// is no room, or nobody leads the partition yet.
+    async fn send_first(&mut self, partition: PartitionId, batch: Bytes) -> client::Result<()> {
+        let appended = self.client.append_batch(&self.log, partition, batch, self.ack.into()).await?;
+        self.note(partition, &appended);
+        let handle = self.client.partition(&self.log, partition).await?;
+        self.handles.insert(partition, handle);
+        Ok(())
     }
 
     fn note(&mut self, partition: PartitionId, appended: &Appended) {
