@@ -10,7 +10,10 @@ use super::{
     message::{Ack, Batches, Message, Probe, Session, Standing},
     own::Own,
 };
-use crate::types::{AckLevel, LeaderEpoch, Offset};
+use crate::{
+    testing::bug::{PlantedBug, planted},
+    types::{AckLevel, LeaderEpoch, Offset},
+};
 
 /// A replica that does not lead.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -176,7 +179,14 @@ impl Following {
     /// waits until it has all that its leader had when the session began: it may have acknowledged that.
     fn accept<B>(&self, own: &mut Own<B>) {
         assert!(self.epoch == own.ballot.promised, "following in {} after {}", self.epoch, own.ballot);
-        let needs = if own.is_intact() { self.start } else { self.rebuilt_at };
+        let early = planted(PlantedBug::AcceptEarly) && own.is_intact();
+        let needs = if early {
+            Offset(0)
+        } else if own.is_intact() {
+            self.start
+        } else {
+            self.rebuilt_at
+        };
         let news = own.ballot.accepted < self.epoch || !own.is_intact();
         if news && own.held.durable >= needs {
             own.vow(|ballot| (ballot.accepted, ballot.memory) = (self.epoch, Memory::Intact));

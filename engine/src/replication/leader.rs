@@ -15,7 +15,10 @@ use super::{
     progress::{Phase, Progress},
     reads::{ReadTicket, Reads},
 };
-use crate::types::{LeaderEpoch, Offset};
+use crate::{
+    testing::bug::{PlantedBug, planted},
+    types::{LeaderEpoch, Offset},
+};
 
 /// See the module.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -170,7 +173,8 @@ impl Leader {
         let ours = own.epochs.end_of(s.last.epoch, own.held.received);
         // A log without a record, from which all were deleted that were final, differs from none.
         let is_empty = s.last.epoch == LeaderEpoch(0) && s.last.end <= own.held.received;
-        let agrees = is_empty || (ours.epoch == s.last.epoch && s.last.end <= ours.end);
+        let agrees =
+            is_empty || planted(PlantedBug::SkipAlignment) || (ours.epoch == s.last.epoch && s.last.end <= ours.end);
         let (session, at) = (s.session, own.log_start);
         if agrees && s.last.end >= at {
             progress.aligned(s.last.end, now);
@@ -325,7 +329,8 @@ impl Leader {
         let config = own.ballot.config;
         if !self.established {
             let begins = self.begins(own) >= self.begins_at_least.min(self.start);
-            if !begins || !config.is_write_quorum(self.accepted(own)) {
+            let enough = config.is_write_quorum(self.accepted(own)) || planted(PlantedBug::EstablishAtOnce);
+            if !begins || !enough {
                 return;
             }
             self.established = true;
@@ -349,7 +354,7 @@ impl Leader {
             own.note_committed(moved.durable, self.epoch);
             own.effect(Effect::Moved(moved));
         }
-        let begins = self.begins(own);
+        let begins = if planted(PlantedBug::ShowTrimEarly) { own.log_start } else { self.begins(own) };
         if begins > self.begins {
             self.begins = begins;
             own.effect(Effect::Begins { at: begins });

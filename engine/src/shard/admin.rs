@@ -140,7 +140,7 @@ impl<R: Runtime> Core<R> {
         }
         let next = Arc::new(next);
         let (told, opened) = futures_util::future::join(self.tell_others(&next), self.open_new(&next)).await;
-        let result = opened.and(told);
+        let result = opened.and(self.have_made(&next)).and(told);
         // The last to show a new log: whoever sees it here finds it open everywhere.
         self.adopt(next).await;
         result
@@ -157,7 +157,7 @@ impl<R: Runtime> Core<R> {
         self.common.context.runtime.spawn(async move {
             let _turn = core.admin.changes.take().await;
             let current = Arc::clone(&core.catalog.borrow());
-            let answers = core.tell_others(&current).await;
+            let answers = core.tell_others(&current).await.and(core.have_made(&current));
             let mut next = Catalog::clone(&current);
             while let (true, Some(uid)) = (answers.is_ok(), founding(&next)) {
                 next = next.with_founded(uid);
@@ -207,9 +207,22 @@ impl<R: Runtime> Core<R> {
     /// Takes a catalogue over from core 0. Until then requests for partitions of new logs are answered that they are
     /// not open yet.
     pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
-        let opened = self.open_new(&next).await;
+        let opened = self.open_new(&next).await.and(self.have_made(&next));
         self.adopt(next).await;
         opened
+    }
+
+    /// Whether this core's copies of logs that are being founded are there.
+    ///
+    /// Errors: why one is not.
+    fn have_made(&self, catalog: &Catalog) -> Result<(), RequestError> {
+        let partitions = self.partitions.borrow();
+        let mut copies = catalog.logs().filter(|log| log.founding).flat_map(|log| self.mine(log));
+        copies.try_for_each(|id| match partitions.get(&id) {
+            Some(Slot::Open(_)) => Ok(()),
+            Some(Slot::Broken(error)) => Err(error.clone()),
+            Some(Slot::NoRoom) | None => Err(self.common.disk_full()),
+        })
     }
 
     /// Opens this core's partitions of logs that `next` has and the present catalogue has not.

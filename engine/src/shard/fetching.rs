@@ -22,18 +22,27 @@ use crate::{
 impl<R: Runtime> Owned<R> {
     /// Answers a fetch, now or later.
     pub(super) fn fetch(self: &Rc<Self>, request: Fetch, reply: ReplyTo) {
-        match self.member.as_ref().filter(|member| member.confirms_reads()) {
-            None => self.fetch_confirmed(request, reply),
-            Some(member) => {
-                let (partition, member) = (Rc::clone(self), Rc::clone(member));
-                self.core.context.runtime.spawn(async move {
-                    match member.confirm_read().await {
-                        Ok(()) => partition.fetch_confirmed(request, reply),
-                        Err(error) => partition.answer(reply, partition.core.context.runtime.monotonic(), Err(error)),
-                    }
-                });
-            }
-        }
+        self.confirmed(reply, move |partition, confirmed, reply| match confirmed {
+            Ok(()) => partition.fetch_confirmed(request, reply),
+            Err(error) => partition.answer(reply, partition.core.context.runtime.monotonic(), Err(error)),
+        });
+    }
+
+    /// Goes on with `then` when it is sure that nothing was acknowledged before that is not here, or is not to be had:
+    /// at once, unless other copies have to confirm it.
+    fn confirmed(
+        self: &Rc<Self>,
+        reply: ReplyTo,
+        then: impl FnOnce(&Rc<Self>, Result<(), RequestError>, ReplyTo) + 'static,
+    ) {
+        let Some(member) = self.member.as_ref().filter(|member| member.confirms_reads()) else {
+            return then(self, Ok(()), reply);
+        };
+        let (partition, member) = (Rc::clone(self), Rc::clone(member));
+        self.core.context.runtime.spawn(async move {
+            let confirmed = member.confirm_read().await;
+            then(&partition, confirmed, reply);
+        });
     }
 
     /// The same, when nothing was acknowledged before that is not here.
@@ -164,6 +173,13 @@ impl<R: Runtime> Owned<R> {
 
     /// Answers where an offset is.
     pub(super) fn find_offset(self: &Rc<Self>, at: OffsetAt, reply: ReplyTo) {
+        self.confirmed(reply, move |partition, confirmed, reply| match confirmed {
+            Ok(()) => partition.find_confirmed(at, reply),
+            Err(error) => reply.send(Err(error)),
+        });
+    }
+
+    fn find_confirmed(self: &Rc<Self>, at: OffsetAt, reply: ReplyTo) {
         if self.member.as_ref().is_some_and(|member| !member.is_established()) {
             return reply.send(Err(self.not_leader()));
         }

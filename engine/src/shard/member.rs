@@ -100,7 +100,7 @@ impl<R: Runtime> Member<R> {
         let is_there = matches!(found, ballot_store::Found::Is(_));
         let mut ballot = match found {
             ballot_store::Found::Is(ballot) => ballot,
-            ballot_store::Found::Missing if founding => {
+            ballot_store::Found::Missing if founding || planted(PlantedBug::LostIsNew) => {
                 let ballot = Ballot::founding(config);
                 ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
                 ballot
@@ -115,7 +115,8 @@ impl<R: Runtime> Member<R> {
             }
         };
         let drives = &core.common.config.drives;
-        let is_old = drives.is_old(drives.of(core.common.id)) && !founding;
+        let trusts = planted(PlantedBug::OldIsIntact);
+        let is_old = !trusts && drives.is_old(drives.of(core.common.id)) && !founding;
         if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
             let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
             if is_there && before == Memory::Intact {
@@ -307,7 +308,7 @@ impl<R: Runtime> Member<R> {
 
     /// Whether reads are to be confirmed by other copies.
     pub(super) fn confirms_reads(&self) -> bool {
-        self.replica.borrow().ballot().config.current.read_quorum() > 1
+        self.replica.borrow().ballot().config.current.read_quorum() > 1 && !planted(PlantedBug::ReadUnconfirmed)
     }
 
     /// Does what the protocol asks for, until it asks for nothing or the log is busy.
@@ -352,6 +353,9 @@ impl<R: Runtime> Member<R> {
                 if let Some(core) = self.core.upgrade() {
                     core.announce_leader(self.id.partition, epoch);
                 }
+            }
+            Effect::Moved(Held { received, .. }) if planted(PlantedBug::ReceivedIsDurable) => {
+                owned.quorum_has(received, received, received);
             }
             Effect::Moved(Held { received, written, durable }) => owned.quorum_has(received, written, durable),
             Effect::Begins { at } => owned.begins(at),
@@ -448,7 +452,9 @@ impl<R: Runtime> Member<R> {
             let changed = match change {
                 Change::Cut(to) => owned.log.cut(to).await,
                 Change::Restart(at) => {
-                    let producers = member.told_producers.take().until(at);
+                    let told = member.told_producers.take().until(at);
+                    let forgets = planted(PlantedBug::ForgetProducersWhenBegunAnew);
+                    let producers = if forgets { ProducerHistory::default() } else { told };
                     owned.log.restart(at, &producers).await
                 }
                 Change::Mend => owned.log.mend().await,

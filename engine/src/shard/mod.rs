@@ -323,6 +323,11 @@ impl<R: Runtime> Core<R> {
 
     /// The copy of a partition that answers for it: the only one, or the one that leads.
     fn owned(&self, id: PartitionId) -> Result<Rc<Owned<R>>, RequestError> {
+        if let Some(Slot::Open(owned)) = self.partitions.borrow().get(&CopyId::only(id))
+            && owned.member.is_none()
+        {
+            return Ok(Rc::clone(owned));
+        }
         if self.catalog.borrow().by_uid(id.log).is_some_and(|log| log.founding) {
             // Not before it is known that every copy was made: then one that is not there is lost.
             return Err(RequestError::PartitionOpening { partition: id });

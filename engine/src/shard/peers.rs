@@ -51,6 +51,12 @@ impl<R: Runtime> Core<R> {
 
     /// The core to ask about a partition: that of its leader, as far as is known here.
     pub(super) fn owner(&self, partition: PartitionId) -> CoreId {
+        // Most clients ask the right core, and most partitions have one copy.
+        if let Some(Slot::Open(owned)) = self.partitions.borrow().get(&CopyId::only(partition))
+            && owned.member.is_none()
+        {
+            return self.common.id;
+        }
         let known = self.peers.leaders.borrow().get(&partition).map(|(_, core)| *core);
         let placed = || {
             let drives = self.catalog.borrow().by_uid(partition.log).map_or(1, |log| log.drives);

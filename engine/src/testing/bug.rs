@@ -64,6 +64,28 @@ pub enum PlantedBug {
     HintTooLow,
     /// A copy says what its ballot promises before that is durable.
     BallotNotSaved,
+    /// A leader counts one replica more than there is.
+    CountTwice,
+    /// A replica votes for a log that is worth less than its own.
+    ElectTheShorter,
+    /// A leader acknowledges before a write quorum has taken its log over.
+    EstablishAtOnce,
+    /// A follower counts before it has what its leader began with.
+    AcceptEarly,
+    /// A follower whose log differs from its leader's is told that it agrees.
+    SkipAlignment,
+    /// A leader answers reads without asking whether it still leads.
+    ReadUnconfirmed,
+    /// A leader shows that records are deleted before the others have deleted them.
+    ShowTrimEarly,
+    /// A copy whose ballot is gone is taken for a new one.
+    LostIsNew,
+    /// A drive that was away, or is an old copy, is taken for one that has everything.
+    OldIsIntact,
+    /// A log that is begun anew forgets what deleted batches said of their producers.
+    ForgetProducersWhenBegunAnew,
+    /// What is only received by a write quorum is acknowledged as durable.
+    ReceivedIsDurable,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
     /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.
@@ -107,7 +129,27 @@ pub enum PlantedBug {
 }
 
 impl PlantedBug {
-    /// All bugs.
+    /// Those of partitions with several copies.
+    pub const OF_COPIES: &[PlantedBug] = &[
+        PlantedBug::BallotNotSaved,
+        PlantedBug::CountTwice,
+        PlantedBug::ElectTheShorter,
+        PlantedBug::EstablishAtOnce,
+        PlantedBug::AcceptEarly,
+        PlantedBug::SkipAlignment,
+        PlantedBug::LostIsNew,
+        PlantedBug::ReceivedIsDurable,
+    ];
+
+    /// Those of partitions with several copies that no seed of a run need meet.
+    pub const OF_COPIES_RARE: &[PlantedBug] = &[
+        PlantedBug::ReadUnconfirmed,
+        PlantedBug::ShowTrimEarly,
+        PlantedBug::OldIsIntact,
+        PlantedBug::ForgetProducersWhenBegunAnew,
+    ];
+
+    /// All others.
     pub const ALL: &[PlantedBug] = &[
         PlantedBug::SkipFsync,
         PlantedBug::AckBeforeSync,

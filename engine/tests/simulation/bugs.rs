@@ -16,10 +16,19 @@ const SEEDS_MAX: u64 = 500;
 
 #[test]
 fn every_planted_bug_is_caught() {
+    all_are_caught(Kind::Single, PlantedBug::ALL);
+}
+
+#[test]
+fn every_planted_bug_of_several_copies_is_caught() {
+    all_are_caught(Kind::Copies, PlantedBug::OF_COPIES);
+}
+
+fn all_are_caught(kind: Kind, bugs: &[PlantedBug]) {
     std::panic::set_hook(Box::new(|_| {}));
     let next = AtomicUsize::new(0);
     let work = || {
-        let one = || PlantedBug::ALL.get(next.fetch_add(1, Relaxed)).map(|bug| (*bug, catch(*bug)));
+        let one = || bugs.get(next.fetch_add(1, Relaxed)).map(|bug| (*bug, catch(kind, *bug)));
         std::iter::from_fn(one).collect::<Vec<_>>()
     };
     let caught: Vec<_> = std::thread::scope(|scope| {
@@ -71,10 +80,12 @@ fn how_often_a_bug_is_caught() {
     let from = number("PYRALOG_FROM").unwrap_or(1);
     let seeds = from..from + number("PYRALOG_SEEDS").unwrap_or(SEEDS_MAX);
     std::panic::set_hook(Box::new(|_| {}));
-    for bug in PlantedBug::ALL.iter().filter(|bug| wanted.split(',').any(|name| name == format!("{bug:?}"))) {
+    let of_copies = PlantedBug::OF_COPIES.iter().chain(PlantedBug::OF_COPIES_RARE).map(|bug| (Kind::Copies, bug));
+    let all = PlantedBug::ALL.iter().map(|bug| (Kind::Single, bug)).chain(of_copies);
+    for (kind, bug) in all.filter(|(_, bug)| wanted.split(',').any(|name| name == format!("{bug:?}"))) {
         plant(Some(*bug));
         let caught: Vec<_> =
-            seeds.clone().filter_map(|seed| Some((seed, rules_in(&try_seed(Kind::Single, seed).err()?)))).collect();
+            seeds.clone().filter_map(|seed| Some((seed, rules_in(&try_seed(kind, seed).err()?)))).collect();
         plant(None);
         println!("{bug:?}: {} of {} seeds: {caught:?}", caught.len(), seeds.end - from);
     }
@@ -82,9 +93,9 @@ fn how_often_a_bug_is_caught() {
 }
 
 /// How many seeds it takes to catch a bug.
-fn catch(bug: PlantedBug) -> Option<u64> {
+fn catch(kind: Kind, bug: PlantedBug) -> Option<u64> {
     plant(Some(bug));
-    let caught = (1..=SEEDS_MAX).find_map(|seed| try_seed(Kind::Single, seed).err().map(|why| (seed, why)));
+    let caught = (1..=SEEDS_MAX).find_map(|seed| try_seed(kind, seed).err().map(|why| (seed, why)));
     plant(None);
     match &caught {
         Some((seeds, why)) => println!("{bug:?}: {seeds} seeds; {}", rules_in(why)),
