@@ -67,7 +67,8 @@ impl<R: Runtime> Owned<R> {
         if self.deleted.get() {
             return Err(RequestError::UnknownPartition { partition: self.id });
         }
-        if self.member.as_ref().is_some_and(|member| !member.leads()) {
+        // Another may lead that has more, before a write quorum has taken over the log of this one.
+        if self.member.as_ref().is_some_and(|member| !member.is_established()) {
             return Err(self.not_leader());
         }
         let state = self.state.borrow();
