@@ -474,6 +474,14 @@ fn a_record_at_the_limit_is_taken_and_one_byte_more_is_refused() {
     let mut batch = builder.finish().unwrap().to_vec();
     stamp(&mut batch, SERVER_FIELDS);
     assert_eq!(read(&batch).unwrap()[0].headers.len(), RECORD_HEADERS_MAX);
+    let records = BatchView::parse(batch.into()).unwrap().records().unwrap();
+    let mut left = records.borrowed().next().unwrap().unwrap().headers;
+    assert_eq!(left.len(), RECORD_HEADERS_MAX);
+    left.next();
+    assert_eq!(
+        (left.size_hint(), left.count()),
+        ((RECORD_HEADERS_MAX - 1, Some(RECORD_HEADERS_MAX - 1)), RECORD_HEADERS_MAX - 1)
+    );
 }
 
 #[test]
@@ -502,6 +510,18 @@ fn a_record_over_the_limit_is_refused_on_reading_too() {
     let problem = "its key, value and headers have more than 1048576 bytes, the most that is allowed";
     let refused = read(&sealed(|_| (), &body(RECORD_BYTES_MAX + 1)));
     assert_eq!(refused, Err(BatchError::MalformedRecord { index: 0, problem }));
+    // A third of it each, and the rest as the name of the header.
+    let third = RECORD_BYTES_MAX / 3;
+    let parts = |name: usize| {
+        let counted = |len: usize| [varint(len as u64), vec![7; len]].concat();
+        let key = [varint(2 * third as u64), vec![7; third]].concat();
+        let rest = [&[0][..], &key, &counted(third), &[1], &counted(name), &counted(1)].concat();
+        [varint(rest.len() as u64), rest].concat()
+    };
+    let most = RECORD_BYTES_MAX - 2 * third - 1;
+    assert_eq!(read(&sealed(|_| (), &parts(most))).unwrap()[0].headers[0].0.len(), most);
+    let refused = read(&sealed(|_| (), &parts(most + 1))).map(|records| records.len());
+    assert_eq!(refused, Err(BatchError::MalformedRecord { index: 0, problem }), "no part of it is too large");
     // The same within a compressed batch.
     let plain = body(RECORD_BYTES_MAX + 1);
     let packed = [&(plain.len() as u32).to_le_bytes()[..], &zstd::bulk::compress(&plain, 1).unwrap()].concat();

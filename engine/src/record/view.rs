@@ -257,8 +257,8 @@ impl Cursor {
 
     #[inline]
     fn parse_record<'a>(&self, body: &mut Reader<'a>) -> Result<RecordRef<'a>, &'static str> {
-        let len = body.unsigned().ok_or("its length is cut off or longer than 64 bits")?;
-        let mut reader = Reader::new(body.bytes(len).ok_or("it is longer than what is left of the batch")?);
+        let whole = body.unsigned().ok_or("its length is cut off or longer than 64 bits")?;
+        let mut reader = Reader::new(body.bytes(whole).ok_or("it is longer than what is left of the batch")?);
         let delta = reader.signed().ok_or("its timestamp is cut off or longer than 64 bits")?;
         let timestamp_ms = self.first_timestamp_ms.checked_add(delta).ok_or("its timestamp is out of range")?;
         let key = match reader.signed().ok_or("the length of its key is cut off or longer than 64 bits")? {
@@ -275,7 +275,7 @@ impl Cursor {
             return Err("it is longer than its parts");
         }
         // Few records are near the limit: the sum is taken only where it could be reached.
-        if len > RECORD_BYTES_MAX as u64 && record_bytes(key, value, headers) > RECORD_BYTES_MAX {
+        if whole > RECORD_BYTES_MAX as u64 && record_bytes(key, value, headers) > RECORD_BYTES_MAX {
             return Err("its key, value and headers have more than 1048576 bytes, the most that is allowed");
         }
         Ok(RecordRef { offset: Offset(self.base_offset.0 + u64::from(self.index)), timestamp_ms, key, value, headers })
