@@ -108,6 +108,9 @@ mod tests {
         assert!(losses.remember(&loss(30, 31)));
         let at = |offset| losses.at(Offset(offset)).map(|loss| loss.lost.from.0);
         assert_eq!([4, 5, 24, 25, 30, 31].map(at), [None, Some(5), Some(5), None, Some(30), None]);
+        let any = |from, to| losses.any_in(Offset(from), Offset(to));
+        let spans = [(0, 5), (0, 6), (24, 30), (25, 30), (25, 31), (31, 40)];
+        assert_eq!(spans.map(|(from, to)| any(from, to)), [false, true, true, false, true, false]);
         losses.forget_before(Offset(25));
         assert_eq!(losses.all(), [loss(30, 31)]);
     }

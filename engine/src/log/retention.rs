@@ -131,6 +131,13 @@ mod tests {
     }
 
     #[test]
+    fn one_limit_is_a_limit() {
+        let unlimited = |age_ms, bytes| Limits { age_ms, bytes }.is_unlimited();
+        assert!(unlimited(None, None));
+        assert!(!unlimited(Some(1), None) && !unlimited(None, Some(1)) && !unlimited(Some(1), Some(1)));
+    }
+
+    #[test]
     fn a_record_is_kept_until_it_is_older_than_the_limit() {
         assert!(!is_expired(1_000, 1_500, 500));
         assert!(is_expired(1_000, 1_501, 500));

@@ -78,6 +78,7 @@ mod tests {
         let room = Room::new(1000);
         assert!(!room.is_low() && !room.has_less_than(u64::MAX - 1000), "a drive nobody looked at is endless");
         room.look(1500);
+        assert_eq!((room.free_bytes(), room.reserve_bytes()), (1500, 1000));
         assert_eq!((room.has_less_than(500), room.has_less_than(501)), (false, true));
         room.take(500);
         assert!(!room.is_low(), "the whole reserve is there");

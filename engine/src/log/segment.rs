@@ -370,6 +370,17 @@ mod tests {
     }
 
     #[test]
+    fn a_block_size_that_no_device_has_is_damage() {
+        let decoded = |block_bytes| SegmentHeader::decode(&SegmentHeader { block_bytes, ..header() }.encode());
+        for right in [512, 1024, 4096] {
+            assert_eq!(decoded(right).map(|header| header.block_bytes), Ok(right));
+        }
+        for wrong in [0, 1, 256, 600, 4095, 8192] {
+            assert!(matches!(decoded(wrong), Err(SegmentHeaderError::Damaged(_))), "{wrong}");
+        }
+    }
+
+    #[test]
     fn names_sort_as_offsets_do_and_come_back() {
         let path = segment_path(Path::new("/d"), Offset(42));
         assert_eq!(path, Path::new("/d/00000000000000000042.seg"));

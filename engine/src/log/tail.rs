@@ -351,7 +351,7 @@ mod tests {
     }
 
     #[test]
-    fn groups_are_found_by_offset_and_given_out_up_to_a_number_of_bytes() {
+    fn groups_are_found_by_offset_whether_they_wait_or_are_being_filled() {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         let (segment, bytes) = (segment(), batch_of(BLOCK));
@@ -367,9 +367,36 @@ mod tests {
         }
         let found: Vec<_> = (0..4).map(|offset| tail.group_start(&segment, Offset(offset))).collect();
         assert_eq!(found, [Some(starts[0]), Some(starts[1]), Some(starts[2]), None]);
+        let unwritten = |tail: &Tail<_>| (tail.has_full_group(), tail.unwritten_offset(&segment));
+        assert_eq!(unwritten(&tail), (true, Some(Offset(0))));
+        tail.mark_written(2);
+        assert_eq!(unwritten(&tail), (false, Some(Offset(2))), "the third is still being filled");
         tail.seal();
+        assert_eq!(unwritten(&tail), (true, Some(Offset(2))));
+        tail.mark_written(1);
+        assert_eq!((unwritten(&tail), tail.unwritten_bytes()), ((false, None), 0));
+    }
+
+    #[test]
+    fn groups_are_given_out_up_to_a_number_of_bytes_and_what_is_forgotten_is_not_found() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), batch_of(BLOCK));
+        let header = check_produced(&bytes).unwrap();
+        let mut tail = Tail::default();
+        for offset in 0..3 {
+            let batch = Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) };
+            tail.push(&cores[0], &segment, &batch, 1 << 20);
+            tail.seal();
+        }
         let given = |bytes_max| tail.waiting(bytes_max).len();
         assert_eq!([1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK].map(given), [1, 1, 2, 3]);
+        tail.forget_oldest();
+        assert!(tail.group_start(&segment, Offset(0)).is_some(), "what is not written is not forgotten");
+        tail.mark_written(1);
+        tail.forget_oldest();
+        assert_eq!(tail.group_start(&segment, Offset(0)), None);
+        assert!(tail.group_start(&segment, Offset(1)).is_some());
     }
 
     #[test]

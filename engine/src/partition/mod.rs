@@ -424,6 +424,46 @@ mod tests {
     }
 
     #[test]
+    fn who_waits_for_an_ack_is_asked_for_by_level_as_long_as_he_waits() {
+        let mut p = partition();
+        let waits = |p: &Partition<u32, &'static str>| {
+            [AckLevel::Received, AckLevel::Written, AckLevel::Durable].map(|level| p.waits_for(level))
+        };
+        assert_eq!(waits(&p), [false; 3]);
+        p.handle_append(2, AckLevel::Written, 1);
+        assert_eq!((waits(&p), p.acks.len(), p.acks.is_empty()), ([true, true, false], 1, false));
+        p.handle_written(Offset(12));
+        assert_eq!((waits(&p), p.acks.len(), p.acks.is_empty()), ([false; 3], 0, true));
+        duplicate_of(&mut p, 10, AckLevel::Durable, 2);
+        assert_eq!(waits(&p), [true; 3]);
+        p.handle_durable(Offset(12));
+        assert_eq!(waits(&p), [false; 3]);
+    }
+
+    #[test]
+    fn a_fetch_that_gave_up_is_not_woken_and_the_others_are() {
+        let mut p = partition();
+        let gone = p.handle_fetch_wait(Offset(10), "gone");
+        p.handle_fetch_wait(Offset(10), "stays");
+        p.handle_fetch_cancel(gone);
+        assert_eq!(p.waiting(), 1);
+        p.handle_append(1, AckLevel::Received, 1);
+        assert_eq!(effects(&mut p), [ack(1, 10, 1, AckLevel::Received), Effect::Wake { token: "stays" }]);
+    }
+
+    #[test]
+    fn when_it_closes_all_who_wait_are_told() {
+        let mut p = partition();
+        p.handle_fetch_wait(Offset(10), "next");
+        p.handle_fetch_wait(Offset(99), "later");
+        p.handle_append(4, AckLevel::Durable, 1);
+        p.handle_close("deleted");
+        let told =
+            [Effect::Unknown { token: 1, count: 4 }, Effect::Wake { token: "next" }, Effect::Wake { token: "later" }];
+        assert_eq!((effects(&mut p), p.fence(), p.waiting()), (told.into(), Some("deleted"), 0));
+    }
+
+    #[test]
     fn after_a_fault_nothing_is_acknowledged_and_what_waited_is_unknown() {
         let mut p = partition();
         p.handle_append(4, AckLevel::Durable, 1);

@@ -278,6 +278,13 @@ mod tests {
         refused(|parts| parts[0].2.reverse());
         refused(|parts| parts[0].2 = vec![KeptBatch::default(); PRODUCER_BATCHES_KEPT + 1]);
         refused(|parts| parts[1].2 = parts[0].2.clone());
+        let many = |count: usize| (0..count as u64).map(|at| (ProducerId(at + 1), 0, vec![batch_at(at)]));
+        assert!(ProducerHistory::from_parts(many(PRODUCERS_PER_PARTITION_MAX)).is_some());
+        assert_eq!(ProducerHistory::from_parts(many(PRODUCERS_PER_PARTITION_MAX + 1)), None);
+    }
+
+    fn batch_at(offset: u64) -> KeptBatch {
+        KeptBatch { base_offset: Offset(offset), ..KeptBatch::default() }
     }
 
     #[test]

@@ -222,10 +222,12 @@ mod tests {
     fn a_batch_keeps_its_stamp_until_it_is_stored() {
         let mut producer = own();
         assert_eq!(producer.begin(), stamp(3, 0));
-        for failure in [Failure::Unknown, Failure::NotNow, Failure::Unknown] {
+        for (failure, in_doubt) in [(Failure::NotNow, false), (Failure::Unknown, true), (Failure::NotNow, true)] {
             assert_eq!((producer.failed(failure), Some(producer.stamp())), (Next::Again, stamp(3, 0)));
+            assert_eq!(producer.is_in_doubt(), in_doubt, "after {failure:?}");
         }
         producer.stored(5);
+        assert!(!producer.is_in_doubt());
         assert_eq!(producer.begin(), stamp(3, 5));
     }
 
