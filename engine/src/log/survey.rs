@@ -393,8 +393,12 @@ mod tests {
 
     /// Surveys `bytes` in windows as it wants them. Every offset is either in a batch or lost, in order and once.
     fn survey(bytes: &[u8], bound: u64) -> (Vec<u64>, Vec<Lost>) {
+        survey_by(bytes, bound, |survey| survey)
+    }
+
+    fn survey_by(bytes: &[u8], bound: u64, change: impl FnOnce(Survey) -> Survey) -> (Vec<u64>, Vec<Lost>) {
         let span = (START, START + bytes.len() as u64);
-        let mut survey = Survey::new(&segment(), span, (Offset(100), Offset(bound)));
+        let mut survey = change(Survey::new(&segment(), span, (Offset(100), Offset(bound))));
         let (mut intact, mut lost, mut due) = (Vec::new(), Vec::new(), Offset(100));
         let mut see = |found| match found {
             Found::Batch(batch) => {
@@ -411,9 +415,12 @@ mod tests {
                 }
             }
         };
+        let mut turns = 0;
         while let Some((position, len)) = survey.wants() {
-            let from = (position - START) as usize;
+            let from = ((position - START) as usize).min(bytes.len());
             survey.take(&bytes[from..(from + len).min(bytes.len())], &mut see);
+            turns += 1;
+            assert!(turns <= 2 + bytes.len() / 64, "it wants {len} bytes at {position} for ever");
         }
         survey.finish(&mut see);
         assert_eq!(due, Offset(bound));
@@ -434,6 +441,117 @@ mod tests {
             assert_eq!(intact, others, "bit {bit}");
             let ranges: Vec<_> = lost.iter().map(|one| (one.from.0, one.to.0)).collect();
             assert_eq!(ranges, hit.map_or(vec![], |hit| vec![(100 + hit as u64, 101 + hit as u64)]), "bit {bit}");
+        }
+    }
+
+    fn ranges(lost: &[Lost]) -> Vec<(u64, u64)> {
+        lost.iter().map(|one| (one.from.0, one.to.0)).collect()
+    }
+
+    #[test]
+    fn small_windows_find_what_one_piece_does() {
+        let (bytes, starts) = stored(12, 200, 3);
+        for window in [700, 1024, 1500] {
+            for (at, count) in [(0, 1), (starts[1] + 9, 1), (starts[2], 300), (starts[3] + 90, 2500), (starts[11], 200)]
+            {
+                let mut damaged = bytes.clone();
+                damaged[at..at + count].iter_mut().for_each(|byte| *byte ^= 0x55);
+                let (intact, lost) = survey_by(&damaged, 112, |survey| survey.in_windows_of(window));
+                let (whole_intact, whole_lost) = survey_by(&damaged, 112, Survey::in_one_piece);
+                assert_eq!(intact, whole_intact, "{count} bytes at {at} in windows of {window}");
+                assert_eq!(ranges(&lost), ranges(&whole_lost), "{count} bytes at {at} in windows of {window}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_file_that_is_shorter_than_was_thought_ends_where_it_ends() {
+        let (bytes, starts) = stored(6, 200, 3);
+        for len in [bytes.len(), starts[5] + 100, starts[5], starts[3], starts[1] + 10, 0] {
+            // Damage before the end, none, and a header there whose batch is not whole.
+            for damaged in [None, Some(starts[3] + 10), Some(starts[4] + 10)] {
+                let mut bytes = bytes[..len].to_vec();
+                damaged.and_then(|at| bytes.get_mut(at)).into_iter().for_each(|byte| *byte ^= 1);
+                let whole = |at: usize| {
+                    starts[at] + 200 <= len && damaged.is_none_or(|hit| !(starts[at]..starts[at] + 200).contains(&hit))
+                };
+                let expected: Vec<u64> = (0..6).filter(|at| whole(*at)).map(|at| 100 + at as u64).collect();
+                let (intact, _) = survey_by(&bytes, 106, |survey| Survey { end: START + 1_000_000, ..survey });
+                assert_eq!(intact, expected, "{len} bytes, damage at {damaged:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn of_two_readings_that_with_fewer_lost_records_is_better_and_then_that_with_fewer_places() {
+        let lost =
+            |from, to| Lost { position: 0, end_position: 1, from: Offset(from), to: Offset(to), reason: String::new() };
+        assert_eq!(records_in(&[]), (0, 0));
+        assert_eq!(records_in(&[lost(10, 13), lost(20, 20)]), (3, 2));
+        assert!(records_in(&[lost(1000, 1001)]) < records_in(&[lost(1, 3)]));
+    }
+
+    #[test]
+    fn bytes_within_a_record_are_no_batch_while_the_header_around_them_is_whole() {
+        for claimed in [100, 101, 102] {
+            let mut forged = batch_of(200).to_vec();
+            stamp(&mut forged, fields(claimed, 7));
+            let mut builder = BatchBuilder::new(Codec::None);
+            (0..3).for_each(|_| builder.push(None, &forged, &[], 1).unwrap());
+            let mut bytes = builder.finish().unwrap().to_vec();
+            stamp(&mut bytes, fields(100, 7));
+            // One bit of the body, in none of the forged batches.
+            let last = bytes.len() - 1;
+            bytes[last] ^= 1;
+            bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+            let at = bytes.len();
+            bytes.extend_from_slice(&batch_of(200));
+            stamp(&mut bytes[at..], fields(103, 7));
+            let (intact, lost) = survey(&bytes, 104);
+            assert_eq!((intact, ranges(&lost)), (vec![103], vec![(100, 103)]), "{claimed} is claimed");
+        }
+    }
+
+    #[test]
+    fn a_batch_in_a_wrong_place_is_known_by_those_it_leaves_out_behind_it_and_not_by_older_ones() {
+        let (bytes, starts) = stored(9, 200, 3);
+        // The third group in the place of the first; a batch of an earlier life behind it.
+        let mut spoiled = bytes.clone();
+        spoiled.copy_within(starts[6]..starts[6] + 1024, 0);
+        spoiled[starts[6]..].fill(0);
+        let mut stale = batch_of(200).to_vec();
+        stamp(&mut stale, fields(100, 6));
+        spoiled[600..800].copy_from_slice(&stale);
+        let (intact, lost) = survey(&spoiled, 109);
+        assert_eq!((intact, ranges(&lost)), (vec![103, 104, 105], vec![(100, 103), (106, 109)]));
+    }
+
+    #[test]
+    fn batches_in_damaged_bodies_are_looked_for_so_often_and_then_no_more() {
+        for (broken, found) in
+            [(3, true), (u64::from(BROKEN_BODIES_MAX) - 1, true), (2 * u64::from(BROKEN_BODIES_MAX), false)]
+        {
+            let mut bytes = vec![1; BLOCK as usize];
+            let mut offset = 101;
+            for _ in 0..broken {
+                let at = bytes.len();
+                bytes.extend_from_slice(&batch_of(200));
+                stamp(&mut bytes[at..], fields(offset, 7));
+                bytes[at + 150] ^= 1;
+                offset += 1;
+            }
+            // The last of them was written over by a later batch, and another one follows it.
+            let at = bytes.len();
+            bytes.extend_from_slice(&batch_of(1000));
+            stamp(&mut bytes[at..], fields(offset, 7));
+            for (place, offset) in [(at + 300, offset + 1), (at + 1000, offset + 2)] {
+                bytes.resize(bytes.len().max(place + 200), 0);
+                bytes[place..place + 200].copy_from_slice(&batch_of(200));
+                stamp(&mut bytes[place..place + 200], fields(offset, 7));
+            }
+            let (intact, lost) = survey(&bytes, offset + 3);
+            let expected = if found { vec![offset + 1, offset + 2] } else { vec![offset + 2] };
+            assert_eq!(intact, expected, "{broken} broken bodies, {:?}", ranges(&lost));
         }
     }
 
