@@ -407,4 +407,74 @@ mod tests {
         };
         sim.block_on(&cores[0], story, STEPS).unwrap();
     }
+
+    #[test]
+    fn the_device_has_so_many_background_reads_at_once_and_no_more() {
+        let sim = Sim::new(4, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let memory = Rc::new(AheadMemory::<SimRuntime>::new(1 << 20));
+        let runtime = cores[0].clone();
+        let story = async move {
+            let mut taken: Vec<_> = Vec::new();
+            for _ in 0..LANES {
+                taken.push(memory.lane().await);
+            }
+            let waiter = Rc::clone(&memory);
+            let got = Rc::new(Cell::new(false));
+            let seen = Rc::clone(&got);
+            runtime.spawn(async move {
+                let _lane = waiter.lane().await;
+                seen.set(true);
+            });
+            runtime.sleep(std::time::Duration::from_millis(5)).await;
+            assert!(!got.get(), "one more than {LANES}");
+            taken.pop();
+            runtime.sleep(std::time::Duration::from_millis(5)).await;
+            assert!(got.get(), "a lane is free");
+            drop(taken);
+            assert_eq!(memory.lanes.free.get(), LANES);
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn with_room_for_two_stretches_of_the_least_size_one_reads_ahead_and_with_less_nobody_does() {
+        for (bytes_max, reads_ahead) in [(2 * STRETCH_BYTES_MIN, true), (2 * STRETCH_BYTES_MIN - 4096, false)] {
+            let sim = Sim::new(5, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let mut context = context(&cores[0], 4096);
+            Rc::get_mut(&mut context).unwrap().ahead = AheadMemory::new(bytes_max);
+            let story = async move {
+                let log = log_of(&context, 200).await;
+                let mut next = 0;
+                while next < 200 {
+                    next = read(&log, next, 10_000).await;
+                    context.runtime.sleep(std::time::Duration::from_millis(5)).await;
+                    assert!(context.ahead.used_bytes.get() <= bytes_max);
+                }
+                assert_eq!(context.metrics.read_ahead_hits.get() > 0, reads_ahead, "room for {bytes_max} bytes");
+            };
+            sim.block_on(&cores[0], story, STEPS).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_of_stretches_that_are_gone_is_bounded() {
+        let sim = Sim::new(6, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = log_of(&context, 100).await;
+            // Readers of whom each is seen twice and then no more.
+            for turn in 0..200 {
+                let next = read(&log, turn % 40, 1).await;
+                read(&log, next, 1).await;
+                context.runtime.sleep(std::time::Duration::from_millis(5)).await;
+                let most = 2 * (context.ahead.bytes_max / STRETCH_BYTES_MIN).max(READERS_MAX);
+                let begun = context.ahead.begun.borrow().len();
+                assert!(begun <= most, "{begun} of them");
+            }
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
 }

@@ -66,3 +66,36 @@ impl BlockCache {
         self.blocks.borrow_mut().retain(|key, _| stays(key));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::types::{LogUid, PartitionIndex};
+
+    fn key(index: u32, number: usize) -> BlockKey {
+        let partition = PartitionId { log: LogUid(1), index: PartitionIndex(index) };
+        BlockKey { partition, base_offset: Offset(0), number }
+    }
+
+    #[test]
+    fn blocks_take_no_more_room_than_there_is_and_small_ones_not_none() {
+        for (len, most) in [(1000, 100_000 / 1128), (1, 100_000 / 129), (0, 100_000 / 128)] {
+            let cache = BlockCache::new(100_000);
+            (0..2000).for_each(|number| cache.insert(key(0, number), Bytes::from(vec![7; len])));
+            let kept = (0..2000).filter(|number| cache.get(&key(0, *number)).is_some()).count();
+            assert!((most / 2..=most).contains(&kept), "{kept} blocks of {len} bytes");
+        }
+    }
+
+    #[test]
+    fn the_blocks_of_a_partition_that_is_gone_are_forgotten_and_no_others() {
+        let cache = BlockCache::new(100_000);
+        let kept = || [(0, 0), (0, 1), (1, 0)].map(|(index, number)| cache.get(&key(index, number)).is_some());
+        for (index, number) in [(0, 0), (0, 1), (1, 0)] {
+            cache.insert(key(index, number), Bytes::from_static(b"block"));
+        }
+        assert_eq!(kept(), [true; 3]);
+        cache.forget(key(0, 0).partition);
+        assert_eq!(kept(), [false, false, true]);
+    }
+}

@@ -260,6 +260,20 @@ mod tests {
         }
     }
 
+    #[test]
+    fn a_sidecar_whose_entries_are_not_in_order_is_refused() {
+        let with = |offset: u64, position: u64| {
+            let mut index = sample();
+            (index.entries[2].offset, index.entries[2].position) = (offset, position);
+            Index::from_sidecar(&index.to_sidecar(KEY), KEY).is_some()
+        };
+        let entries = sample().entries;
+        let (before, at) = (&entries[1], &entries[2]);
+        assert!(with(at.offset, at.position) && with(before.offset + 1, before.position + 1));
+        assert!(!with(before.offset, at.position) && !with(at.offset, before.position));
+        assert!(!with(before.offset - 1, at.position) && !with(at.offset, before.position - 1));
+    }
+
     /// What a survey finds of the sample's segment when the batches `lost` are damaged.
     fn found(lost: &Range<u64>) -> Vec<Found> {
         let header = check_produced(&batch_of(200)).unwrap();

@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{P, batch_of, context, placed},
+            fixture::{P, batch_of, context, edit, placed},
             flush::Commit,
             read::ReadRange,
             recovery,
@@ -131,6 +131,41 @@ mod tests {
                 (segment.file.borrow().is_some(), segment.index.borrow().is_some())
             };
             assert!(file && index, "what is read all the time was unloaded");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_time_is_found_behind_records_and_segments_that_are_lost() {
+        let sim = Sim::new(3, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            for offset in 0..400 {
+                let mut builder = BatchBuilder::new(Codec::None);
+                builder.push(None, &[7; 8000], &[], offset as i64).unwrap();
+                let batch = builder.finish().unwrap();
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+                log.write_waiting(Commit::Written).await.unwrap();
+            }
+            drop(log);
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            let segments: Vec<_> =
+                log.segments.borrow().iter().map(|known| (known.path.clone(), known.base_offset())).collect();
+            let [_, (second, second_base), (third, third_base), (_, last_base)] = &segments[..] else {
+                panic!("{segments:?}")
+            };
+            // A batch of the second segment, and the third one's header.
+            edit(&context.runtime, second, 8192 * 10..8192 * 10 + 4096, |bytes| bytes.fill(9)).await;
+            edit(&context.runtime, third, 0..4096, |bytes| bytes[20] ^= 1).await;
+            let find = async |wanted: Offset| log.find_time(wanted.0 as i64, (Offset(0), Offset(400))).await.unwrap();
+            let lost = log.find_time(second_base.0 as i64 + 9, (Offset(0), Offset(400))).await.unwrap();
+            assert!((second_base.0 + 9..second_base.0 + 12).contains(&lost.0), "{lost} from {second_base}");
+            assert_eq!(find(Offset(third_base.0 - 1)).await, Offset(third_base.0 - 1));
+            assert_eq!(find(*third_base).await, *last_base, "all of the third is lost");
+            assert_eq!(find(Offset(last_base.0 + 3)).await, Offset(last_base.0 + 3));
         };
         sim.block_on(&cores[0], story, 5_000_000).unwrap();
     }

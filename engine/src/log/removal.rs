@@ -545,4 +545,68 @@ mod tests {
         };
         sim.block_on(&cores[0], story, STEPS).unwrap();
     }
+
+    #[test]
+    fn the_time_of_a_segment_is_that_of_its_newest_record_and_no_later_than_its_end() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            // The second segment has a record from far in the future, the others records from now.
+            let now = context.runtime.unix_millis();
+            for offset in 0..7 {
+                let time = if offset == 3 { i64::MAX } else { now + offset as i64 };
+                let mut builder = crate::record::BatchBuilder::new(crate::record::Codec::None);
+                builder.push(None, &vec![7; 500_000], &[], time).unwrap();
+                let batch = builder.finish().unwrap();
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, offset));
+                log.write_waiting(Commit::Written).await.unwrap();
+                context.runtime.sleep(Duration::from_secs(60)).await;
+            }
+            log.sync().await.unwrap();
+            assert_eq!(bases(&log), [0, 2, 4, 6]);
+            for log in [Rc::clone(&log), open(&context).await.log] {
+                let (segments, _) = log.on_disk();
+                let sealed = log.header_of(&segments[2]).await.unwrap().created_ms;
+                assert!(sealed >= now + 3 * 60_000, "{sealed} after {now}");
+                let times = [
+                    log.newest_of(&segments, 0).await.unwrap(),
+                    log.newest_of(&segments, 1).await.unwrap(),
+                    log.newest_of(&segments, 2).await.unwrap(),
+                ];
+                assert_eq!(times, [now + 1, sealed, now + 5]);
+            }
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_large_file_gives_its_space_back_in_steps() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let path = Path::new(DIR).join("00000000000000000000.del");
+        let size = |sim: &Sim, path: &Path| sim.files().into_iter().find(|(other, _)| other == path).map(|file| file.1);
+        let story = {
+            let (sim, path) = (Rc::clone(&sim), path.clone());
+            async move {
+                context.runtime.create_dir_all(Path::new(DIR)).await.unwrap();
+                let file = context.runtime.open(&path, OpenMode::CreateTruncate).await.unwrap();
+                file.truncate(2 * STEP_BYTES + 512).await.unwrap();
+                drop(file);
+                Reaper::remove(&context, path.clone());
+                let mut sizes = Vec::new();
+                for _ in 0..100 {
+                    sizes.extend(size(&sim, &path).filter(|size| sizes.last() != Some(size)));
+                    context.runtime.sleep(PAUSE / 5).await;
+                }
+                sizes
+            }
+        };
+        let sizes = sim.block_on(&cores[0], story, STEPS).unwrap();
+        assert_eq!(size(&sim, &path), None);
+        let steps: Vec<u64> = sizes.iter().copied().filter(|size| size % STEP_BYTES == 512).collect();
+        assert_eq!(steps, [2 * STEP_BYTES + 512, STEP_BYTES + 512, 512], "{sizes:?}");
+    }
 }

@@ -139,6 +139,12 @@ mod tests {
     };
 
     #[test]
+    fn the_first_pass_begins_after_a_tenth_of_the_period_and_within_ten_minutes() {
+        let pause = |seconds| ScrubPace { bytes_per_second: 1, period: Duration::from_secs(seconds) }.first_pause();
+        assert_eq!([0, 60, 6000, 1_000_000].map(|period| pause(period).as_secs()), [0, 6, 600, 600]);
+    }
+
+    #[test]
     fn what_rots_in_a_sealed_segment_is_found_without_a_reader_and_at_the_pace_that_is_set() {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);

@@ -233,4 +233,35 @@ mod tests {
         assert!(files.iter().any(|(path, _)| *path == segment_path(&dir, active.base_offset())), "{files:?}");
         assert!(!has_spare(&sim), "the spare stays behind");
     }
+
+    #[test]
+    fn of_a_log_that_was_closed_no_file_is_made_any_more() {
+        for begun in [false, true] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 4096);
+            let runtime = cores[0].clone();
+            let dir = PathBuf::from("/p");
+            let story = {
+                let dir = dir.clone();
+                async move {
+                    runtime.create_dir_all(&dir).await.unwrap();
+                    let log = recovery::open(&context, P, dir).await.unwrap().log;
+                    let end = context.segment_bytes;
+                    if begun {
+                        log.see_to_spare(&log.active(), end);
+                        assert!(matches!(*log.spare.state.borrow(), State::BeingMade));
+                    }
+                    log.close().await;
+                    assert!(matches!(*log.spare.state.borrow(), State::Closed), "begun: {begun}");
+                    log.see_to_spare(&log.active(), end);
+                    assert!(matches!(*log.spare.state.borrow(), State::Closed), "begun: {begun}");
+                    runtime.sleep(std::time::Duration::from_secs(1)).await;
+                }
+            };
+            sim.block_on(&cores[0], story, 1_000_000).unwrap();
+            let has_spare = sim.files().iter().any(|(path, _)| *path == dir.join(SPARE_NAME));
+            assert_eq!(has_spare, begun, "who closes the log removes its folder afterwards");
+        }
+    }
 }

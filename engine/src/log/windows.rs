@@ -206,6 +206,7 @@ mod tests {
             fixture::{DIR, append_each, batch_of, mapping_context, open},
             loading::headers_of,
             read::ReadRange,
+            removal::Reaper,
             segment::segment_path,
         },
         record::ProducerHistory,
@@ -365,6 +366,26 @@ mod tests {
             runtime.sleep(Duration::from_secs(1)).await;
             assert_eq!(deleted(), []);
             assert_eq!(log.context.windows.used_bytes().0, 0);
+        });
+    }
+
+    #[test]
+    fn of_a_deleted_log_the_file_that_an_answer_uses_stays_until_then_and_all_others_go() {
+        with_log(1 << 20, async |sim, log| {
+            let (runtime, context) = (log.context.runtime.clone(), Rc::clone(&log.context));
+            let answer = read(&log, 200, 1).await.unwrap();
+            log.close().await;
+            drop(log);
+            assert!(context.windows.used_bytes().0 > 0, "the answer's");
+            Reaper::remove(&context, Path::new(DIR).to_path_buf());
+            runtime.sleep(Duration::from_secs(1)).await;
+            let files = || sim.files().into_iter().map(|(path, _)| path).collect::<Vec<_>>();
+            assert_eq!(files(), [segment_path(Path::new(DIR), Offset(PER_SEGMENT))]);
+            assert_eq!(first_of(&answer), 200);
+            drop(answer);
+            runtime.sleep(Duration::from_secs(1)).await;
+            assert_eq!(files(), Vec::<std::path::PathBuf>::new());
+            assert!(runtime.list_dir(Path::new(DIR)).await.is_err(), "the folder is there");
         });
     }
 }
