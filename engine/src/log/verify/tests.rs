@@ -155,6 +155,7 @@ fn a_sound_partition_has_no_finding_and_is_counted() {
     let (findings, totals) = sound().check();
     assert_eq!(findings, []);
     assert_eq!((totals.segments, totals.batches, totals.records), (3, 12, 36));
+    assert_eq!(totals.bytes, 3 * batch(4) as u64 + (1 << 20));
     assert_eq!(sound().check_as(None, false).0, []);
     let (findings, totals) = sound().check_as(Some(LogUid(1)), true);
     assert_eq!((findings, totals.segments), (vec![], 2), "the last segment of a running server is left alone");
@@ -196,6 +197,57 @@ fn what_a_running_server_deletes_while_it_is_read_is_no_damage() {
         let at_rest = PartitionFiles { in_use: false, ..files.clone() };
         assert_ne!(check_partition(&deleted, at_rest).unwrap().0, [], "{left} bytes were left");
     }
+}
+
+/// A partition whose second segment cannot be opened.
+struct Refusing(Memory);
+
+impl Disk for Refusing {
+    type File = Bytes;
+
+    fn open(&self, wanted: &Path) -> io::Result<Bytes> {
+        if wanted == path(12) { Err(io::ErrorKind::PermissionDenied.into()) } else { self.0.open(wanted) }
+    }
+
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        self.0.list(dir)
+    }
+}
+
+#[test]
+fn what_cannot_be_read_is_said_also_of_a_running_server() {
+    for in_use in [false, true] {
+        let files = PartitionFiles { dir: PathBuf::from(DIR), log: Some(LogUid(1)), index: PartitionIndex(0), in_use };
+        let (findings, _) = check_partition(&Refusing(sound()), files).unwrap();
+        let about: Vec<_> = findings.iter().map(|found| (found.kind, &*found.path)).collect();
+        assert_eq!(about, [(Kind::Unreadable, &*path(12))], "in use: {in_use}");
+    }
+}
+
+#[test]
+fn a_segment_in_which_hardly_anything_is_right_is_given_up() {
+    let mut disk = Memory::default();
+    let (mut bytes, _) = segment(0, 1200);
+    (0..1100).for_each(|number| bytes[batch(number) + 100] ^= 1);
+    disk.put(path(0), bytes);
+    disk.put(path(3600), segment(3600, 1).0);
+    let (findings, _) = disk.check();
+    let damaged = findings.iter().filter(|found| found.kind == Kind::Batch && !found.kind.is_harmless()).count();
+    assert_eq!(damaged, 1000);
+    let given_up = |found: &&Finding| found.reason.starts_with("1000 things are wrong in it");
+    assert_eq!(findings.iter().filter(given_up).count(), 1, "{:?}", findings.last());
+}
+
+#[test]
+fn bytes_between_batches_that_cost_no_record_are_said_to_cost_none() {
+    let mut disk = sound();
+    let (bytes, _) = segment(12, 4);
+    let spread = [&bytes[..batch(2)], &[9; BLOCK][..], &bytes[batch(2)..]].concat();
+    disk.put(path(12), spread);
+    disk.0.remove(&path(12).with_extension("idx"));
+    let found = disk.check().0;
+    assert_eq!((found[0].kind, found[0].offsets, found[0].position), (Kind::Bytes, None, Some(batch(2) as u64)));
+    assert_eq!(found[1..].iter().map(|found| found.kind).collect::<Vec<_>>(), [Kind::NoIndex]);
 }
 
 #[test]
@@ -405,6 +457,7 @@ fn what_stands_behind_a_damaged_header_is_checked() {
         disk.flip(&path(victim), batch(2) + 10);
         let (findings, totals) = disk.check();
         let about: Vec<_> = findings.iter().map(|found| (found.kind, found.offsets)).collect();
+        assert_eq!(findings.iter().map(|found| found.case).collect::<Vec<_>>(), [Some('E'), Some('C'), Some('C')]);
         let whole = if last { None } else { range(0, 12) };
         let lost = [(victim + 3, victim + 6), (victim + 6, victim + 9)].map(|(from, to)| range(from, to));
         assert_eq!(about, [(Kind::Header, whole), (Kind::Batch, lost[0]), (Kind::Bytes, lost[1])]);
@@ -412,6 +465,14 @@ fn what_stands_behind_a_damaged_header_is_checked() {
         assert!(findings.iter().all(is_lost));
         assert_eq!(totals.records, 30);
     }
+    // Of what is behind the last batch that is left nobody can say whether it was ever there.
+    let disk = sound();
+    disk.flip(&path(24), 20);
+    disk.flip(&path(24), batch(3) + 10);
+    let findings = disk.check().0;
+    let about: Vec<_> = findings.iter().map(|found| (found.kind, found.offsets, found.case)).collect();
+    assert_eq!(about, [(Kind::Header, None, Some('E')), (Kind::Bytes, None, Some('E'))]);
+    assert_eq!(findings[1].remedy, Remedy::None("without the header nobody can say where the log ends"));
     // Of a block of 4096 bytes nobody knows then: what pads the groups is no damage.
     let disk = sound();
     let mut spread = disk.0[&path(12)].borrow()[..HEADER].to_vec();
@@ -496,11 +557,14 @@ fn another_partitions_segment_and_strange_names_are_found() {
         assert_eq!(found.len(), 3);
         assert!(found.iter().all(|found| found.kind == Kind::Header && is_lost(found)));
     }
-    for name in ["24.seg", "00000000000000000005.idx", "00000000000000000005.prd"] {
+    let (name, sidecar) = ("no segment has such a name", "a sidecar without its segment");
+    for (name, reason) in
+        [("24.seg", name), ("00000000000000000005.idx", sidecar), ("00000000000000000005.prd", sidecar)]
+    {
         let mut disk = sound();
         disk.put(Path::new(DIR).join(name), vec![1; 10]);
         let found = disk.only();
-        assert_eq!((found.kind, found.remedy), (Kind::Stray, Remedy::SetAside), "{name}");
+        assert_eq!((found.kind, &*found.reason, found.remedy), (Kind::Stray, reason, Remedy::SetAside), "{name}");
     }
     // What stands behind the end shows that it is not the end, and must stay.
     for name in ["00000000000000000099.idx", "00000000000000000099.prd"] {

@@ -340,8 +340,9 @@ mod tests {
         let stale = batch(1, &[200], LIFE - 1);
         let mut bytes = vec![0; gap];
         bytes[HEADER..HEADER + first.len()].copy_from_slice(&first);
-        for _ in 0..2 {
+        for damaged in [false, true] {
             bytes.extend_from_slice(&stale);
+            *bytes.last_mut().unwrap() ^= u8::from(damaged);
             bytes.resize(bytes.len().next_multiple_of(512), 0);
         }
         let end = bytes.len();
