@@ -342,6 +342,15 @@ mod tests {
                     }
                 }
             }
+            // An entry more that leads to where records are lost, but sooner than any is due.
+            if let Some(batch) = lost.clone().find(|batch| batch % 16 == 1 && *batch > 1) {
+                let mut crowded = before.clone();
+                let place = crowded.entries.partition_point(|entry| entry.offset < 1000 + batch);
+                let max_timestamp_before = crowded.entries[place - 1].max_timestamp_before;
+                let (offset, position) = (1000 + batch, 4096 + batch * 1024);
+                crowded.entries.insert(place, IndexEntry { offset, position, max_timestamp_before });
+                assert!(!agrees(&crowded, &found), "{lost:?}: an entry for batch {batch}");
+            }
             let newest = Index { max_timestamp: i64::MIN, ..before.clone() };
             assert_eq!(agrees(&newest, &found), lost == (0..100), "{lost:?}");
         }

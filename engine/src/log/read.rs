@@ -607,4 +607,74 @@ mod tests {
         assert!((Offset(8)..=Offset(20)).contains(to), "{error}");
         assert!(error.to_string().contains("; it is about records 6 to "), "{error}");
     }
+
+    #[test]
+    fn a_reader_gets_as_many_bytes_as_he_asks_for_and_at_least_a_batch() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let log = with_damage(cores[0].clone(), |_| ());
+        let reading = async move {
+            let log = log.await;
+            let mut counts = Vec::new();
+            for max_bytes in [0, 1, BATCH - 1, BATCH, 2 * BATCH - 1, 2 * BATCH, 3 * BATCH - 1, 3 * BATCH, 4 * BATCH] {
+                let range = ReadRange { offset: Offset(0), end: Offset(4), max_bytes };
+                let pieces = log.read_disk(range).await.unwrap();
+                counts.push(pieces.iter().flat_map(headers_of).count());
+            }
+            counts
+        };
+        let counts = sim.block_on(&cores[0], reading, 100_000).unwrap();
+        assert_eq!(counts, [1, 1, 1, 1, 1, 2, 2, 3, 4]);
+    }
+
+    #[test]
+    fn a_read_that_went_to_another_place_is_repeated_before_anybody_is_told_of_a_loss() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let log = sim.block_on(&cores[0], with_damage(cores[0].clone(), |_| ()), 100_000).unwrap();
+        let outcome = Rc::new(std::cell::RefCell::new(None));
+        let (slot, reading) = (Rc::clone(&outcome), Rc::clone(&log));
+        sim.set_rates(FaultRates::none().with(FaultKind::MisdirectedRead, 10_000));
+        cores[0].spawn(async move {
+            *slot.borrow_mut() = Some(offsets_from(&reading, 0, 4).await);
+        });
+        sim.run_until(|| sim.counts().get(FaultKind::MisdirectedRead) == 1, 100_000).unwrap();
+        sim.set_rates(FaultRates::none());
+        sim.run_until(|| outcome.borrow().is_some(), 100_000).unwrap();
+        assert_eq!(outcome.take().unwrap().unwrap(), [0, 1, 2, 3]);
+        assert_eq!((log.losses().all().len(), log.context.metrics.damages_found.get()), (0, 0));
+    }
+
+    #[test]
+    fn a_segment_that_has_another_ones_header_is_lost_whole() {
+        type Change = fn(&mut SegmentHeader);
+        let changes: [Change; 2] = [|header| header.partition.index.0 += 1, |header| header.base_offset.0 += 1];
+        for change in changes {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 4096);
+            let story = async move {
+                let log = open(&context).await.log;
+                append_each(&log, &batch_of(8192), 0..300).await;
+                drop(log);
+                let log = open(&context).await.log;
+                let (path, base, next) = {
+                    let segments = log.segments.borrow();
+                    (segments[1].path.clone(), segments[1].base_offset(), segments[2].base_offset())
+                };
+                edit(&context.runtime, &path, 0..4096, |block| {
+                    let mut header = SegmentHeader::decode(block).unwrap();
+                    change(&mut header);
+                    let bytes = header.encode();
+                    block[..bytes.len()].copy_from_slice(&bytes);
+                })
+                .await;
+                let refused = offsets_from(&log, base.0, next.0).await.unwrap_err();
+                let RequestError::Corrupt { file, from, to, .. } = refused else { panic!("{refused}") };
+                assert_eq!((file, from, to), (path, base, next));
+                assert_eq!(offsets_from(&log, base.0 - 1, base.0).await.unwrap(), [base.0 - 1]);
+            };
+            sim.block_on(&cores[0], story, 1_000_000).unwrap();
+        }
+    }
 }

@@ -527,6 +527,9 @@ mod tests {
             append(&log, 0, 9).await;
             let judge = async |age_ms, bytes| log.judge(Limits { age_ms, bytes }, 1_000).await.unwrap();
             let verdict = |start, roll| Verdict { start: Offset(start), roll };
+            let active = log.active_facts(&log.active(), 1_000).unwrap();
+            let bytes = batch_of_half_a_mib().len().next_multiple_of(512) as u64;
+            assert_eq!(active, crate::log::retention::Active { bytes, newest_ms: 1 });
             assert_eq!(judge(None, None).await, verdict(0, false));
             // Each segment but the last has a little over 1,000,000 bytes.
             assert_eq!(judge(None, Some(2_400_000)).await, verdict(4, false));

@@ -367,6 +367,9 @@ mod tests {
         }
         let found: Vec<_> = (0..4).map(|offset| tail.group_start(&segment, Offset(offset))).collect();
         assert_eq!(found, [Some(starts[0]), Some(starts[1]), Some(starts[2]), None]);
+        let other = self::segment();
+        assert_eq!((0..4).find_map(|offset| tail.group_start(&other, Offset(offset))), None, "of another segment");
+        assert!(tail.unwritten_offset(&other).is_none() && tail.bytes_at(&other, starts[0]).is_none());
         let unwritten = |tail: &Tail<_>| (tail.has_full_group(), tail.unwritten_offset(&segment));
         assert_eq!(unwritten(&tail), (true, Some(Offset(0))));
         tail.mark_written(2);

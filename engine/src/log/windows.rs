@@ -386,6 +386,7 @@ mod tests {
             runtime.sleep(Duration::from_secs(1)).await;
             assert_eq!(files(), Vec::<std::path::PathBuf>::new());
             assert!(runtime.list_dir(Path::new(DIR)).await.is_err(), "the folder is there");
+            assert_eq!(context.windows.used_bytes().0, 0);
         });
     }
 }
