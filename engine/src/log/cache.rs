@@ -70,11 +70,9 @@ impl BlockCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{LogUid, PartitionIndex};
 
-    fn key(index: u32, number: usize) -> BlockKey {
-        let partition = PartitionId { log: LogUid(1), index: PartitionIndex(index) };
-        BlockKey { partition, base_offset: Offset(0), number }
+    fn key(index: u64, number: usize) -> BlockKey {
+        BlockKey { log: Opening(index), base_offset: Offset(0), number }
     }
 
     #[test]
@@ -95,7 +93,7 @@ mod tests {
             cache.insert(key(index, number), Bytes::from_static(b"block"));
         }
         assert_eq!(kept(), [true; 3]);
-        cache.forget(key(0, 0).partition);
+        cache.forget(key(0, 0).log);
         assert_eq!(kept(), [false, false, true]);
     }
 }
