@@ -9,6 +9,7 @@ use std::{
     cell::{Cell, RefCell},
     path::PathBuf,
     rc::{Rc, Weak},
+    time::Duration,
 };
 
 use bytes::{Bytes, BytesMut};
@@ -62,12 +63,16 @@ pub(super) struct Member<R: Runtime> {
     /// Who leads, as far as is known here.
     leader: Cell<Option<ReplicaId>>,
     closed: Cell<bool>,
+    /// When it was said last that too few copies vote.
+    stuck_said: Cell<Option<Duration>>,
 }
+
+/// How often that is said.
+const STUCK_SAID_EVERY: Duration = Duration::from_secs(10);
 
 /// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
 /// need not prove often that they are there.
 fn pace() -> Pace {
-    use std::time::Duration;
     Pace { beat: Duration::from_millis(100), silence_max: Duration::from_secs(1), ..Pace::default() }
 }
 
@@ -146,6 +151,7 @@ impl<R: Runtime> Member<R> {
             answers: Signal::default(),
             leader: Cell::new(None),
             closed: Cell::new(false),
+            stuck_said: Cell::new(None),
         }))
     }
 
@@ -189,7 +195,7 @@ impl<R: Runtime> Member<R> {
         look(&self.replica.borrow())
     }
 
-    pub(super) fn now(&self) -> std::time::Duration {
+    pub(super) fn now(&self) -> Duration {
         self.common.context.runtime.monotonic()
     }
 
@@ -199,7 +205,7 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Runs the protocol, then does what it asks for.
-    pub(super) fn drive<T>(self: &Rc<Self>, event: impl FnOnce(&mut Replica<Bytes>, std::time::Duration) -> T) -> T {
+    pub(super) fn drive<T>(self: &Rc<Self>, event: impl FnOnce(&mut Replica<Bytes>, Duration) -> T) -> T {
         let now = self.common.context.runtime.monotonic();
         let result = event(&mut self.replica.borrow_mut(), now);
         self.carry_effects();
@@ -378,6 +384,12 @@ impl<R: Runtime> Member<R> {
         let copy = self.id;
         match effect {
             Effect::Stuck(stuck) => {
+                // It is tried many times a second.
+                let now = self.common.context.runtime.monotonic();
+                if self.stuck_said.get().is_some_and(|said| now.saturating_sub(said) < STUCK_SAID_EVERY) {
+                    return;
+                }
+                self.stuck_said.set(Some(now));
                 let (votes, without) = (stuck.votes, stuck.without_memory);
                 let (committed, log_end) = (stuck.committed, stuck.log_end);
                 tracing::warn!(%copy, %votes, %without, %committed, %log_end, "too few copies vote for a leader");

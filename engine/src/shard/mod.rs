@@ -68,6 +68,9 @@ use crate::{
 /// The core that keeps the catalogue.
 const CATALOG_CORE: CoreId = CoreId(0);
 
+/// How long a server that stops waits for other copies to have what it admitted.
+const GRACE: Duration = Duration::from_secs(2);
+
 /// How a core keeps its partitions. Amounts of memory are this core's share, not the server's.
 #[derive(Clone, Debug)]
 pub struct ShardConfig {
@@ -271,8 +274,12 @@ impl<R: Runtime> Shard<R> {
     pub async fn shut_down(&self) {
         self.0.common.draining.set(true);
         let all: Vec<Rc<Owned<R>>> = self.0.open_partitions();
-        for partition in all {
+        for partition in &all {
             partition.drain().await;
+        }
+        let deadline = self.runtime().monotonic() + GRACE;
+        for partition in &all {
+            partition.settle(deadline).await;
         }
     }
 }

@@ -18,6 +18,7 @@ use super::{
     request::{Append, Appended, Reply},
     stages::{Stage, StageClock},
     trust::Sufferer,
+    wait_at_most,
 };
 use crate::{
     catalog::LogEntry,
@@ -474,6 +475,14 @@ impl<R: Runtime> Owned<R> {
     pub(super) async fn drain(self: &Rc<Self>) {
         self.work.notify();
         self.settled.wait_until(|| !self.flushing.get()).await;
+    }
+
+    /// Waits until nobody waits for an ack any more, but not beyond `deadline`: other copies may not answer.
+    pub(super) async fn settle(&self, deadline: Duration) {
+        let runtime = &self.core.context.runtime;
+        while self.state.borrow().waits_for(AckLevel::Received) && runtime.monotonic() < deadline {
+            wait_at_most(runtime, &self.news, deadline.saturating_sub(runtime.monotonic())).await;
+        }
     }
 
     /// Ends the partition because its log was deleted. Nothing of it touches its files any more when this returns,
