@@ -11,7 +11,7 @@ use libfuzzer_sys::fuzz_target;
 use pyralog_engine::{
     limits::BATCH_HEADER_BYTES,
     log::{
-        Log, LogContext, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
+        Log, LogContext, Placed, ahead::AheadMemory, cache::BlockCache, flush::Commit, loaded::Loaded, read::ReadRange,
         recovery, room::Room, tail_memory::TailMemory, windows::Windows,
     },
     record::{BatchBuilder, Codec, check_produced, split_batches},
@@ -58,6 +58,7 @@ fn rates() -> FaultRates {
 
 async fn open(runtime: SimRuntime) -> recovery::Recovered<SimRuntime> {
     let context = LogContext {
+        openings: Default::default(),
         metrics: Arc::default(),
         cache: BlockCache::new(1 << 16),
         ahead: AheadMemory::new(256 << 10),
@@ -105,7 +106,8 @@ impl World {
         builder.push(None, &vec![filler; bytes], &[], filler.into()).expect("a small record");
         let batch = builder.finish().expect("a batch of one");
         let header = check_produced(&batch).expect("a builder's batch is accepted");
-        self.log.append(&batch, &header, (Offset(self.batches.len() as u64), Offset(self.durable)));
+        let (base_offset, durable_hint) = (Offset(self.batches.len() as u64), Offset(self.durable));
+        self.log.append(&batch, &header, Placed { base_offset, durable_hint, epoch: self.log.epoch() });
         self.batches.push(batch);
     }
 
