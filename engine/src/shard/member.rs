@@ -180,6 +180,11 @@ impl<R: Runtime> Member<R> {
         self.leader.get().filter(|leader| *leader != self.id.copy).and_then(|leader| self.home(leader))
     }
 
+    /// What is answered that only the leader can do.
+    pub(super) fn not_leader(&self) -> RequestError {
+        RequestError::NotLeader { partition: self.id.partition, leader: self.leader_core() }
+    }
+
     /// Whether it is out of service until the server is restarted.
     pub(super) fn is_closed(&self) -> bool {
         self.closed.get()
@@ -206,8 +211,7 @@ impl<R: Runtime> Member<R> {
 
     /// Runs the protocol, then does what it asks for.
     pub(super) fn drive<T>(self: &Rc<Self>, event: impl FnOnce(&mut Replica<Bytes>, Duration) -> T) -> T {
-        let now = self.common.context.runtime.monotonic();
-        let result = event(&mut self.replica.borrow_mut(), now);
+        let result = event(&mut self.replica.borrow_mut(), self.now());
         self.carry_effects();
         result
     }
@@ -301,15 +305,14 @@ impl<R: Runtime> Member<R> {
     ///
     /// Errors: `NotLeader`.
     pub(super) async fn confirm_read(self: &Rc<Self>) -> Result<(), RequestError> {
-        let not_leader = || RequestError::NotLeader { partition: self.id.partition, leader: self.leader_core() };
         if self.closed.get() {
-            return Err(not_leader());
+            return Err(self.not_leader());
         }
-        let epoch = self.replica.borrow().ballot().promised;
-        let ticket = self.drive(|replica, now| replica.ask(now)).map_err(|_| not_leader())?;
-        let is_over = || !self.leads() || self.replica.borrow().ballot().promised != epoch;
+        let epoch = self.epoch();
+        let ticket = self.drive(|replica, now| replica.ask(now)).map_err(|_| self.not_leader())?;
+        let is_over = || !self.leads() || self.epoch() != epoch;
         self.answers.wait_until(|| self.answered.get() >= ticket || is_over()).await;
-        if self.answered.get() >= ticket && !is_over() { Ok(()) } else { Err(not_leader()) }
+        if self.answered.get() >= ticket && !is_over() { Ok(()) } else { Err(self.not_leader()) }
     }
 
     /// Whether reads are to be confirmed by other copies.
@@ -385,7 +388,7 @@ impl<R: Runtime> Member<R> {
         match effect {
             Effect::Stuck(stuck) => {
                 // It is tried many times a second.
-                let now = self.common.context.runtime.monotonic();
+                let now = self.now();
                 if self.stuck_said.get().is_some_and(|said| now.saturating_sub(said) < STUCK_SAID_EVERY) {
                     return;
                 }

@@ -196,8 +196,8 @@ impl<R: Runtime> Owned<R> {
 
     /// What is answered that only the leader can do.
     pub(super) fn not_leader(&self) -> RequestError {
-        let leader = self.member.as_ref().and_then(|member| member.leader_core());
-        RequestError::NotLeader { partition: self.id, leader }
+        let alone = RequestError::NotLeader { partition: self.id, leader: None };
+        self.member.as_ref().map_or(alone, |member| member.not_leader())
     }
 
     /// The drive refused to let the log grow, or did so no longer. Gives whether that is news.
