@@ -45,7 +45,7 @@ pub struct Outcome {
     pub level: Option<AckLevel>,
     /// Requests that were due and never sent.
     pub unsent: u64,
-    /// How much of its CPU each thread of the load used, from 0 to 1.
+    /// How much of its CPU each thread of the load needed, from 0 to 1: without empty passes while it waited.
     pub busy: Vec<f64>,
     /// What was used meanwhile.
     pub usage: Option<Usage>,

@@ -22,6 +22,7 @@ use crate::{
     ledger::Ledger,
     measuring::{Recorder, Tally, Window, intervals::Intervals},
     target::{HarnessError, Target},
+    turns::idle_of_this_thread,
     workloads::{Connection, Found, Job, Start, catch_up, consume, read, readback, write},
 };
 
@@ -210,7 +211,7 @@ impl Part {
         let _ = sender.send(Message::Ready);
         let Ok(start) = started.await else { return Ok(Found::default()) };
 
-        let (wall, cpu) = (Instant::now(), thread_cpu());
+        let (wall, cpu, idle) = (Instant::now(), thread_cpu(), idle_of_this_thread());
         let beside = self.spawn_beside(beside, &start);
         let (mut connections, mut tasks) = (Vec::new(), Vec::new());
         for (number, partitions, _) in &clients {
@@ -225,7 +226,8 @@ impl Part {
         }
         self.job.book.writers_end(clients.len() as u64);
         let mut found = Found { cpu_s: (thread_cpu() - cpu).as_secs_f64(), ..Found::default() };
-        found.busy.push(found.cpu_s / wall.elapsed().as_secs_f64().max(1e-9));
+        let idle_s = (idle_of_this_thread() - idle).as_secs_f64();
+        found.busy.push((found.cpu_s - idle_s).max(0.0) / wall.elapsed().as_secs_f64().max(1e-9));
         for task in beside {
             found.merge(task.await.map_err(|_| HarnessError::ThreadDied)??);
         }

@@ -18,8 +18,38 @@ use crate::pacing::Schedule;
 /// Below this a timer costs more than giving way to other tasks a few times.
 const TOO_SHORT_FOR_A_TIMER: Duration = Duration::from_micros(20);
 
+/// A pass through all other tasks and the network that took less did nothing: a system call that finds no datagram
+/// takes half a microsecond, one that finds something several.
+const EMPTY_PASS_MAX: Duration = Duration::from_micros(2);
+
 /// For how long after its end a load still sends what was due before, at least.
 const GIVEN_UP_MIN: Duration = Duration::from_secs(2);
+
+thread_local! {
+    static IDLE: Idle = const { Idle { until: Cell::new(None), total: Cell::new(Duration::ZERO) } };
+}
+
+/// What a thread spent in looking for work that was not there. Waiting for a moment that is only microseconds away uses
+/// the CPU without needing it: a thread that does so is not saturated.
+struct Idle {
+    /// When the last empty pass ended; several pacers of a thread wait in the same one.
+    until: Cell<Option<Instant>>,
+    total: Cell<Duration>,
+}
+
+impl Idle {
+    fn passed(&self, from: Instant, to: Instant) {
+        if to.saturating_duration_since(from) < EMPTY_PASS_MAX {
+            let from = self.until.replace(Some(to)).map_or(from, |until| until.max(from));
+            self.total.set(self.total.get() + to.saturating_duration_since(from));
+        }
+    }
+}
+
+/// How long this thread has looked for work that was not there, in all.
+pub fn idle_of_this_thread() -> Duration {
+    IDLE.with(|idle| idle.total.get())
+}
 
 /// The time, and how to wait for a moment of it.
 pub trait Clock {
@@ -143,13 +173,20 @@ impl Clock for Timer {
     }
 
     async fn until(&self, due: Instant) {
+        let mut now = Instant::now();
         loop {
-            let left = due.saturating_duration_since(Instant::now());
+            let left = due.saturating_duration_since(now);
             if left.is_zero() {
                 return;
             }
-            if left < TOO_SHORT_FOR_A_TIMER || self.rest(left).await.is_err() {
+            let before = now;
+            let rests = left >= TOO_SHORT_FOR_A_TIMER && self.rest(left).await.is_ok();
+            if !rests {
                 yield_now().await;
+            }
+            now = Instant::now();
+            if !rests {
+                IDLE.with(|idle| idle.passed(before, now));
             }
         }
     }
@@ -207,6 +244,17 @@ mod tests {
             }
             assert!(Instant::now() >= begin + 18 * MS);
         });
+    }
+
+    #[test]
+    fn only_passes_that_found_nothing_are_idle_and_those_of_several_pacers_count_once() {
+        let idle = Idle { until: Cell::new(None), total: Cell::new(Duration::ZERO) };
+        let begin = Instant::now();
+        let at = |ns| begin + Duration::from_nanos(ns);
+        for (from, to) in [(0, 1000), (200, 1100), (1100, 5000), (1200, 5100), (5100, 6100)] {
+            idle.passed(at(from), at(to));
+        }
+        assert_eq!(idle.total.get(), Duration::from_nanos(2100));
     }
 
     #[test]

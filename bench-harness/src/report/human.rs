@@ -202,6 +202,9 @@ fn believe(row: &Row, text: &mut String) {
         if let (Some(server), Some(each)) = (usage.server_cpu_s, usage.server_cpu_s_per_million_records) {
             let _ = write!(text, ", server {server:.2} s of CPU, {each:.3} s for a million records");
         }
+        if let Some(busiest) = row.trust.load_busy_percent.iter().copied().reduce(f64::max) {
+            let _ = write!(text, "; the busiest thread of the load needed {busiest:.0} % of its CPU");
+        }
         text.push('\n');
     }
     for invalid in &row.trust.invalid {

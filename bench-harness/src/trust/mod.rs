@@ -19,7 +19,7 @@ pub struct Trust {
     pub invalid: Vec<String>,
     /// What to keep in mind when reading them.
     pub doubts: Vec<String>,
-    /// How much of its CPU each thread of the load used, in percent.
+    /// How much of its CPU each thread of the load needed, in percent: without looking for work that was not there.
     pub load_busy_percent: Vec<f64>,
     /// What was used meanwhile.
     pub usage: Option<Usage>,

@@ -63,11 +63,11 @@ fn saturation(outcome: &Outcome, open_loop: bool, trust: &mut Trust) {
     let percent = busiest * 100.0;
     match open_loop {
         true => trust.invalid.push(format!(
-            "generator saturated: a thread of the load used {percent:.0} % of its CPU, so its own queue is in the times"
+            "generator saturated: a thread of the load needed {percent:.0} % of its CPU: its own queue is in the times"
         )),
         // A closed loop has no schedule to miss. What it shows is a lower bound then.
         false => trust.doubts.push(format!(
-            "generator saturated: a thread of the load used {percent:.0} % of its CPU; the server may take more"
+            "generator saturated: a thread of the load needed {percent:.0} % of its CPU; the server may take more"
         )),
     }
 }

@@ -61,7 +61,7 @@ pub struct Found {
     pub level: Option<AckLevel>,
     /// Requests that were due and never sent, because the server was too far behind.
     pub unsent: u64,
-    /// How much of its CPU each thread of the load used, from 0 to 1.
+    /// How much of its CPU each thread of the load needed, from 0 to 1: without empty passes while it waited.
     pub busy: Vec<f64>,
     /// CPU time of the load's threads, in seconds.
     pub cpu_s: f64,
