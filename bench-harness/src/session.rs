@@ -99,7 +99,9 @@ impl<'a> Session<'a> {
 
 /// The folder whose drive counts: the server's, if it is on this machine.
 fn folder_of(args: &CommonArgs, target: &Target, config: &Value) -> PathBuf {
-    let server = config["server"]["data_dir"].as_str().map(Path::new).filter(|_| target.is_local());
+    // One directory is a string, several are a list.
+    let dirs = &config["server"]["data_dir"];
+    let server = dirs.as_str().or(dirs[0].as_str()).map(Path::new).filter(|_| target.is_local());
     let server = server.filter(|folder| folder.is_absolute() && folder.is_dir());
     args.floor_dir.clone().or(server.map(Path::to_owned)).unwrap_or_else(|| PathBuf::from("."))
 }

@@ -1,16 +1,14 @@
 //! The configuration's shape. The words of `docs/CONFIG.md` are the doc comments here: the first paragraph says what a
 //! key is, the one that begins with `Trades:` what is won and lost by it. Ranges are in [`crate::keys`].
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-};
+use std::net::{Ipv4Addr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{
     copies::{Copies, majority},
+    data_dirs::DataDirs,
     profile::Profile,
     promise::Ack,
     units::{ByteSize, Millis},
@@ -40,9 +38,13 @@ pub struct Config {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, default)]
 pub struct Server {
-    /// The directory of all data; created if missing. A relative path starts at the working directory. It must lie on a
-    /// file system that supports direct I/O (ext4, xfs; not tmpfs).
-    pub data_dir: PathBuf,
+    /// The directory of all data, or a list of directories, one for each drive: copies of a partition are on drives of
+    /// their own while there are enough. Created if missing; a relative path starts at the working directory. Each must
+    /// lie on a file system that supports direct I/O (ext4, xfs; not tmpfs). The flag is given once for each, in a
+    /// variable they are separated by `:`. Cores are dealt out to the directories in turn, so there must be a core for
+    /// each. Directories can be added later, for logs that are created then, and moved; none can be left out again, but
+    /// an empty one may take the place of another and is rebuilt from the others.
+    pub data_dir: DataDirs,
     /// The UDP address for clients (QUIC). Port 0 takes any free port and prints it.
     ///
     /// Trades: any other address than loopback lets other machines in, and there is no authentication yet.
@@ -50,7 +52,8 @@ pub struct Server {
     /// The TCP address of `/health`, `/status` and `/metrics`. Port 0 takes any free port and prints it.
     pub http: SocketAddr,
     /// The CPUs to use, one shard pinned to each: `all` that the process may use, a range `0-3`, a list `0,2,4`, or
-    /// both `0-3,8`.
+    /// both `0-3,8`. A CPU that is named twice has two shards, so that there can be as many copies of a partition as
+    /// one wants to try.
     ///
     /// Trades: each core adds throughput and takes its share of the memory; leave one out for other work on a busy
     /// host.
@@ -295,7 +298,7 @@ pub struct Quorum {
 impl Default for Server {
     fn default() -> Self {
         Server {
-            data_dir: PathBuf::from("./dlog-data"),
+            data_dir: DataDirs::single("./dlog-data"),
             listen: SocketAddr::from((Ipv4Addr::LOCALHOST, 9092)),
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, 9644)),
             cores: "all".to_owned(),

@@ -1,7 +1,5 @@
 //! `--cores`: which CPUs to use, checked against those that the process may use.
 
-use std::collections::BTreeSet;
-
 use nix::{
     sched::{CpuSet, sched_getaffinity},
     unistd::Pid,
@@ -13,8 +11,8 @@ use thiserror::Error;
 pub enum Cores {
     /// All that the process may use.
     All,
-    /// These, ascending.
-    These(BTreeSet<usize>),
+    /// These, ascending. One that is named several times has as many cores of the server on it.
+    These(Vec<usize>),
 }
 
 /// Why a choice of CPUs was refused.
@@ -57,7 +55,7 @@ pub fn parse(text: &str) -> Result<Cores, CoresError> {
     if text.trim() == "all" {
         return Ok(Cores::All);
     }
-    let mut cpus = BTreeSet::new();
+    let mut cpus = Vec::new();
     for part in text.split(',') {
         let (first, last) = part.split_once('-').unwrap_or((part, part));
         let first: usize = first.trim().parse().map_err(|_| refuse())?;
@@ -68,6 +66,7 @@ pub fn parse(text: &str) -> Result<Cores, CoresError> {
         }
         cpus.extend(first..=last);
     }
+    cpus.sort_unstable();
     Ok(Cores::These(cpus))
 }
 
@@ -97,7 +96,7 @@ impl Cores {
     pub fn choose(&self, allowed: &[usize]) -> Result<Vec<usize>, CoresError> {
         let chosen: Vec<usize> = match self {
             Cores::All => allowed.iter().copied().take(CORES_MAX).collect(),
-            Cores::These(cpus) => cpus.iter().copied().collect(),
+            Cores::These(cpus) => cpus.clone(),
         };
         if let Some(cpu) = chosen.iter().find(|cpu| !allowed.contains(cpu)) {
             return Err(CoresError::NotAllowed { cpu: *cpu, allowed: allowed.to_vec() });
@@ -123,6 +122,11 @@ pub fn list(cpus: &[usize]) -> String {
     shown.collect::<Vec<_>>().join(",")
 }
 
+/// The first CPU that has several cores on it, if there is one.
+pub fn shared(cpus: &[usize]) -> Option<usize> {
+    cpus.iter().enumerate().find(|(at, cpu)| cpus[..*at].contains(cpu)).map(|(_, cpu)| *cpu)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,9 +134,9 @@ mod tests {
     #[test]
     fn ranges_lists_and_both_are_read() {
         for (text, cpus) in
-            [("0", vec![0]), ("0-3", vec![0, 1, 2, 3]), ("4, 0,2", vec![0, 2, 4]), ("0-1,3,1", vec![0, 1, 3])]
+            [("0", vec![0]), ("0-3", vec![0, 1, 2, 3]), ("4, 0,2", vec![0, 2, 4]), ("0-1,3,1", vec![0, 1, 1, 3])]
         {
-            assert_eq!(parse(text), Ok(Cores::These(cpus.into_iter().collect())), "{text}");
+            assert_eq!(parse(text), Ok(Cores::These(cpus)), "{text}");
         }
         assert_eq!(parse("all"), Ok(Cores::All));
         for text in ["", "a", "3-1", "0-", "-1", "0,,1", "0-99999999999", "1.5"] {
@@ -146,6 +150,9 @@ mod tests {
         assert_eq!(error.to_string(), "CPU 5 is not available; this process may use 0-2,8");
         assert_eq!(parse("all").unwrap().choose(&[1, 3]), Ok(vec![1, 3]));
         assert_eq!(parse("3").unwrap().choose(&[1, 3]), Ok(vec![3]));
+        let twice = parse("3,1,3").unwrap().choose(&[1, 3]).unwrap();
+        assert_eq!((list(&twice), shared(&twice)), ("1,3,3".to_owned(), Some(3)));
+        assert_eq!(shared(&[1, 3]), None);
     }
 
     #[test]

@@ -83,6 +83,8 @@ pub struct Volume {
     pub file_system: &'static str,
     /// The block device's name, such as `nvme0n1p1`, if there is one.
     pub device: Option<String>,
+    /// The file system's number: two directories with the same one are on the same drive.
+    pub device_number: u64,
     /// Bytes in all.
     pub total_bytes: u64,
     /// Bytes that an unprivileged process may still write.
@@ -104,6 +106,7 @@ impl Volume {
             path: existing.to_owned(),
             file_system: file_system_name(stat.f_type),
             device: device_name(device),
+            device_number: device,
             total_bytes: stat.f_blocks.saturating_mul(block),
             free_bytes: stat.f_bavail.saturating_mul(block),
         })

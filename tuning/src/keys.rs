@@ -8,6 +8,7 @@ use serde_json::Value;
 use crate::{
     copies::COPIES_MAX,
     cores,
+    data_dirs::DATA_DIRS_MAX,
     profile::Profile,
     promise::Ack,
     units::{ByteSize, Millis},
@@ -35,8 +36,8 @@ pub enum Kind {
     Count(u64, u64),
     /// `true` or `false`.
     Switch,
-    /// A path of the file system.
-    Path,
+    /// Paths of the file system, one or several.
+    Paths,
     /// An IP address and a port.
     Address,
     /// A set of CPUs.
@@ -63,7 +64,7 @@ const fn flagged(path: &'static str, kind: Kind, flag: &'static str) -> Key {
 /// Every key, in the order of the documentation.
 pub const KEYS: &[Key] = &[
     flagged("profile", Kind::Profile, "--profile"),
-    flagged("server.data_dir", Kind::Path, "--data-dir"),
+    flagged("server.data_dir", Kind::Paths, "--data-dir"),
     flagged("server.listen", Kind::Address, "--listen"),
     flagged("server.http", Kind::Address, "--http"),
     flagged("server.cores", Kind::Cores, "--cores"),
@@ -148,7 +149,9 @@ pub(crate) enum Raw {
     Text(String),
     /// The words of a flag or of an environment variable, which have no types.
     Words(String),
-    /// Something that no key takes: `null`, a list, an object.
+    /// A list of strings.
+    List(Vec<String>),
+    /// Something that no key takes: `null`, another list, an object.
     Other(&'static str),
 }
 
@@ -159,8 +162,19 @@ impl Raw {
             Raw::Switch(value) => value.to_string(),
             Raw::Number(text) | Raw::Words(text) => text.clone(),
             Raw::Text(text) => format!("{text:?}"),
+            Raw::List(list) => format!("{list:?}"),
             Raw::Other(what) => (*what).to_owned(),
         }
+    }
+}
+
+/// Paths in their one form: a string for one, a list for several.
+fn paths<'a>(paths: impl Iterator<Item = &'a str>) -> Option<Value> {
+    let mut paths: Vec<Value> = paths.map(|path| (!path.is_empty()).then(|| path.into())).collect::<Option<_>>()?;
+    match paths.len() {
+        1 => paths.pop(),
+        2..=DATA_DIRS_MAX => Some(paths.into()),
+        _ => None,
     }
 }
 
@@ -184,7 +198,7 @@ impl Key {
             }
             Kind::Count(least, most) => format!("an integer from {least} to {most}"),
             Kind::Switch => "true or false".to_owned(),
-            Kind::Path => "a path".to_owned(),
+            Kind::Paths => format!("a path, or a list of 1 to {DATA_DIRS_MAX} paths"),
             Kind::Address => "an IP address and a port, such as \"127.0.0.1:9092\" or \"[::1]:9092\"".to_owned(),
             Kind::Cores => "\"all\", or CPUs such as \"0\", \"0-3\" or \"0,2,4-6\"".to_owned(),
             Kind::Ack => "received, written, durable or quorum".to_owned(),
@@ -198,6 +212,9 @@ impl Key {
             Raw::Switch(value) => return (self.kind == Kind::Switch).then(|| Value::from(*value)),
             Raw::Number(text) => text,
             Raw::Text(text) | Raw::Words(text) => text,
+            Raw::List(list) => {
+                return (self.kind == Kind::Paths).then(|| paths(list.iter().map(String::as_str))).flatten();
+            }
             Raw::Other(_) => return None,
         };
         let is_number = matches!(raw, Raw::Number(_));
@@ -215,7 +232,10 @@ impl Key {
             // One CPU is as naturally written 0 as "0".
             Kind::Cores => cores::parse(text).is_ok().then(|| Value::from(text.as_str())),
             _ if is_number => None,
-            Kind::Path => (!text.is_empty()).then(|| Value::from(text.as_str())),
+            Kind::Paths => match raw {
+                Raw::Words(text) => paths(text.split(':')),
+                _ => paths(std::iter::once(text.as_str())),
+            },
             Kind::Address => text.parse::<SocketAddr>().ok().map(|address| Value::from(address.to_string())),
             Kind::Ack => text.parse::<Ack>().ok().map(|_| Value::from(text.as_str())),
             Kind::Profile => Profile::named(text).map(|profile| Value::from(profile.name())),
@@ -254,8 +274,23 @@ mod tests {
         assert_eq!(checked("server.listen", Raw::Text("localhost".into())), None);
         assert_eq!(checked("server.data_dir", Raw::Number("7".into())), None);
         assert_eq!(checked("server.data_dir", Raw::Text(String::new())), None);
-        assert_eq!(checked("server.cores", Raw::Other("a list")), None);
+        assert_eq!(checked("server.cores", Raw::List(vec!["0".into()])), None);
         assert_eq!(checked("server.cores", Raw::Number("0".into())), Some("0".into()));
+    }
+
+    #[test]
+    fn one_path_is_a_string_and_several_are_a_list_wherever_they_come_from() {
+        let list = |paths: &[&str]| Raw::List(paths.iter().map(|path| (*path).to_owned()).collect());
+        let dir = |raw| checked("server.data_dir", raw).map(|value| value.to_string());
+        assert_eq!(dir(Raw::Text("/a:b".into())).unwrap(), "\"/a:b\"");
+        assert_eq!(dir(list(&["/a"])).unwrap(), "\"/a\"");
+        assert_eq!(dir(list(&["/a", "/b"])).unwrap(), "[\"/a\",\"/b\"]");
+        assert_eq!(dir(Raw::Words("/a".into())).unwrap(), "\"/a\"");
+        assert_eq!(dir(Raw::Words("/a:/b".into())).unwrap(), "[\"/a\",\"/b\"]");
+        for none in [list(&[]), list(&["/a", ""]), Raw::Words("/a:".into()), list(&["/a"; DATA_DIRS_MAX + 1])] {
+            assert_eq!(dir(none), None);
+        }
+        assert!(dir(list(&["/a"; DATA_DIRS_MAX])).is_some());
     }
 
     #[test]

@@ -19,7 +19,7 @@ use serde_json::Value;
 use crate::{
     Config,
     error::{ConfigError, Origin},
-    keys::{self, KEYS, Key, Raw},
+    keys::{self, KEYS, Key, Kind, Raw},
     profile::Profile,
 };
 
@@ -87,12 +87,18 @@ impl Layer {
     /// The values of the command line: the flag as it was written, the key's path, the value.
     pub(crate) fn of_flags(flags: &[(String, String, String)]) -> Result<Self, ConfigError> {
         let mut layer = Layer::new("flag");
-        for (flag, path, value) in flags {
+        for (at, (flag, path, value)) in flags.iter().enumerate() {
             let origin = Origin::Flag { flag: flag.clone() };
             let Some(key) = keys::find(path) else {
                 return Err(ConfigError::UnknownKey { key: path.clone(), origin, nearest: keys::nearest(path) });
             };
-            layer.put(key, &Raw::Words(value.clone()), origin)?;
+            // A flag of its own is given once for each path, and each is taken as it is.
+            if key.kind == Kind::Paths && key.flag == Some(flag.as_str()) {
+                let all = flags[..=at].iter().filter(|(other, ..)| other == flag).map(|(.., value)| value.clone());
+                layer.put(key, &Raw::List(all.collect()), origin)?;
+            } else {
+                layer.put(key, &Raw::Words(value.clone()), origin)?;
+            }
         }
         Ok(layer)
     }
@@ -230,7 +236,13 @@ fn raw(value: &ast::Value<'_>) -> Raw {
         ast::Value::NumberLit(number) => Raw::Number(number.value.to_owned()),
         ast::Value::BooleanLit(value) => Raw::Switch(value.value),
         ast::Value::Object(_) => Raw::Other("an object"),
-        ast::Value::Array(_) => Raw::Other("a list"),
+        ast::Value::Array(array) => {
+            let text = |element: &ast::Value<'_>| match raw(element) {
+                Raw::Text(text) => Some(text),
+                _ => None,
+            };
+            array.elements.iter().map(text).collect::<Option<_>>().map_or(Raw::Other("a list"), Raw::List)
+        }
         ast::Value::NullKeyword(_) => Raw::Other("null"),
     }
 }
@@ -284,7 +296,12 @@ mod tests {
                 "{\"profile\": \"latency\",\n\"profile\": \"balanced\"}",
                 "dlog.json:2: `profile` is given twice; the first is at line 1",
             ),
-            ("[]", "dlog.json:1: `the file` is a section and takes an object {…}, not a list"),
+            ("[]", "dlog.json:1: `the file` is a section and takes an object {…}, not []"),
+            ("[1]", "dlog.json:1: `the file` is a section and takes an object {…}, not a list"),
+            (
+                "{\"server\": {\"data_dir\": [\"/a\", 7]}}",
+                "dlog.json:1: `server.data_dir` is a list, but must be a path, or a list of 1 to 64 paths",
+            ),
             ("{\"profile\": 'latency'}", "dlog.json:1:13: Single-quoted strings are not allowed"),
             (
                 "{\"profile\": \"fast\"}",
@@ -293,6 +310,18 @@ mod tests {
         ] {
             assert_eq!(file(text).map(|_| ()), Err(message.to_owned()), "{text}");
         }
+    }
+
+    #[test]
+    fn several_data_directories_are_a_list_in_a_file_and_a_flag_given_several_times() {
+        let layer = file("{\"server\": {\"data_dir\": [\"/a\", \"/b\"]}}").unwrap();
+        assert_eq!(layer.values["server.data_dir"].0.to_string(), "[\"/a\",\"/b\"]");
+        let flag = |dir: &str| ("--data-dir".to_owned(), "server.data_dir".to_owned(), dir.to_owned());
+        let of = |flags: &[_]| Layer::of_flags(flags).unwrap().values["server.data_dir"].0.to_string();
+        assert_eq!(of(&[flag("/a:b")]), "\"/a:b\"");
+        assert_eq!(of(&[flag("/a"), flag("/b:c")]), "[\"/a\",\"/b:c\"]");
+        let set = ("--set server.data_dir".to_owned(), "server.data_dir".to_owned(), "/x:/y".to_owned());
+        assert_eq!(of(&[flag("/a"), set]), "[\"/x\",\"/y\"]", "the last word holds");
     }
 
     fn environment(variable: &str, value: &str) -> Result<(Layer, Vec<String>), String> {

@@ -8,11 +8,13 @@
 //! does the arithmetic that must hold before serving.
 //!
 //! Invariant: a [`Config`] that came out of [`Settings::load`] is within every range of the table, and its quorums are
-//! of the copies that there are; one that came out of [`Settings::on_cores`] has a core for each copy.
+//! of the copies that there are; one that came out of [`Settings::on_cores`] has a core for each copy and for
+//! each data directory.
 
 pub mod config;
 pub mod copies;
 pub mod cores;
+pub mod data_dirs;
 pub mod error;
 pub mod host;
 pub mod keys;

@@ -47,9 +47,6 @@ impl FromStr for Ack {
     }
 }
 
-/// Drives of a server: all data is in one directory.
-const DRIVES: u64 = 1;
-
 /// What the server promises to whom names no ack level.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Promise {
@@ -65,7 +62,8 @@ impl Promise {
     /// The promise of `config`.
     pub fn of(config: &Config) -> Promise {
         let ack = config.log.ack.unwrap_or_else(|| implied_ack(config));
-        Promise { ack, guarantee: guarantee(ack, config), copies: config.copies().guarantee(DRIVES) }
+        let drives = config.server.data_dir.paths().len() as u64;
+        Promise { ack, guarantee: guarantee(ack, config), copies: config.copies().guarantee(drives) }
     }
 }
 

@@ -157,6 +157,9 @@ pub fn shown(key: &Key, value: &Value) -> String {
         (Kind::Size(..), Value::Number(number)) => ByteSize(number.as_u64().unwrap_or(0)).to_string(),
         (Kind::Millis(..), Value::Number(number)) => Millis(number.as_u64().unwrap_or(0)).to_string(),
         (_, Value::String(text)) => text.clone(),
+        (Kind::Paths, Value::Array(paths)) => {
+            paths.iter().map(|path| path.as_str().unwrap_or_default()).collect::<Vec<_>>().join(":")
+        }
         (_, Value::Null) => "none".to_owned(),
         (_, other) => other.to_string(),
     }

@@ -23,6 +23,8 @@ use crate::{
 const COPIES: [&str; 3] =
     ["replication.quorum.replication_factor", "replication.quorum.write_quorum", "replication.quorum.read_quorum"];
 
+const DATA_DIR: &str = "server.data_dir";
+
 /// What was said from outside.
 #[derive(Clone, Debug, Default)]
 pub struct Inputs {
@@ -119,9 +121,19 @@ impl Settings {
 
     /// The settings on a server with `cores` cores: a profile that asks for more copies than that is lowered.
     ///
-    /// Errors: `Impossible`, if a person asked for them.
+    /// Errors: `Impossible`, if a person asked for them, or for more data directories.
     pub fn on_cores(mut self, cores: usize) -> Result<Settings, ConfigError> {
         self.settle_copies(Some(cores as u64))?;
+        let dirs = self.config.server.data_dir.paths();
+        if dirs.len() > cores {
+            let count = dirs.len();
+            return Err(ConfigError::Impossible {
+                key: DATA_DIR,
+                origin: self.origin(DATA_DIR).clone(),
+                value: serde_json::to_string(dirs).unwrap_or_default(),
+                reason: format!("{count} directories need {count} cores, one for each; this server has {cores}"),
+            });
+        }
         Ok(self)
     }
 
@@ -370,6 +382,20 @@ mod tests {
         let error = wanted.on_cores(2).unwrap_err().to_string();
         assert!(error.ends_with("there are 2 of each partition instead of 5, for want of cores"), "{error}");
         assert!(load(None, &[], &["profile=latency", "replication.quorum.replication_factor=1"]).is_ok());
+    }
+
+    #[test]
+    fn each_data_directory_needs_a_core_and_the_copies_are_on_so_many_drives() {
+        let settings = load(None, &[("DLOG_DATA_DIR", "/a:/b:/c")], &["replication.quorum.replication_factor=3"]);
+        let settings = settings.unwrap();
+        let error = settings.clone().on_cores(2).unwrap_err().to_string();
+        assert!(error.contains("is 3, which cannot be honoured: it needs 3 cores"), "{error}");
+        let copies = settings.on_cores(3).unwrap().promise().copies;
+        assert!(copies.contains("each on a core and a drive of its own"), "{copies}");
+        let error = load(None, &[], &["server.data_dir=/a:/b:/c"]).unwrap().on_cores(2).unwrap_err().to_string();
+        let says = "--set server.data_dir: `server.data_dir` is [\"/a\",\"/b\",\"/c\"], which cannot be honoured: 3 \
+                    directories need 3 cores, one for each; this server has 2";
+        assert!(error.ends_with(says), "{error}");
     }
 
     #[test]

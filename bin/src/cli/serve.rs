@@ -10,9 +10,9 @@ use crate::serve::ServeError;
 /// The flags. Each overrides `DLOG_*`, the file, the profile and the default; see docs/CONFIG.md.
 #[derive(Clone, Debug, Default, clap::Args)]
 pub struct ServeArgs {
-    /// The directory of all data; created if missing [default: ./dlog-data]
+    /// The directory of all data; created if missing. Given several times, one for each drive [default: ./dlog-data]
     #[arg(long, value_name = "DIR")]
-    data_dir: Option<String>,
+    data_dir: Vec<String>,
     /// The UDP address for clients; port 0 takes any free port [default: 127.0.0.1:9092]
     #[arg(long, value_name = "ADDR")]
     listen: Option<String>,
@@ -36,15 +36,16 @@ pub struct ServeArgs {
 impl ServeArgs {
     /// Whether any flag was given.
     pub fn is_given(&self) -> bool {
-        let one =
-            [&self.data_dir, &self.listen, &self.http, &self.cores, &self.profile].into_iter().any(Option::is_some);
-        one || self.config.is_some() || !self.set.is_empty()
+        let one = [&self.listen, &self.http, &self.cores, &self.profile].into_iter().any(Option::is_some);
+        one || self.config.is_some() || !self.set.is_empty() || !self.data_dir.is_empty()
     }
 
     /// The flags and the environment, for the configuration's layers.
     pub fn inputs(&self) -> Outcome<Inputs> {
         let mut inputs = Inputs { config_file: self.config.clone(), ..Inputs::from_process() };
-        inputs.flag("--data-dir", "server.data_dir", self.data_dir.as_ref());
+        for dir in &self.data_dir {
+            inputs.flag("--data-dir", "server.data_dir", Some(dir));
+        }
         inputs.flag("--listen", "server.listen", self.listen.as_ref());
         inputs.flag("--http", "server.http", self.http.as_ref());
         inputs.flag("--cores", "server.cores", self.cores.as_ref());

@@ -1,7 +1,11 @@
 //! The cores: each is an executor with a shard and an endpoint on it. Starts them, hands out what the control thread
 //! needs of them, and stops them in good order.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
 
 use async_channel::{Receiver, Sender};
 use pyralog_engine::{
@@ -23,12 +27,12 @@ use pyralog_net::{
     server::{self, ServerCore, ServerIdentity, ServerInfo, ServerLimits, ServerSockets},
 };
 use pyralog_tuning::{
-    Ack, Config, Settings,
+    Ack, Config,
     copies::{COPIES_MAX, Copies},
     memory::{self, Plan},
 };
 
-use super::ServeError;
+use super::{ServeError, drives::drive_of_core};
 
 const _: () = assert!(COPIES_MAX == REPLICAS_MAX as u64, "the configuration allows what the engine can do");
 
@@ -64,8 +68,10 @@ pub struct Running {
 /// What is the same on every core.
 #[derive(Clone)]
 pub struct Common {
-    /// Of each shard.
+    /// Of each shard, but for what follows.
     pub shard: ShardConfig,
+    /// Bytes that are kept back on each drive.
+    pub reserves: Vec<u64>,
     /// Of each endpoint.
     pub limits: ServerLimits,
     /// The certificate.
@@ -85,15 +91,7 @@ struct Luggage {
     metrics: Arc<CoreMetrics>,
 }
 
-/// What of a file system of `total_bytes` is kept back: what was asked for, but by default at most a twentieth, so that
-/// a small one is of use.
-pub fn reserve_bytes(settings: &Settings, total_bytes: u64) -> u64 {
-    let wanted = settings.config().storage.reserve_bytes.0;
-    let explicit = settings.origin("storage.reserve_bytes").is_explicit();
-    if explicit { wanted } else { wanted.min(total_bytes / 20) }
-}
-
-/// The shard's settings that follow from the configuration, in which the reserve is the one that holds.
+/// The shard's settings that follow from the configuration; drives and reserve are those of the first directory.
 pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> ShardConfig {
     let cache = &config.storage.cache_config;
     // Without the cache nothing is kept back: what is only `received` goes to the drive as soon as it is free.
@@ -103,7 +101,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
     let retention = &config.storage.retention;
     let tail_bytes = plan.read_cache_bytes_per_core / TAIL_SHARE;
     ShardConfig {
-        drives: Drives::single(&config.server.data_dir),
+        drives: Drives::single(config.server.data_dir.paths().first().map_or(Path::new(""), PathBuf::as_path)),
         segment_bytes: config.storage.segment_config.max_size.0,
         buffer_time_max,
         buffer_bytes_max: bytes(cache.max_size.0 / cores),
@@ -232,7 +230,9 @@ async fn run_core(
 ) -> Result<(), String> {
     let Luggage { mailbox, forwarding: seat, socket, control, metrics } = own;
     let wiring = Wiring { core, mesh: mailbox.connect(&runtime).await, control: Some(control), metrics };
-    let shard = shard::open(runtime, common.shard, wiring).await.map_err(|error| error.to_string())?;
+    let mut config = common.shard;
+    config.reserve_bytes = common.reserves[drive_of_core(core, common.reserves.len())];
+    let shard = shard::open(runtime, config, wiring).await.map_err(|error| error.to_string())?;
     let parts = ServerCore {
         shard: shard.clone(),
         socket,

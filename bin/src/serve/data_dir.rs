@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, Write},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
 };
 
@@ -51,6 +52,22 @@ pub enum DataDirError {
         /// What its marker says.
         found: String,
     },
+    /// Two names for the same directory.
+    #[error("the data directories {} and {} are the same directory", one.display(), other.display())]
+    Same {
+        /// One of the names.
+        one: PathBuf,
+        /// The other.
+        other: PathBuf,
+    },
+    /// One is in another.
+    #[error("the data directory {} lies in {}, which is one too", inner.display(), outer.display())]
+    Nested {
+        /// The one inside.
+        inner: PathBuf,
+        /// The one around it.
+        outer: PathBuf,
+    },
     /// The operating system refuses.
     #[error("the data directory {} cannot be used: {what}: {source}", path.display())]
     Unusable {
@@ -71,6 +88,36 @@ pub struct DataDir {
 }
 
 impl DataDir {
+    /// Opens the directories at `paths`, as [`DataDir::open`] does each.
+    ///
+    /// Errors: see [`DataDirError`]. None is locked if they are not all different.
+    pub fn open_all(paths: &[PathBuf]) -> Result<Vec<Self>, DataDirError> {
+        let mut seen: Vec<(&PathBuf, PathBuf, (u64, u64))> = Vec::new();
+        for path in paths {
+            let tried = |what: &'static str| {
+                move |source: io::Error| DataDirError::Unusable { path: path.to_owned(), what, source }
+            };
+            fs::create_dir_all(path).map_err(tried("creating it"))?;
+            let real = fs::canonicalize(path).map_err(tried("finding it"))?;
+            let known = fs::metadata(&real).map_err(tried("finding it"))?;
+            // A directory that is mounted twice has two paths.
+            let id = (known.dev(), known.ino());
+            for (one, other, other_id) in &seen {
+                if id == *other_id {
+                    return Err(DataDirError::Same { one: one.to_path_buf(), other: path.to_owned() });
+                }
+                if real.starts_with(other) {
+                    return Err(DataDirError::Nested { inner: path.to_owned(), outer: one.to_path_buf() });
+                }
+                if other.starts_with(&real) {
+                    return Err(DataDirError::Nested { inner: one.to_path_buf(), outer: path.to_owned() });
+                }
+            }
+            seen.push((path, real, id));
+        }
+        paths.iter().map(|path| DataDir::open(path)).collect()
+    }
+
     /// Opens the directory at `path`, creating it if missing, and locks it.
     ///
     /// Errors: see [`DataDirError`]. A directory that is refused is left as it was.
@@ -197,6 +244,25 @@ mod tests {
         assert!(message.ends_with(&format!("is in use by process {}", std::process::id())), "{message}");
         drop(first);
         DataDir::open(root.path()).unwrap();
+    }
+
+    #[test]
+    fn two_names_for_one_directory_and_one_in_another_are_refused_and_nothing_is_locked() {
+        let root = tempfile::tempdir().unwrap();
+        let (a, b, link) = (root.path().join("a"), root.path().join("b"), root.path().join("link"));
+        std::os::unix::fs::symlink(&a, &link).unwrap();
+        for same in [[&a, &b, &a], [&a, &b, &link]] {
+            let error = DataDir::open_all(&same.map(PathBuf::clone)).unwrap_err();
+            assert!(matches!(&error, DataDirError::Same { one, other } if *one == a && other == same[2]), "{error}");
+        }
+        let inner = a.join("inner");
+        for nested in [[inner.clone(), a.clone()], [a.clone(), inner.clone()]] {
+            let error = DataDir::open_all(&nested).unwrap_err().to_string();
+            assert!(error.ends_with(&format!("lies in {}, which is one too", a.display())), "{error}");
+        }
+        assert!(!a.join(LOCK).exists());
+        fs::remove_dir(&inner).unwrap();
+        assert_eq!(DataDir::open_all(&[a, b]).unwrap().len(), 2);
     }
 
     #[test]

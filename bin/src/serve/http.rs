@@ -23,6 +23,7 @@ use serde_json::{Value, json};
 
 use super::{
     cores::Cores,
+    drives::{DriveView, drive_of_core},
     partitions::{self, Partition},
     prometheus,
     sampler::{self, Sampler},
@@ -32,6 +33,10 @@ use super::{
 pub struct Window {
     /// The cores.
     pub cores: Cores,
+    /// The drives, in the order in which cores are dealt out to them.
+    pub drives: Vec<DriveView>,
+    /// What the operator was told at the start.
+    pub warnings: Vec<String>,
     /// What the server says of itself.
     pub info: Arc<ServerInfo>,
     /// Where clients reach it.
@@ -73,6 +78,8 @@ pub fn install_recorder(version: &str) -> PrometheusHandle {
         "dlog_in_sync_replicas",
         "Copies that keep up with the leader of their partition, itself included."
     );
+    metrics::describe_gauge!("dlog_replicas_rebuilding", "Copies that lost their memory and are being rebuilt.");
+    metrics::describe_gauge!("dlog_rebuild_records_left", "Records that these have yet to be given back.");
     metrics::describe_counter!("dlog_http_requests_total", "Requests for these pages.");
     handle
 }
@@ -126,6 +133,8 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
         "guarantee": info.guarantee,
         "copies": info.copies,
         "drive": prometheus::drive(&cores.metrics),
+        "drives": drives(&window, &partitions),
+        "warnings": window.warnings,
         "cores": shown,
         "partitions": partitions.iter().map(Partition::shown).collect::<Vec<_>>(),
         "config": info.config,
@@ -138,6 +147,39 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
     Json(page)
 }
 
+/// Each drive with what is on it.
+fn drives(window: &Window, partitions: &[Partition]) -> Vec<Value> {
+    let all = window.drives.iter().enumerate();
+    let shown = all.map(|(at, view)| {
+        let own: Vec<usize> = (0..window.cores.cpus.len()).filter(|core| at_drive(*core, window) == at).collect();
+        let metrics: Vec<_> = own.iter().map(|core| Arc::clone(&window.cores.metrics[*core])).collect();
+        let is_here = |core: CoreId| own.contains(&usize::from(core.0));
+        let copies = own.iter().flat_map(|core| partitions.iter().map(|p| p.copies_on(CoreId(*core as u16))));
+        let rebuilding = || partitions.iter().flat_map(Partition::rebuilding).filter(|one| is_here(one.core));
+        let mut shown = json!({
+            "drive": view.number,
+            "dir": view.dir,
+            "file_system": view.volume.file_system,
+            "device": view.volume.device,
+            "total_bytes": view.volume.total_bytes,
+            "cores": own,
+            "at_start": view.at_start,
+            "copies": copies.sum::<usize>(),
+            "copies_rebuilding": rebuilding().count(),
+            "rebuild_records_left": rebuilding().map(|one| one.records_left).sum::<u64>(),
+        });
+        if let Some(page) = shown.as_object_mut() {
+            page.extend(prometheus::drive(&metrics));
+        }
+        shown
+    });
+    shown.collect()
+}
+
+fn at_drive(core: usize, window: &Window) -> usize {
+    drive_of_core(CoreId(core as u16), window.drives.len())
+}
+
 async fn metrics_page(State(window): State<Arc<Window>>) -> impl IntoResponse {
     metrics::counter!("dlog_http_requests_total").increment(1);
     let partitions = partitions::all(&window.cores).await;
@@ -147,11 +189,17 @@ async fn metrics_page(State(window): State<Arc<Window>>) -> impl IntoResponse {
     metrics::gauge!("dlog_partitions_without_leader").set(count(|partition| !partition.status.leads));
     metrics::gauge!("dlog_partitions_under_replicated").set(count(Partition::is_under_replicated));
     metrics::gauge!("dlog_in_sync_replicas").set(partitions.iter().map(Partition::in_sync).sum::<usize>() as f64);
+    let rebuilding: Vec<_> = partitions.iter().flat_map(Partition::rebuilding).collect();
+    metrics::gauge!("dlog_replicas_rebuilding").set(rebuilding.len() as f64);
+    let left: u64 = rebuilding.iter().map(|one| one.records_left).sum();
+    metrics::gauge!("dlog_rebuild_records_left").set(left as f64);
     metrics::gauge!("dlog_cores").set(window.cores.cpus.len() as f64);
     metrics::gauge!("dlog_uptime_seconds").set(window.started.elapsed().as_secs_f64());
     metrics::gauge!("dlog_process_resident_memory_bytes").set(sampler::resident_bytes() as f64);
     metrics::gauge!("dlog_process_cpu_seconds").set(sampler::cpu_time().as_secs_f64());
-    let page = prometheus::render(&window.cores.metrics) + &window.cold.render();
+    let page = prometheus::render(&window.cores.metrics)
+        + &prometheus::render_drives(&window.drives, &window.cores.metrics)
+        + &window.cold.render();
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], page)
 }
 

@@ -3,6 +3,7 @@
 
 mod cores;
 pub mod data_dir;
+mod drives;
 mod http;
 mod partitions;
 mod prometheus;
@@ -23,7 +24,7 @@ use pyralog_net::{
 use pyralog_tuning::{
     Config, ConfigError, Promise, Settings,
     cores::CoresError,
-    host::{Host, HostError, Volume},
+    host::{Host, HostError},
     memory::{Demand, MemoryError, Plan, Wish},
     units::about,
 };
@@ -31,7 +32,7 @@ use thiserror::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use cores::{Common, Cores, Running};
-use data_dir::{DataDir, DataDirError};
+use drives::{DriveView, DrivesError, Ground, ServerDrives};
 use http::Window;
 
 use crate::output::say;
@@ -51,9 +52,9 @@ pub enum ServeError {
     /// The memory.
     #[error(transparent)]
     Memory(#[from] MemoryError),
-    /// The data directory.
+    /// The data directories.
     #[error(transparent)]
-    DataDir(#[from] DataDirError),
+    Drives(#[from] DrivesError),
     /// The certificate.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
@@ -105,10 +106,9 @@ struct Prepared {
     promise: Promise,
     warnings: Vec<String>,
     host: Host,
-    volume: Volume,
     cpus: Vec<usize>,
     plan: Plan,
-    data: DataDir,
+    drives: ServerDrives,
     identity: ServerIdentity,
     sockets: ServerSockets,
     http: TcpListener,
@@ -140,23 +140,23 @@ fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
     let cpus = pyralog_tuning::cores::parse(&settings.config().server.cores)?.choose(&host.cpus)?;
     let settings = &settings.clone().on_cores(cpus.len())?;
     let (mut config, mut warnings) = (settings.config().clone(), settings.warnings());
-    let volume = Volume::of(&config.server.data_dir)?;
-    volume.check()?;
-    config.storage.reserve_bytes.0 = cores::reserve_bytes(settings, volume.total_bytes);
-    if volume.free_bytes < config.storage.reserve_bytes.0 {
-        warnings.push(format!(
-            "the file system is full: {} are free, and {} are kept back (storage.reserve_bytes); writes are refused \
-             until there is room",
-            about(volume.free_bytes),
-            about(config.storage.reserve_bytes.0),
-        ));
+    if let Some(cpu) = pyralog_tuning::cores::shared(&cpus) {
+        warnings.push(format!("CPU {cpu} has several cores of this server, which take turns on it"));
     }
+    let ground = Ground::survey(settings)?;
+    let grounds = ground.warnings(config.server.data_dir.paths());
+    grounds.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings.extend(grounds);
+    config.storage.reserve_bytes.0 = ground.largest_reserve_bytes();
     let plan = demand(settings, cpus.len() as u64).plan(host.memory_bytes)?;
     warnings.extend(cores::settle_mappings(&mut config, &plan, cpus.len() as u64, settings.promise().ack));
     cores::server_limits(&config, &plan).validate()?;
-    let data = DataDir::open(&config.server.data_dir)?;
-    config.server.data_dir = data.path().to_owned();
-    let identity = ServerIdentity::load_or_create(data.path())?;
+    let drives = ServerDrives::open(config.server.data_dir.paths(), ground, cpus.first().copied().unwrap_or(0))?;
+    config.server.data_dir = drives.dirs().try_into().unwrap_or(config.server.data_dir);
+    let became = drives.warnings();
+    became.iter().for_each(|warning| tracing::warn!("{warning}"));
+    warnings.extend(became);
+    let identity = ServerIdentity::load_or_create_in(&drives.dirs())?;
     let sockets = bind_when_free(config.server.listen, cpus.len())?;
     let address = config.server.http;
     let http = TcpListener::bind(address).map_err(|source| ServeError::Http { address, source })?;
@@ -176,7 +176,7 @@ fn prepare(settings: &Settings) -> Result<Prepared, ServeError> {
         ));
     }
     let promise = settings.promise();
-    Ok(Prepared { config, promise, warnings, host, volume, cpus, plan, data, identity, sockets, http })
+    Ok(Prepared { config, promise, warnings, host, cpus, plan, drives, identity, sockets, http })
 }
 
 fn demand(settings: &Settings, cores: u64) -> Demand {
@@ -196,7 +196,7 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
     // Before the cores start, so that a signal during recovery is not lost.
     let mut signals = Signals::new().map_err(ServeError::Control)?;
     print_start(&prepared);
-    let Prepared { config, promise, cpus, plan, data, identity, sockets, http, .. } = prepared;
+    let Prepared { config, promise, warnings, cpus, plan, drives, identity, sockets, http, .. } = prepared;
     let info = Arc::new(ServerInfo {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         profile: config.profile.name().to_owned(),
@@ -205,8 +205,11 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
         copies: promise.copies.clone(),
         config: serde_json::to_value(&config).unwrap_or_default(),
     });
+    let mut shard = cores::shard_config(&config, &plan, cpus.len() as u64, promise.ack);
+    shard.drives = drives.drives().clone();
     let common = Common {
-        shard: cores::shard_config(&config, &plan, cpus.len() as u64, promise.ack),
+        shard,
+        reserves: drives.views().iter().map(|view| view.reserve_bytes).collect(),
         limits: cores::server_limits(&config, &plan),
         identity: identity.clone(),
         info: Arc::clone(&info),
@@ -219,6 +222,8 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
     let window = Arc::new(Window {
         cold: http::install_recorder(&info.version),
         cores,
+        drives: drives.views().to_vec(),
+        warnings,
         info,
         listen,
         http: http.local_addr().map_err(ServeError::Control)?,
@@ -233,7 +238,7 @@ async fn serve(prepared: Prepared) -> Result<(), ServeError> {
     tokio::spawn(sample(window.cores.clone(), Arc::clone(&window)));
     let outcome = until_stopped(&mut signals, running, &window, config.server.drain_time_ms.0).await;
     // Locked until the last byte is written.
-    drop(data);
+    drop(drives);
     outcome
 }
 
@@ -309,18 +314,11 @@ impl Signals {
 
 /// Says on what the server stands and what it promises; with the line `ready` at most fifteen lines.
 fn print_start(prepared: &Prepared) {
-    let Prepared { config, promise, warnings, host, volume, cpus, plan, data, .. } = prepared;
+    let Prepared { config, promise, warnings, host, cpus, plan, drives, .. } = prepared;
     let kind = if host.memory_is_limited { " (limit of the cgroup)" } else { "" };
-    let device = volume.device.as_deref().unwrap_or("no block device");
     say!("dlog {}, process {}, Linux {}", env!("CARGO_PKG_VERSION"), std::process::id(), host.kernel);
     say!("cores      {} on CPU {} ({})", cpus.len(), pyralog_tuning::cores::list(cpus), host.cpu_model);
-    say!(
-        "data       {} ({} on {device}, {} of {} free)",
-        data.path().display(),
-        volume.file_system,
-        about(volume.free_bytes),
-        about(volume.total_bytes),
-    );
+    say!("data       {}", drives.views().iter().map(place).collect::<Vec<_>>().join("; "));
     say!(
         "memory     at most {} of {}{kind}; per core {} for requests, {} cache, {} for {} connections",
         about(plan.total_bytes),
@@ -341,6 +339,19 @@ fn print_start(prepared: &Prepared) {
         say!("warning    and {} more; `dlog config show` has those of the configuration", warnings.len() - shown);
     }
     let _ = io::stdout().flush();
+}
+
+/// A drive in words.
+fn place(view: &DriveView) -> String {
+    let DriveView { dir, volume, .. } = view;
+    format!(
+        "{} ({} on {}, {} of {} free)",
+        dir.display(),
+        volume.file_system,
+        volume.device.as_deref().unwrap_or("no block device"),
+        about(volume.free_bytes),
+        about(volume.total_bytes),
+    )
 }
 
 /// How long a start waits for the port of a server that was killed just now: the kernel closes the sockets of its rings

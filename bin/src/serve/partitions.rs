@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, time::Duration};
 
 use pyralog_engine::{
-    shard::control::{PartitionStatus, ReplicaStatus},
+    shard::control::{PartitionStatus, ReplicaRole, ReplicaStatus},
     types::CoreId,
 };
 use serde_json::{Value, json};
@@ -17,6 +17,14 @@ const PATIENCE: Duration = Duration::from_secs(1);
 pub struct Partition {
     /// As its leader sees it; without one, as the copy does that has most. The roles are what each copy says itself.
     pub status: PartitionStatus,
+}
+
+/// A copy that lost its memory and is being given back what it had.
+pub struct Rebuilding {
+    /// Where it is.
+    pub core: CoreId,
+    /// Records that it does not have yet.
+    pub records_left: u64,
 }
 
 /// All partitions, by log and number.
@@ -63,6 +71,15 @@ impl Partition {
         self.status.replicas.iter().filter(|replica| replica.in_sync).count()
     }
 
+    /// The copies that are being rebuilt.
+    pub fn rebuilding(&self) -> impl Iterator<Item = Rebuilding> {
+        let end = self.status.log_end_offset.0;
+        let rebuilding = self.status.replicas.iter().filter(|replica| replica.role == ReplicaRole::Rebuilding);
+        rebuilding.filter_map(move |replica| {
+            Some(Rebuilding { core: replica.core?, records_left: end.saturating_sub(replica.durable_offset.0) })
+        })
+    }
+
     /// Whether fewer copies keep up than there are to be.
     pub fn is_under_replicated(&self) -> bool {
         self.in_sync() < usize::from(self.status.replication.replication_factor)
@@ -101,7 +118,6 @@ mod tests {
     use pyralog_engine::{
         replication::assignment::ReplicaId,
         settings::Replication,
-        shard::control::ReplicaRole,
         types::{LeaderEpoch, Offset, PartitionIndex},
     };
 
@@ -157,6 +173,8 @@ mod tests {
         assert_eq!((partition.in_sync(), isr_count(&partitions)), (2, 2));
         assert!(partition.is_under_replicated());
         assert_eq!(partition.shown()["in_sync"], 2);
+        let rebuilding: Vec<_> = partition.rebuilding().map(|one| (one.core, one.records_left)).collect();
+        assert_eq!(rebuilding, [(CoreId(2), 0)]);
     }
 
     #[test]

@@ -9,6 +9,8 @@ use std::{
 
 use pyralog_engine::metrics::{CoreMetrics, Counter, LATENCY_BUCKETS, LatencyHistogram};
 
+use super::drives::DriveView;
+
 type Field = fn(&CoreMetrics) -> &Counter;
 
 /// Name, what it says, the counter. They only grow.
@@ -59,13 +61,27 @@ const GAUGES: &[(&str, &str, Field)] = &[
     }),
 ];
 
-/// What every core sees of the same thing: the largest is shown.
-const SHARED_GAUGES: &[(&str, &str, Field)] = &[
-    ("dlog_disk_free_bytes", "Bytes that the file system of the data directory has left.", |m| &m.disk_free_bytes),
-    ("dlog_disk_reserve_bytes", "Bytes of these that are kept back.", |m| &m.disk_reserve_bytes),
-    ("dlog_disk_full", "1 while writes are refused for want of room.", |m| &m.disk_full),
-    ("dlog_disk_fenced", "1 after the drive failed twice: no write is taken until restart.", |m| &m.disk_fenced),
+/// What every core sees of its drive. Of several drives the worst is shown, and each under its own name with
+/// `dlog_drive_` in place of `dlog_disk_`.
+const DRIVE_GAUGES: &[(&str, &str, Field, Worst)] = &[
+    (
+        "dlog_disk_free_bytes",
+        "Bytes that a data directory's file system has left.",
+        |m| &m.disk_free_bytes,
+        Iterator::min,
+    ),
+    ("dlog_disk_reserve_bytes", "Bytes of these that are kept back.", |m| &m.disk_reserve_bytes, Iterator::max),
+    ("dlog_disk_full", "1 while writes are refused for want of room.", |m| &m.disk_full, Iterator::max),
+    (
+        "dlog_disk_fenced",
+        "1 after the drive failed twice: no write is taken until restart.",
+        |m| &m.disk_fenced,
+        Iterator::max,
+    ),
 ];
+
+type Values<'a> = std::vec::IntoIter<u64>;
+type Worst = fn(Values<'_>) -> Option<u64>;
 
 type Histogram = fn(&CoreMetrics) -> &LatencyHistogram;
 
@@ -81,8 +97,9 @@ pub fn sum(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
     cores.iter().map(|core| field(core).get()).sum()
 }
 
-fn largest(cores: &[Arc<CoreMetrics>], field: Field) -> u64 {
-    cores.iter().map(|core| field(core).get()).max().unwrap_or(0)
+fn worst(cores: &[Arc<CoreMetrics>], field: Field, worst: Worst) -> u64 {
+    let values: Vec<_> = cores.iter().map(|core| field(core).get()).collect();
+    worst(values.into_iter()).unwrap_or(0)
 }
 
 /// How long the oldest of what is not durable waits.
@@ -94,13 +111,29 @@ pub fn undurable_age(cores: &[Arc<CoreMetrics>], now: SystemTime) -> Duration {
 
 /// For how long the worst follower of any partition has not had all that its leader has.
 pub fn replication_lag(cores: &[Arc<CoreMetrics>]) -> Duration {
-    Duration::from_micros(largest(cores, |core| &core.replication_lag_us))
+    Duration::from_micros(worst(cores, |core| &core.replication_lag_us, Iterator::max))
 }
 
-/// What is known of the drive, for `/status`.
+/// What is known of the drive of these cores, or of the worst of their drives, for `/status`.
 pub fn drive(cores: &[Arc<CoreMetrics>]) -> serde_json::Map<String, serde_json::Value> {
     let short = |name: &str| name.trim_start_matches("dlog_disk_").to_owned();
-    SHARED_GAUGES.iter().map(|(name, _, field)| (short(name), largest(cores, *field).into())).collect()
+    DRIVE_GAUGES.iter().map(|(name, _, field, of)| (short(name), worst(cores, *field, *of).into())).collect()
+}
+
+/// Each drive by itself. The labels are the number that it keeps, and where it is now.
+pub fn render_drives(drives: &[DriveView], cores: &[Arc<CoreMetrics>]) -> String {
+    let mut page = String::new();
+    for (name, help, field, of) in DRIVE_GAUGES {
+        let name = name.replace("dlog_disk_", "dlog_drive_");
+        head(&mut page, &name, help, "gauge");
+        for (at, view) in drives.iter().enumerate() {
+            let own: Vec<_> = cores.iter().skip(at).step_by(drives.len()).cloned().collect();
+            let dir = view.dir.display().to_string().replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let value = worst(&own, *field, *of);
+            let _ = writeln!(page, "{name}{{drive=\"{}\",dir=\"{dir}\"}} {value}", view.number);
+        }
+    }
+    page
 }
 
 /// The counts of a histogram's buckets over all cores.
@@ -127,9 +160,9 @@ pub fn render(cores: &[Arc<CoreMetrics>]) -> String {
             let _ = writeln!(page, "{name} {}", sum(cores, *field));
         }
     }
-    for (name, help, field) in SHARED_GAUGES {
+    for (name, help, field, of) in DRIVE_GAUGES {
         head(&mut page, name, help, "gauge");
-        let _ = writeln!(page, "{name} {}", largest(cores, *field));
+        let _ = writeln!(page, "{name} {}", worst(cores, *field, *of));
     }
     head(
         &mut page,

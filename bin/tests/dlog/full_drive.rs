@@ -78,7 +78,7 @@ fn a_server_starts_on_a_drive_without_a_byte_left() {
     drive.fill();
     let server = Server::start(&data, &[]);
     let all = server.lines.join("\n");
-    assert!(all.contains("warning    the file system is full: "), "{all}");
+    assert!(all.contains(&format!("warning    the file system of {} is full: ", data.display())), "{all}");
     assert_eq!(server.text(&["consume", "a"]), "one\n");
     let (_, message) = server.feed_refused(&["produce", "a", "--partition", "1"], b"more\n");
     assert!(message.contains("is full; writes are refused until there is room"), "{message}");

@@ -7,6 +7,7 @@ mod config_reference;
 mod copies;
 mod crash;
 mod damage;
+mod data_dirs;
 mod failing_drive;
 mod full_drive;
 mod idempotence;

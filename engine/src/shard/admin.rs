@@ -131,7 +131,10 @@ impl<R: Runtime> Core<R> {
             Ok(()) => {}
             Err(CatalogError::Full { .. }) => return Err(self.common.disk_full()),
             Err(error) => {
-                self.common.drive_faults.report(Sufferer::Catalog, error.to_string());
+                // What another drive does not take is no reason to distrust this core's.
+                if error.path().starts_with(&self.common.data_dir) {
+                    self.common.drive_faults.report(Sufferer::Catalog, error.to_string());
+                }
                 let error = RequestError::CatalogFailed { reason: format!("{error}; restart the server") };
                 tracing::error!(%error, "no log can be created or deleted until the server is restarted");
                 *self.admin.failed.borrow_mut() = Some(error.clone());
@@ -187,7 +190,9 @@ impl<R: Runtime> Core<R> {
                 Ok(()) => saved += 1,
                 Err(error) => {
                     tracing::error!(%drive, %error, "the drive has not taken the catalogue");
-                    failed = Some(error);
+                    if failed.is_none() || data_dir == self.common.data_dir {
+                        failed = Some(error);
+                    }
                 }
             }
         }

@@ -66,6 +66,19 @@ pub enum CatalogError {
     },
 }
 
+impl CatalogError {
+    /// The file that it is about.
+    pub fn path(&self) -> &Path {
+        match self {
+            CatalogError::Io { path, .. }
+            | CatalogError::Full { path }
+            | CatalogError::Damaged { path, .. }
+            | CatalogError::Version { path, .. }
+            | CatalogError::Missing { path } => path,
+        }
+    }
+}
+
 /// What every version's first line says, whatever else is in it.
 #[derive(Deserialize)]
 struct VersionLine {

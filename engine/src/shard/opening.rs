@@ -333,7 +333,7 @@ async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: CopyId, entr
 /// Creates `dir` below `data_dir` and makes every name on the way to it durable. Also those that were there already: an
 /// earlier life may have been killed, or another partition's opening may be under way, between the making of a name and
 /// its sync.
-async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) -> std::io::Result<()> {
+pub(super) async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) -> std::io::Result<()> {
     runtime.create_dir_all(dir).await?;
     for parent in dir.ancestors().skip(1).take_while(|parent| parent.starts_with(data_dir)) {
         runtime.sync_dir(parent).await?;
@@ -342,7 +342,7 @@ async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, dir: &Path) 
 }
 
 /// The folder of a copy: the number of the partition, and the copy's if it is not the first.
-fn copy_dir(data_dir: &Path, name: &LogName, CopyId { partition, copy }: CopyId) -> PathBuf {
+pub(super) fn copy_dir(data_dir: &Path, name: &LogName, CopyId { partition, copy }: CopyId) -> PathBuf {
     let dir = log_dir(data_dir, name);
     if copy == ReplicaId(0) {
         dir.join(partition.index.to_string())

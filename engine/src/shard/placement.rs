@@ -19,8 +19,12 @@ use crate::{
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Drives {
     mounted: Vec<(DriveId, PathBuf)>,
+    /// How many there are, also those that are away.
+    known: u16,
     /// Those of them that were away, or are copies of an earlier time.
     old: BTreeSet<DriveId>,
+    /// Those that are empty in the place of one that was there.
+    replaced: BTreeSet<DriveId>,
     cores: usize,
 }
 
@@ -35,12 +39,28 @@ impl Drives {
     pub fn new(mounted: Vec<(DriveId, PathBuf)>) -> Self {
         assert!(!mounted.is_empty(), "a server has a drive");
         let cores = mounted.len();
-        Drives { mounted, old: BTreeSet::new(), cores }
+        let known = mounted.iter().map(|(drive, _)| drive.0 + 1).max().unwrap_or(1);
+        Drives { mounted, known, old: BTreeSet::new(), replaced: BTreeSet::new(), cores }
+    }
+
+    /// The same of a server that is known to have so many.
+    pub fn with_known(self, known: u16) -> Self {
+        Drives { known: self.known.max(known), ..self }
     }
 
     /// The same, of which these do not have all that they once had.
     pub fn with_old(self, old: BTreeSet<DriveId>) -> Self {
         Drives { old, ..self }
+    }
+
+    /// The same, of which these are empty in the place of others.
+    pub fn with_replaced(self, replaced: BTreeSet<DriveId>) -> Self {
+        Drives { replaced, ..self }
+    }
+
+    /// Whether a drive is an empty one in the place of another.
+    pub fn is_replaced(&self, drive: DriveId) -> bool {
+        self.replaced.contains(&drive)
     }
 
     /// Whether a drive may not have all that it once had.
@@ -63,12 +83,17 @@ impl Drives {
 
     /// How many drives the server has, also those that are away.
     pub fn known(&self) -> u16 {
-        self.mounted.iter().map(|(drive, _)| drive.0 + 1).max().unwrap_or(1)
+        self.known
+    }
+
+    /// Those that are away.
+    pub fn away(&self) -> impl Iterator<Item = DriveId> {
+        (0..self.known).map(DriveId).filter(|drive| self.mounted.iter().all(|(there, _)| there != drive))
     }
 
     /// Whether none is away.
     pub fn is_complete(&self) -> bool {
-        usize::from(self.known()) == self.mounted.len()
+        self.away().next().is_none()
     }
 
     fn at(&self, core: CoreId) -> &(DriveId, PathBuf) {
@@ -88,14 +113,25 @@ impl Drives {
     /// The core that has this copy of `partition`, whose log was made when there were `drives` of them: copies are on
     /// drives of their own while there are enough, and on cores of their own. `None` if its drive is away.
     pub fn home(&self, partition: PartitionId, copy: ReplicaId, drives: u16) -> Option<CoreId> {
-        let key = mix(partition.log.0 ^ mix(u64::from(partition.index.0)));
+        let drive = drive_of(partition, copy, drives);
         let (copy, drives) = (usize::from(copy.0), usize::from(drives.max(1)));
-        let drive = ranked(0..drives, copy % drives, |drive| mix(key ^ mix(!(drive as u64))));
-        let at = self.mounted.iter().position(|(number, _)| usize::from(number.0) == drive)?;
+        let at = self.mounted.iter().position(|(number, _)| *number == drive)?;
         let cores = || (at..self.cores).step_by(self.mounted.len());
+        let key = key(partition);
         let core = ranked(cores(), copy / drives % cores().count(), |core| mix(key ^ mix(core as u64 + 1)));
         Some(CoreId(core as u16))
     }
+}
+
+/// The drive of this copy of `partition`, whose log was made when there were `drives` of them.
+pub(super) fn drive_of(partition: PartitionId, copy: ReplicaId, drives: u16) -> DriveId {
+    let (key, drives) = (key(partition), usize::from(drives.max(1)));
+    let drive = ranked(0..drives, usize::from(copy.0) % drives, |drive| mix(key ^ mix(!(drive as u64))));
+    DriveId(drive as u16)
+}
+
+fn key(partition: PartitionId) -> u64 {
+    mix(partition.log.0 ^ mix(u64::from(partition.index.0)))
 }
 
 /// The one of these with the highest weight, or the next highest …

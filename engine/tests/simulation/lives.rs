@@ -16,7 +16,12 @@ use pyralog_engine::{
             faults::{FaultCounts, FaultKind, FaultRates},
         },
     },
-    shard::{self, Shard, Wiring, mailbox::Message, muster, placement::Drives},
+    shard::{
+        self, Shard, Wiring,
+        mailbox::Message,
+        muster::{self, Absence},
+        placement::Drives,
+    },
     testing::{
         checker::judge,
         history::{Cause, Event, Fault},
@@ -144,7 +149,7 @@ fn muster(sim: &Sim, plan: &Plan, runtime: &SimRuntime, failed: &Rc<RefCell<Opti
         return Some(Drives::single(dir));
     }
     let (own, dirs) = (runtime.clone(), plan.drives.clone());
-    let answer = sim.block_on(runtime, async move { muster::muster(&own, &dirs).await }, STEPS_MAX);
+    let answer = sim.block_on(runtime, async move { muster::muster(&own, &dirs, Absence::Refused).await }, STEPS_MAX);
     match answer.unwrap() {
         Ok(drives) => Some(drives),
         Err(error) => {

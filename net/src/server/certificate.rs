@@ -89,6 +89,25 @@ impl Secrets {
 }
 
 impl ServerIdentity {
+    /// The certificate of a server with these data directories: that of the first which has one. The others are given
+    /// copies, so that a drive that is replaced does not take away what clients know the server by.
+    ///
+    /// Errors: see [`CertificateError`]. A directory that cannot take its copy is none.
+    pub fn load_or_create_in(data_dirs: &[PathBuf]) -> Result<Self, CertificateError> {
+        let has_one = |dir: &&PathBuf| ["cert.pem", "key.pem"].iter().any(|file| dir.join("tls").join(file).exists());
+        let Some(first) = data_dirs.iter().find(has_one).or(data_dirs.first()) else {
+            let reason = io::Error::new(io::ErrorKind::NotFound, "there is no data directory");
+            return Err(CertificateError::File { path: PathBuf::from("tls"), reason });
+        };
+        let identity = Self::load_or_create(first)?;
+        for other in data_dirs.iter().filter(|dir| *dir != first) {
+            if let Err(error) = copy(&first.join("tls"), &other.join("tls")) {
+                tracing::warn!(%error, "a data directory has no copy of the certificate");
+            }
+        }
+        Ok(identity)
+    }
+
     /// Loads the certificate in `<data>/tls`, or makes a self-signed one there.
     ///
     /// Errors: see [`CertificateError`].
@@ -171,6 +190,19 @@ fn create(dir: &Path, cert_path: &Path, key_path: &Path) -> Result<(Vec<u8>, Vec
     Ok((cert, key))
 }
 
+/// Makes the certificate and the key in `to` those in `from`.
+fn copy(from: &Path, to: &Path) -> Result<(), CertificateError> {
+    let made = fs::DirBuilder::new().recursive(true).mode(0o755).create(to);
+    made.map_err(|reason| CertificateError::File { path: to.to_owned(), reason })?;
+    for (file, mode) in [("key.pem", 0o600), ("cert.pem", 0o644), ("fingerprint", 0o644)] {
+        let (bytes, there) = (read(&from.join(file))?, read(&to.join(file))?);
+        if let Some(bytes) = bytes.filter(|bytes| there.as_ref() != Some(bytes)) {
+            write(&to.join(file), &bytes, mode)?;
+        }
+    }
+    Ok(())
+}
+
 fn read(path: &Path) -> Result<Option<Vec<u8>>, CertificateError> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
@@ -208,6 +240,19 @@ mod tests {
         assert_eq!(key.permissions().mode() & 0o777, 0o600);
         let noted = fs::read_to_string(data.path().join("tls/fingerprint")).unwrap();
         assert_eq!(noted.trim(), made.fingerprint().to_string());
+    }
+
+    #[test]
+    fn the_certificate_outlives_the_loss_of_any_data_directory() {
+        let data = tempfile::tempdir().unwrap();
+        let dirs = ["a", "b", "c"].map(|name| data.path().join(name));
+        let made = ServerIdentity::load_or_create_in(&dirs).unwrap().fingerprint();
+        for dir in &dirs {
+            fs::remove_dir_all(dir).unwrap();
+            assert_eq!(ServerIdentity::load_or_create_in(&dirs).unwrap().fingerprint(), made);
+            let key = fs::metadata(dir.join("tls/key.pem")).unwrap();
+            assert_eq!(key.permissions().mode() & 0o777, 0o600);
+        }
     }
 
     #[test]
