@@ -59,6 +59,9 @@ pub struct GlommioRuntime {
     stays_on_its_core: PhantomData<Rc<()>>,
 }
 
+/// How the names of files begin that a drive is tried with.
+const PROBE: &str = ".probe-";
+
 /// How [`launch`] makes executors.
 #[derive(Clone, Debug)]
 pub struct LaunchOptions {
@@ -290,7 +293,7 @@ impl GlommioRuntime {
     ///
     /// Errors: `DataDir`, `SelfTest`.
     pub async fn prime(&self, dir: &Path, core: CoreId) -> Result<(), StartError> {
-        let path = dir.join(format!(".probe-{core}"));
+        let path = dir.join(format!("{PROBE}{core}"));
         let failed = |what| move |source| StartError::DataDir { dir: dir.to_owned(), what, source };
         let content: Vec<u8> = (0..2 * PROBE_BYTES as u32).map(|i| (i % 251) as u8).collect();
         match write_probe(&path, &content) {
@@ -309,7 +312,9 @@ impl GlommioRuntime {
 
     async fn prime_without_room(&self, dir: &Path) -> io::Result<()> {
         tracing::warn!(dir = %dir.display(), "the drive is full: it is used without the self-test of direct I/O");
-        for entry in directory::list(dir)? {
+        // Another core's probe may be gone before it is looked at.
+        let is_probe = |path: &Path| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with(PROBE));
+        for entry in directory::list(dir)?.into_iter().filter(|entry| !is_probe(&entry.path)) {
             let content = if entry.is_dir { 0 } else { std::fs::metadata(&entry.path)?.len() };
             if content > 0 {
                 let file = self.open(&entry.path, OpenMode::Existing).await?;
