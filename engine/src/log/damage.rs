@@ -51,6 +51,16 @@ impl Losses {
         self.known.borrow().values().cloned().collect()
     }
 
+    /// Whether nothing is known to be lost.
+    pub fn is_empty(&self) -> bool {
+        self.known.borrow().is_empty()
+    }
+
+    /// Forgets `loss`: it was repaired.
+    pub(super) fn forget(&self, loss: &Loss) {
+        self.known.borrow_mut().retain(|_, known| known != loss);
+    }
+
     /// Forgets what concerns only records before `start`: their segments are gone.
     pub fn forget_before(&self, start: Offset) {
         self.known.borrow_mut().retain(|_, loss| loss.lost.to > start);

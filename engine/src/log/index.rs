@@ -4,6 +4,8 @@
 //! apart: the unit that is read, checked and cached. The index of the active segment grows in memory; that of a sealed
 //! one is kept beside it as a checked rkyv archive. It is derived data: on any doubt it is rebuilt from the segment.
 
+use std::ops::Range;
+
 use rkyv::{Archive, Deserialize, Serialize, rancor};
 
 use super::{envelope, survey::Found};
@@ -114,6 +116,26 @@ impl Index {
         self.entries.get(number).map(|entry| Offset(entry.offset))
     }
 
+    /// The offsets from here to there that it has, and where their batches begin.
+    pub(super) fn entries_in(&self, offsets: Range<Offset>) -> Vec<(Offset, u64)> {
+        let is_in = |entry: &&IndexEntry| offsets.contains(&Offset(entry.offset));
+        self.entries.iter().filter(is_in).map(|entry| (Offset(entry.offset), entry.position)).collect()
+    }
+
+    /// Whether it has the entries that it would have if these batches, which stand end to end in the segment, had been
+    /// noted like all others: each with its offset, its place and its newest timestamp.
+    pub(super) fn knows_all(&self, mut batches: impl Iterator<Item = (Offset, u64, i64)>) -> bool {
+        batches.all(|(offset, position, max_timestamp)| {
+            let after = self.entries.partition_point(|entry| entry.position <= position);
+            let Some(last) = after.checked_sub(1).map(|at| &self.entries[at]) else { return false };
+            let leads_there = last.position == position && last.offset == offset.0;
+            let is_due = last.position + INDEX_INTERVAL_BYTES <= position;
+            let newest = self.entries.get(after).map_or(self.max_timestamp, |next| next.max_timestamp_before);
+            let is_right = leads_there || (last.position < position && last.offset < offset.0 && !is_due);
+            is_right && newest >= max_timestamp
+        })
+    }
+
     /// The bytes of the sidecar file.
     pub fn to_sidecar(&self, key: SidecarKey) -> Vec<u8> {
         let sidecar = Sidecar { incarnation: key.incarnation.0, end_position: key.end_position, index: self.clone() };
@@ -201,8 +223,6 @@ impl<'a> Agreement<'a> {
 
 #[cfg(test)]
 mod tests {
-    use std::ops::Range;
-
     use super::*;
     use crate::{
         log::{fixture::batch_of, scan::Located, survey::Lost},

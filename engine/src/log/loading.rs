@@ -167,7 +167,7 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Makes the index from the segment. What is lost in it does not keep the rest from being found.
-    async fn rebuild_index(&self, segment: &Rc<Segment<R>>) -> Result<Index, RequestError> {
+    pub(super) async fn rebuild_index(&self, segment: &Rc<Segment<R>>) -> Result<Index, RequestError> {
         let (mut index, mut losses) = self.survey_segment(segment).await?;
         if !losses.is_empty() {
             // Once more, as a reader does: an index that was made from a wrong answer of the drive would stay.

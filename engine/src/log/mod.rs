@@ -27,6 +27,7 @@ pub mod recovery;
 pub mod reigns;
 pub mod removal;
 pub mod retention;
+pub mod rewrite;
 pub mod room;
 pub mod scan;
 pub mod scrub;

@@ -180,6 +180,12 @@ impl<R: Runtime> Log<R> {
         self.ahead.retain(|base| self.holds(base));
     }
 
+    /// Forgets what was read of the segment at `base`. Answers may still use some.
+    pub(super) fn forget_windows_of(&self, base: Offset) {
+        self.context.windows.forget(self.opening, |other| other != base);
+        self.ahead.retain(|other| other != base);
+    }
+
     /// Forgets all mappings. Answers may still use some.
     pub(super) fn forget_all_windows(&self) {
         self.context.windows.forget(self.opening, |_| false);

@@ -86,6 +86,8 @@ pub enum PlantedBug {
     ForgetProducersWhenBegunAnew,
     /// What is only received by a write quorum is acknowledged as durable.
     ReceivedIsDurable,
+    /// Damaged records are written over with the fields that they have in the segment of another replica.
+    RewriteAsItCame,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
     /// Recovery takes the zeros of a group that was lost for padding, and goes on behind them.

@@ -1,0 +1,239 @@
+//! The world in which damage is written over, and what is left of it when the power is lost on the way.
+
+use std::path::Path;
+
+use super::*;
+use crate::{
+    log::{
+        fixture::{DIR, append_each, batch_of, context, cut_everywhere, edit, mapping_context, open, placed},
+        flush::Commit,
+        loading::headers_of,
+        read::ReadRange,
+        segment::segment_path,
+    },
+    record::check_produced,
+    runtime::sim::{Sim, SimConfig, SimRuntime},
+};
+
+const STEPS: u64 = 2_000_000;
+const BLOCK: u32 = 512;
+
+/// Batches of these lengths from `offset` on, as another replica has them: in a file of another incarnation.
+fn theirs(offset: u64, lens: &[usize]) -> Bytes {
+    let mut all = Vec::new();
+    for (offset, len) in (offset..).zip(lens) {
+        let at = all.len();
+        all.extend_from_slice(&batch_of(*len));
+        let (base_offset, durable_hint) = (Offset(offset), Offset(offset));
+        let (leader_epoch, incarnation) = (crate::types::LeaderEpoch(1), crate::types::Incarnation(77));
+        stamp(&mut all[at..], ServerFields { base_offset, durable_hint, leader_epoch, incarnation });
+    }
+    all.into()
+}
+
+fn wanted(lens: &[usize]) -> Vec<Wanted> {
+    let to = Offset(lens.len() as u64);
+    let lost = Lost { position: 0, end_position: 0, from: Offset(0), to, reason: String::new() };
+    split(&theirs(0, lens), &lost).unwrap()
+}
+
+/// A log of groups of batches of these lengths, all in the active segment.
+async fn log_of(context: &Rc<crate::log::LogContext<SimRuntime>>, groups: &[&[usize]]) -> Rc<Log<SimRuntime>> {
+    let log = open(context).await.log;
+    let mut offset = 0;
+    for group in groups {
+        for len in *group {
+            let batch = batch_of(*len);
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+            offset += 1;
+        }
+        log.write_waiting(Commit::Durable).await.unwrap();
+    }
+    log
+}
+
+/// The offsets that a reader of all from `offset` on gets at once.
+async fn offsets(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) -> Result<Vec<u64>, crate::error::RequestError> {
+    let range = ReadRange { offset: Offset(offset), end: Offset(end), max_bytes: 1 << 20 };
+    let pieces = log.read_disk(range).await?;
+    Ok(pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0).collect())
+}
+
+/// The damage that a reader of the record at `offset` meets.
+async fn loss_at(log: &Rc<Log<SimRuntime>>, offset: u64, end: u64) -> Loss {
+    offsets(log, offset, end).await.unwrap_err();
+    log.losses().at(Offset(offset)).unwrap()
+}
+
+fn run<Fut: Future<Output = ()> + 'static>(story: impl FnOnce(SimRuntime) -> Fut + 'static) {
+    let sim = Sim::new(1, &SimConfig::default());
+    let (_, cores) = sim.process(1);
+    sim.block_on(&cores[0], story(cores[0].clone()), STEPS).unwrap();
+}
+
+#[test]
+fn batches_are_arranged_as_flush_groups_do_it_or_not_at_all() {
+    let place = |start, end, ends_segment| Place { span: (start, end), block: BLOCK, ends_segment };
+    let at = |place: Place, lens: &[usize]| place.arrange(&wanted(lens), |_| None);
+    assert_eq!(at(place(100, 400, false), &[300]), Some(vec![100]));
+    assert_eq!(at(place(100, 512, false), &[300]), Some(vec![100]), "the padding is part of it");
+    assert_eq!(at(place(100, 1024, false), &[300]), Some(vec![512]), "a group of its own");
+    assert_eq!(at(place(100, 1536, false), &[300]), None, "a block of zeros would be a hole");
+    assert_eq!(at(place(100, 1536, true), &[300]), Some(vec![100]), "nothing is behind it");
+    assert_eq!(at(place(100, 390, false), &[300]), None);
+    assert_eq!(at(place(0, 1536, false), &[200, 200, 200]), Some(vec![0, 512, 1024]));
+    assert_eq!(at(place(0, 1024, false), &[200, 200, 200]), Some(vec![0, 200, 400]));
+    let second = place(0, 1024, false)
+        .arrange(&wanted(&[200, 200, 200]), |header| (header.base_offset == Offset(1)).then_some(512));
+    assert_eq!(second, Some(vec![0, 512, 712]), "where the index leads to");
+    let many = vec![100; 3000];
+    assert_eq!(at(place(0, 300_000, false), &many).map(|all| all[2999]), Some(299_900));
+}
+
+#[test]
+fn damage_is_written_over_where_it_is_and_nothing_else_is_touched() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[300, 400, 300], &[500], &[200, 200]]).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        let whole = runtime.open(&path, OpenMode::Existing).await.unwrap();
+        let before = whole.read_at(0, 8192).await.unwrap();
+        // In the body of the second batch; in the header of the third and all of the fourth.
+        for (first, last, span) in [(1, 2, 4396..4796), (2, 4, 4796..5600), (0, 6, 4096..6144)] {
+            edit(&runtime, &path, 4096..8192, |bytes| {
+                bytes[(span.start - 4096 + 90) as usize..(span.end - 4096) as usize].fill(0xa5);
+                bytes[(span.start - 4096 + 5) as usize] ^= u8::from(first != 1);
+            })
+            .await;
+            let loss = loss_at(&log, first, 6).await;
+            assert_eq!((loss.lost.from, loss.lost.to), (Offset(first), Offset(last)), "{loss:?}");
+            assert_eq!(log.is_still_lost(&loss).await, Ok(true));
+            let lens = &[300, 400, 300, 500, 200, 200][first as usize..last as usize];
+            let refused = log.rewrite(&loss, &theirs(first, lens), Offset(last - 1)).await;
+            assert!(matches!(refused, Err(RewriteError::Misfit { .. })), "{refused:?}: not durable");
+            log.rewrite(&loss, &theirs(first, lens), Offset(6)).await.unwrap();
+            assert!(log.losses().is_empty());
+            assert_eq!(offsets(&log, 0, 6).await.unwrap(), [0, 1, 2, 3, 4, 5]);
+            assert_eq!(log.is_still_lost(&loss).await, Ok(false));
+            let after = whole.read_at(0, 8192).await.unwrap();
+            let differs: Vec<_> = (0..8192).filter(|at| before[*at] != after[*at]).collect();
+            let (from, to) = (loss.lost.position as usize, loss.lost.end_position as usize);
+            assert!(differs.iter().all(|at| (from..to).contains(at)), "{differs:?}, within {from} to {to}");
+            // Of one batch only the hint may be another, and the checksum over it.
+            let is_hint = |at: &usize| (from + 4..from + 24).contains(at);
+            assert!(last > first + 1 || differs.iter().all(is_hint), "{differs:?} from {from} on");
+            edit(&runtime, &path, 4096..8192, |bytes| bytes.copy_from_slice(&before[4096..])).await;
+        }
+    });
+}
+
+#[test]
+fn what_does_not_fit_or_is_not_what_was_there_is_refused() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[300, 400, 300]]).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        edit(&runtime, &path, 4096..4608, |bytes| bytes[300 + 100] ^= 1).await;
+        let loss = loss_at(&log, 1, 3).await;
+        for (offset, lens) in [(1, &[399][..]), (1, &[401]), (1, &[200, 200])] {
+            let refused = log.rewrite(&loss, &theirs(offset, lens), Offset(3)).await.unwrap_err();
+            let expected = if lens.len() > 1 {
+                matches!(refused, RewriteError::Wrong { .. } | RewriteError::Misfit { .. })
+            } else {
+                matches!(refused, RewriteError::Misfit { .. })
+            };
+            assert!(expected, "{refused:?}");
+        }
+        let mut spoiled = theirs(1, &[400]).to_vec();
+        spoiled[200] ^= 1;
+        for wrong in [theirs(2, &[400]), theirs(1, &[400]).slice(..390), spoiled.into(), Bytes::new()] {
+            let refused = log.rewrite(&loss, &wrong, Offset(3)).await.unwrap_err();
+            assert!(matches!(refused, RewriteError::Wrong { .. }), "{refused:?}");
+        }
+        assert_eq!(log.losses().all(), std::slice::from_ref(&loss));
+        assert_eq!(log.is_still_lost(&loss).await, Ok(true));
+    });
+}
+
+#[test]
+fn a_sealed_segment_is_repaired_also_while_it_is_mapped_and_its_index_is_as_if_nothing_had_been() {
+    run(|runtime| async move {
+        let context = mapping_context(&runtime, 1 << 20);
+        let log = open(&context).await.log;
+        append_each(&log, &batch_of(8192), 0..300).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        let right = log.segment_of(Offset(0)).unwrap().index.borrow().clone();
+        let held = log.read_disk(ReadRange { offset: Offset(40), end: Offset(300), max_bytes: 1 }).await.unwrap();
+        drop(log);
+        // Its index is made anew from what is left.
+        runtime.remove_file(&path.with_extension("idx")).await.unwrap();
+        edit(&runtime, &path, 4096 + 8192 * 20..4096 + 8192 * 21, |bytes| bytes[200] ^= 1).await;
+        let log = open(&context).await.log;
+        let loss = loss_at(&log, 20, 300).await;
+        let refused = log.rewrite(&loss, &theirs(20, &[8192]), Offset(300)).await;
+        assert_eq!(refused, Err(RewriteError::Busy { path: path.clone() }), "an answer is on its way");
+        drop(held);
+        log.rewrite(&loss, &theirs(20, &[8192]), Offset(300)).await.unwrap();
+        assert_eq!(offsets(&log, 20, 21).await.unwrap(), [20]);
+        assert_eq!(*log.segment_of(Offset(0)).unwrap().index.borrow(), right);
+    });
+}
+
+#[test]
+fn the_header_block_of_a_sealed_segment_is_told_by_its_batches() {
+    run(|runtime| async move {
+        for block in [512, 4096] {
+            let context = context(&runtime, block);
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(3000), 0..600).await;
+            let path = log.segment_of(Offset(0)).unwrap().path.clone();
+            drop(log);
+            edit(&runtime, &path, 0..4096, |bytes| bytes[20] ^= 1).await;
+            let log = open(&context).await.log;
+            let loss = loss_at(&log, 7, 600).await;
+            assert_eq!(loss.lost.from, Offset(0));
+            assert_eq!(log.is_still_lost(&loss).await, Ok(false));
+            assert_eq!(offsets(&log, 7, 8).await.unwrap()[0], 7);
+            let reopened = open(&context).await.log;
+            assert_eq!(offsets(&reopened, 7, 8).await.unwrap()[0], 7);
+            Box::pin(clear(&runtime)).await;
+        }
+    });
+}
+
+async fn clear(runtime: &SimRuntime) {
+    for entry in runtime.list_dir(Path::new(DIR)).await.unwrap() {
+        runtime.remove_file(&entry.path).await.unwrap();
+    }
+}
+
+#[test]
+fn power_that_is_lost_while_damage_is_written_over_leaves_damage_there_and_nowhere_else() {
+    let lens: &[&[usize]] = &[&[300, 400, 300], &[500]];
+    cut_everywhere(
+        |runtime| context(runtime, BLOCK),
+        |context| async move {
+            let log = log_of(&context, lens).await;
+            log.sync().await.unwrap();
+            // Something behind it says that all of it is durable.
+            let batch = batch_of(200);
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(4, 4));
+            log.write_waiting(Commit::Durable).await.unwrap();
+            let path = segment_path(Path::new(DIR), Offset(0));
+            edit(&context.runtime, &path, 4096..5120, |bytes| bytes[300..720].fill(9)).await;
+            context.runtime.open(&path, OpenMode::Existing).await.unwrap().fdatasync().await.unwrap();
+        },
+        |context, ()| async move {
+            let recovered = open(&context).await;
+            let loss = recovered.log.losses().at(Offset(1)).unwrap();
+            recovered.log.rewrite(&loss, &theirs(1, &[400, 300]), Offset(5)).await.unwrap();
+        },
+        |context, over| async move {
+            let recovered = open(&context).await;
+            let lost: Vec<_> =
+                recovered.log.losses().all().iter().map(|loss| (loss.lost.from.0, loss.lost.to.0)).collect();
+            assert!(lost.iter().all(|(from, to)| 1 <= *from && *to <= 3) && (lost.is_empty() || !over), "{lost:?}");
+            assert_eq!(recovered.end, Offset(5));
+        },
+    );
+}
