@@ -144,6 +144,12 @@ pub enum RequestError {
         /// What is wrong, and what is allowed.
         reason: String,
     },
+    /// A partition is not led by an operator's word.
+    #[error("the partition is not recovered by force: {reason}")]
+    RecoveryRefused {
+        /// Why not.
+        reason: String,
+    },
     /// The core's memory is used up.
     #[error("the server's memory budget is used up; try again later")]
     Overloaded,
@@ -248,7 +254,7 @@ impl RequestError {
             E::OffsetOutOfRange { .. } | E::BatchRefused { .. } | E::NameRefused(_) => ErrorClass::Refused,
             E::WrongOffset { .. } | E::OutOfSequence { .. } | E::ProducerFenced { .. } => ErrorClass::Refused,
             E::UnknownProducer { .. } | E::SequenceReused { .. } => ErrorClass::Refused,
-            E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
+            E::LogExists { .. } | E::SettingsRefused { .. } | E::RecoveryRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
             E::PartitionOpening { .. } | E::NotLeader { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,

@@ -131,6 +131,8 @@ pub struct CoreMetrics {
     pub cache_misses: Counter,
     /// Reads that found their bytes read ahead.
     pub read_ahead_hits: Counter,
+    /// Copies that an operator had lead though records may be lost.
+    pub forced_leaders: Counter,
     /// Damaged places found in segments, each once in the life of the process.
     pub damages_found: Counter,
     /// Records lost in them.

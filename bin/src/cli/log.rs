@@ -201,7 +201,7 @@ fn size_or_server(text: &str) -> Result<Choice<Bound>, String> {
 }
 
 /// Reads LOG/PARTITION.
-fn partition(text: &str) -> Result<(LogId, PartitionId), String> {
+pub fn partition(text: &str) -> Result<(LogId, PartitionId), String> {
     let (log, index) = text.rsplit_once('/').ok_or("write LOG/NUMBER, such as orders/0")?;
     let index = index.parse().map_err(|_| format!("`{index}` is no number of a partition"))?;
     Ok((log.parse().map_err(|error: pyralog_engine::name::NameError| error.to_string())?, PartitionId(index)))
@@ -340,6 +340,10 @@ async fn describe(client: &PyralogClient, name: &LogId, json: bool) -> Outcome {
         }
     }
     let told = partitions.iter().filter_map(|(_, _, told)| told.as_ref().ok());
+    for status in told.clone().filter(|status| status.forced_epoch.0 > 0) {
+        let PartitionStatus { partition, forced_epoch, .. } = status;
+        say!("partition {partition}: an operator accepted the loss of records in epoch {forced_epoch}");
+    }
     print_copies(&told.filter(|status| status.replication.replication_factor > 1).collect::<Vec<_>>());
     Ok(())
 }

@@ -11,6 +11,7 @@ mod limits;
 mod lines;
 mod log;
 mod produce;
+mod recover;
 mod repair;
 mod serve;
 mod verify;
@@ -69,6 +70,9 @@ enum Command {
     Produce(produce::ProduceArgs),
     /// Print records.
     Consume(consume::ConsumeArgs),
+    /// Give a partition that nobody can lead a leader, accepting that records are lost. Without --accept-data-loss it
+    /// only says what would be done and what that may cost.
+    Recover(recover::RecoverArgs),
     /// Check every byte of a data directory; also while a server runs, as far as that goes.
     Verify(verify::VerifyArgs),
     /// Show what is in a segment file, or in a partition.
@@ -106,6 +110,9 @@ fn run(cli: Cli) -> Outcome {
         Some(Command::Config(command)) => config::run(&command, global.json),
         Some(Command::Log(command)) => {
             on_tokio(global.with_client(async |client| log::run(client, &command, global.json).await))
+        }
+        Some(Command::Recover(args)) => {
+            on_tokio(global.with_client(async |client| recover::run(client, &args, global.json).await))
         }
         Some(Command::Produce(args)) => {
             on_tokio(global.with_client(async |client| produce::run(client, &args, global.json).await))

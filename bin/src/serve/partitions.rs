@@ -151,6 +151,7 @@ mod tests {
             log_end_offset: Offset(9),
             durable_end_offset: Offset(9),
             epoch: LeaderEpoch(epoch),
+            forced_epoch: LeaderEpoch(0),
             size_bytes: 1,
             read_only: None,
             damages: Vec::new(),

@@ -146,6 +146,55 @@ fn a_partition_that_nobody_can_lead_says_so_and_the_others_go_on() {
 }
 
 #[test]
+fn an_operator_who_accepts_the_loss_gets_a_leader_and_is_told_before_what_it_may_cost() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let (path, bytes) = sample_file(root.path(), 5_000);
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--replication-factor", "2", "--write-quorum", "1"]);
+    server.run(&["produce", "a", path.to_str().unwrap()]);
+    server.status_once("/partitions/0", |partition| partition["in_sync"] == 2);
+    let (code, message) = server.refused(&["recover", "a/0", "--accept-data-loss"]);
+    assert!(code == 1 && message.contains("leads the partition: there is nothing to recover"), "{message}");
+    let (code, message) = server.refused(&["recover", "a/0"]);
+    assert!(code == 1 && message.contains("leads: there is nothing to recover"), "{message}");
+    assert!(server.refused(&["recover", "a/1"]).1.contains("has partitions 0 to 0, not 1"));
+    server.stop();
+    fs::remove_dir_all(data.join("logs/default/a/0")).unwrap();
+
+    let server = Server::start(&data, &["--cores", &two]);
+    let output = server.command(&["recover", "a/0"]).output().unwrap();
+    let said = String::from_utf8(output.stdout.clone()).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{said}");
+    for words in [
+        "nobody leads partition 0 of default/a: of 2 copies with write quorum 1, 2 that have their memory must",
+        "copy 1 would lead, with the records before offset 5000:",
+        "what was acknowledged and only copy 0 had is lost: nobody knows what that was",
+    ] {
+        assert!(said.contains(words), "{words} is missing in\n{said}");
+    }
+    let (_, message) = failed(output);
+    assert!(message.contains("nothing was done") && message.contains("add --accept-data-loss"), "{message}");
+    assert!(server.refused(&["recover", "a/0", "--copy", "4", "--accept-data-loss"]).1.contains("there is no copy 4"));
+    assert!(server.page("/metrics").1.contains("\ndlog_forced_leaders_total 0\n"));
+
+    let said = server.text(&["recover", "a/0", "--accept-data-loss"]);
+    assert!(said.contains("copy 1 leads from now on, with the records before offset 5000:"), "{said}");
+    assert!(server.run(&["consume", "a"]) == bytes, "not all came back");
+    server.feed(&["produce", "a"], b"and it goes on\n");
+    server.status_once("/partitions/0", |partition| partition["in_sync"] == 2);
+    assert!(server.page("/metrics").1.contains("\ndlog_forced_leaders_total 1\n"));
+    server.stop();
+
+    let server = Server::start(&data, &["--cores", &two]);
+    let text = server.text(&["log", "describe", "a"]);
+    assert!(text.contains("\npartition 0: an operator accepted the loss of records in epoch "), "{text}");
+    assert!(server.json("/status")["partitions"][0]["forced_epoch"].as_u64().unwrap() > 0);
+    server.stop();
+}
+
+#[test]
 fn more_copies_than_cores_are_refused_with_the_arithmetic() {
     let Some(two) = cores(2) else { return };
     let root = scratch();

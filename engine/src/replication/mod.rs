@@ -605,6 +605,11 @@ impl<B> Replica<B> {
         self.own.held
     }
 
+    /// Where the log begins here.
+    pub fn log_start(&self) -> Offset {
+        self.own.log_start
+    }
+
     /// What the replica is.
     pub fn role(&self) -> RoleName {
         match &self.role {

@@ -36,6 +36,9 @@ pub struct PartitionStatus {
     pub durable_end_offset: Offset,
     /// The reign over it: grows with each leader, and with one copy at every opening that follows a crash.
     pub epoch: LeaderEpoch,
+    /// The last reign that an operator began by force, accepting that records were lost; 0 for none.
+    #[serde(default)]
+    pub forced_epoch: LeaderEpoch,
     /// Bytes of its segment files.
     pub size_bytes: u64,
     /// The fault that stopped its writes, if one did.
@@ -93,6 +96,49 @@ impl From<RoleName> for ReplicaRole {
             RoleName::Halted => ReplicaRole::Halted,
         }
     }
+}
+
+/// A copy of a partition as it stands by itself, for whoever has to choose one.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CopyStanding {
+    /// Which.
+    pub replica: ReplicaId,
+    /// Where it is; none if its drive is away.
+    pub core: Option<CoreId>,
+    /// What it is; none if it cannot be asked.
+    pub role: Option<ReplicaRole>,
+    /// Whether its log holds what it once acknowledged.
+    pub is_intact: bool,
+    /// The last reign of whose leader its log is a copy: of two logs the one with the higher has more of what was
+    /// acknowledged.
+    pub accepted: LeaderEpoch,
+    /// The offset of its first record.
+    pub start_offset: Offset,
+    /// The offset after its last.
+    pub end_offset: Offset,
+    /// An offset below which everything was acknowledged as durable, as far as it knows.
+    pub committed: Offset,
+    /// Why it cannot lead.
+    pub problem: Option<String>,
+}
+
+/// What there is to know before an operator accepts a loss, and what was done.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecoveryReport {
+    /// The log's full name.
+    pub log: String,
+    /// The partition.
+    pub partition: PartitionIndex,
+    /// How many copies there are, and how many of them a decision takes.
+    pub replication: Replication,
+    /// The copies as they stood before.
+    pub copies: Vec<CopyStanding>,
+    /// The copy that leads: then there is nothing to recover.
+    pub leader: Option<ReplicaId>,
+    /// The copy that would lead, or does.
+    pub chosen: Option<ReplicaId>,
+    /// The reign that it began; none if nothing was done.
+    pub begun: Option<LeaderEpoch>,
 }
 
 /// How many damaged places of a partition a status shows.

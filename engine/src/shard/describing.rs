@@ -5,16 +5,16 @@ use std::{rc::Rc, time::Duration};
 use super::{
     CopyId, Core, Slot,
     completion::ReplyTo,
-    control::{DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole, ReplicaStatus},
+    control::{CopyStanding, DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole, ReplicaStatus},
     member::Member,
     owned::Owned,
     request::Reply,
 };
 use crate::{
-    replication::{FollowerView, assignment::ReplicaId, message::Held},
+    replication::{FollowerView, assignment::ReplicaId, ballot::Memory, message::Held},
     runtime::Runtime,
     settings::Replication,
-    types::PartitionId,
+    types::{LeaderEpoch, PartitionId},
 };
 
 impl<R: Runtime> Core<R> {
@@ -53,6 +53,7 @@ impl<R: Runtime> Owned<R> {
             log_end_offset: ends.log_end(),
             durable_end_offset: ends.durable_end(),
             epoch: self.member.as_ref().map_or_else(|| state.epoch(), |member| member.epoch()),
+            forced_epoch: self.member.as_ref().map_or(LeaderEpoch(0), |member| member.look(|r| r.ballot().forced)),
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
             damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
@@ -107,6 +108,25 @@ impl<R: Runtime> Member<R> {
         }
         all.sort_unstable_by_key(|replica| replica.replica);
         all
+    }
+
+    /// This copy by itself.
+    pub(super) fn standing(&self) -> CopyStanding {
+        let problem = self.is_closed().then(|| "it is out of service until the server is restarted".to_owned());
+        self.look(|replica| {
+            let ballot = replica.ballot();
+            CopyStanding {
+                replica: self.id.copy,
+                core: self.home(self.id.copy),
+                role: Some(if self.is_closed() { ReplicaRole::Closed } else { replica.role().into() }),
+                is_intact: ballot.memory == Memory::Intact,
+                accepted: ballot.accepted,
+                start_offset: replica.log_start(),
+                end_offset: replica.held().received,
+                committed: ballot.committed,
+                problem,
+            }
+        })
     }
 
     /// For how long the worst follower has not had all that this copy has, if it leads.

@@ -70,6 +70,9 @@ pub(super) struct Member<R: Runtime> {
 /// How often that is said.
 const STUCK_SAID_EVERY: Duration = Duration::from_secs(10);
 
+/// How often it is looked whether a log can be used again.
+const LOG_BUSY_PAUSE: Duration = Duration::from_millis(5);
+
 /// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
 /// need not prove often that they are there.
 fn pace() -> Pace {
@@ -259,6 +262,37 @@ impl<R: Runtime> Member<R> {
         if let Some(leader) = self.leader.get() {
             self.suspect(leader);
         }
+    }
+
+    /// Begins a reign without votes, because the operator says so. A log that ends at damage is mended before: what is
+    /// behind the damage is among what he gives up.
+    ///
+    /// Errors: why it does not.
+    pub(super) async fn force(self: &Rc<Self>) -> Result<LeaderEpoch, String> {
+        let runtime = &self.common.context.runtime;
+        let damaged = self.owned.borrow().upgrade().filter(|owned| owned.damage.is_some() && !self.log_busy.get());
+        if let Some(owned) = damaged {
+            self.change_log(owned, Change::Mend);
+        }
+        while self.log_busy.get() && !self.closed.get() {
+            runtime.sleep(LOG_BUSY_PAUSE).await;
+        }
+        if self.closed.get() {
+            return Err("is out of service until the server is restarted".to_owned());
+        }
+        let members = self.look(|replica| replica.ballot().config.current);
+        if !members.replicas().contains(self.id.copy) {
+            return Err(format!("is none of the partition's members {members}"));
+        }
+        self.drive(|replica, now| replica.force(members, now));
+        let epoch = self.epoch();
+        tracing::error!(
+            copy = %self.id, %epoch,
+            "AN OPERATOR ACCEPTED THE LOSS OF RECORDS: this copy leads without the votes of others, and what it has \
+             not is cut off everywhere"
+        );
+        self.common.context.metrics.forced_leaders.add(1);
+        Ok(epoch)
     }
 
     /// A write or a sync takes too long: have the others find another leader, if this copy is it.

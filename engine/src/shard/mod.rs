@@ -23,6 +23,7 @@ mod opening;
 mod owned;
 mod peers;
 pub mod placement;
+mod recovering;
 pub mod request;
 mod retaining;
 mod scrubbing;
@@ -293,7 +294,8 @@ impl<R: Runtime> Core<R> {
             Request::FindOffset(find) => self.owner(find.partition),
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
-            Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
+            Request::StandingOf(copy) | Request::Force(copy) => self.home_of(*copy).unwrap_or(self.common.id),
+            Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) | Request::Recover(_) => CATALOG_CORE,
         };
         if owner == self.common.id {
             self.carry_out(request, reply);
@@ -325,6 +327,9 @@ impl<R: Runtime> Core<R> {
             Request::CreateLog(create) => self.create_log(create, reply),
             Request::AlterLog(alter) => self.alter_log(alter, reply),
             Request::DeleteLog(name) => self.delete_log(name, reply),
+            Request::Recover(recover) => self.recover_partition(recover, reply),
+            Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
+            Request::Force(copy) => self.force(copy, reply),
         }
     }
 

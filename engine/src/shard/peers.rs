@@ -82,6 +82,11 @@ impl<R: Runtime> Core<R> {
         }
     }
 
+    /// The newest reign over a partition that was ever announced.
+    pub(super) fn led_in(&self, partition: PartitionId) -> Option<LeaderEpoch> {
+        self.peers.leaders.borrow().get(&partition).map(|(epoch, _)| *epoch)
+    }
+
     /// Waits until all partitions of a new log are led, as far as is known here; but not for ever.
     pub(super) async fn until_led(&self, log: &LogEntry) {
         if log.replication().is_some() {

@@ -4,13 +4,18 @@ use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 
-use super::{control::PartitionStatus, stages::StageClock};
+use super::{
+    CopyId,
+    control::{CopyStanding, PartitionStatus, RecoveryReport},
+    stages::StageClock,
+};
 use crate::{
     catalog::LogEntry,
     error::RequestError,
     name::LogName,
+    replication::assignment::ReplicaId,
     settings::{LogChanges, LogSettings},
-    types::{AckLevel, Offset, PartitionId},
+    types::{AckLevel, LeaderEpoch, Offset, PartitionId},
 };
 
 /// A request; any shard takes any request and passes it on to the core that owns what it concerns.
@@ -32,6 +37,12 @@ pub enum Request {
     AlterLog(AlterLog),
     /// Delete a log and its records. The name may be used again, the log's number never is.
     DeleteLog(LogName),
+    /// Have a copy of a partition that nobody leads lead it, whatever is lost with that.
+    Recover(Recover),
+    /// Tell how a copy stands by itself. Among cores.
+    StandingOf(CopyId),
+    /// Have this copy lead by the operator's word. Among cores.
+    Force(CopyId),
 }
 
 /// Append one batch to one partition.
@@ -113,6 +124,17 @@ pub struct AlterLog {
     pub changes: LogChanges,
 }
 
+/// Have a copy lead by the operator's word.
+#[derive(Clone, Copy, Debug)]
+pub struct Recover {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// Which copy; that which loses least, if none is named.
+    pub copy: Option<ReplicaId>,
+    /// That records may be lost is accepted. Otherwise nothing is done, and the answer says what would be.
+    pub accept_data_loss: bool,
+}
+
 /// The answer to a [`Request`].
 pub type Outcome = Result<Reply, RequestError>;
 
@@ -135,6 +157,12 @@ pub enum Reply {
     LogAltered(Arc<LogEntry>),
     /// To [`Request::DeleteLog`].
     LogDeleted,
+    /// To [`Request::Recover`].
+    Recovery(Box<RecoveryReport>),
+    /// To [`Request::StandingOf`].
+    Stands(Box<CopyStanding>),
+    /// To [`Request::Force`]: the reign that it begins.
+    Forced(LeaderEpoch),
 }
 
 /// A batch was stored.

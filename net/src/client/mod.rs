@@ -17,10 +17,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use pyralog_engine::{
+    error::RequestError,
     limits::BATCH_BYTES_MAX,
     name::LogName,
     record::{BatchError, BatchHeader},
-    shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Trim},
+    shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Recover, Trim},
 };
 use tokio::net::ToSocketAddrs;
 
@@ -51,9 +52,10 @@ pub use partitioner::partition_of_key;
 pub use producer::{Delivery, Producer, ProducerOptions};
 pub use pyralog_engine::{
     record::{Codec, Record as StoredRecord},
+    replication::assignment::ReplicaId,
     settings::{Bound, LogChanges, LogSettings, Replication},
     shard::{
-        control::{PartitionStatus, ReplicaRole, ReplicaStatus},
+        control::{CopyStanding, PartitionStatus, RecoveryReport, ReplicaRole, ReplicaStatus},
         request::{Found, OffsetAt},
     },
     types::{AckLevel, Offset, PartitionIndex as PartitionId},
@@ -224,6 +226,28 @@ impl PyralogClient {
             Ok(reply::decode_json(Api::DescribePartition, &frame.body)?)
         };
         self.router.at_partition(log.borrow(), partition, describe).await
+    }
+
+    /// Says how the copies of a partition stand that nobody leads, and which of them would lead it: `copy`, or that
+    /// which loses least. With `accept_data_loss` that one then leads without the votes that it lacks, and what it has
+    /// not is cut off everywhere.
+    ///
+    /// Errors: `RECOVERY_REFUSED`, if a copy leads, or that one cannot. After `Unknown`, ask how the copies stand.
+    pub async fn recover(
+        &self,
+        log: impl Borrow<LogId>,
+        partition: PartitionId,
+        (copy, accept_data_loss): (Option<ReplicaId>, bool),
+    ) -> Result<RecoveryReport> {
+        let log = self.describe_log(log).await?;
+        if partition.0 >= log.partitions {
+            let (partitions, log) = (log.partitions, log.name);
+            return Err(RequestError::PartitionOutOfRange { log, partition, partitions }.into());
+        }
+        let recover = Recover { partition: log.partition(partition), copy, accept_data_loss };
+        let body =
+            self.write_admin(move |out, correlation| request::encode_recover(out, correlation, &recover)).await?;
+        Ok(reply::decode_json(Api::Recover, &body)?)
     }
 
     /// What the server is and how it is configured.

@@ -25,7 +25,7 @@ use crate::wire::{
     reply::{
         Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_fetched_head, encode_found,
         encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_partition_description,
-        encode_server_description,
+        encode_recovery, encode_server_description,
     },
     request::{MetadataRequest, Produce, Request},
 };
@@ -108,6 +108,9 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
         Request::DescribePartition(partition) => {
             pipeline.submit(correlation, Asked::DescribePartition, EngineRequest::Describe(partition), memory);
         }
+        Request::Recover(recover) => {
+            pipeline.submit(correlation, Asked::Recover, EngineRequest::Recover(recover), memory);
+        }
         Request::Subscribe(fetch) if at == Position::First => {
             return Begun::Subscription(Wanted { correlation, fetch });
         }
@@ -172,6 +175,7 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         Asked::AlterLog => Api::AlterLog,
         Asked::Trim => Api::Trim,
         Asked::DescribePartition => Api::DescribePartition,
+        Asked::Recover => Api::Recover,
     };
     let reply = match outcome {
         Ok(reply) => reply,
@@ -204,6 +208,7 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         (Asked::DescribePartition, Reply::Described(status)) => {
             burst.put(|out| encode_partition_description(out, correlation, &status));
         }
+        (Asked::Recover, Reply::Recovery(report)) => burst.put(|out| encode_recovery(out, correlation, &report)),
         (Asked::DeleteLog, Reply::LogDeleted) => burst.put(|out| encode_log_deleted(out, correlation)),
         (_, reply) => unreachable!("the shard answered {} with {reply:?}", api.name()),
     }

@@ -50,6 +50,7 @@ pub(super) enum Asked {
     AlterLog,
     Trim,
     DescribePartition,
+    Recover,
 }
 
 struct Slot {

@@ -96,6 +96,8 @@ codes! {
     LOG_EXISTS = 207;
     /// The log's settings break a limit.
     SETTINGS_REFUSED = 208;
+    /// A partition is not led by an operator's word.
+    RECOVERY_REFUSED = 209;
     /// The append was to be made at another offset than the next one.
     WRONG_OFFSET = 211;
     /// A batch of the producer is missing before this one.
@@ -256,6 +258,7 @@ impl From<&RequestError> for WireError {
             E::NameRefused(name) => (C::NAME_REFUSED, json!({ "text": name.text, "reason": name.reason })),
             E::LogExists { name } => (C::LOG_EXISTS, json!({ "name": name })),
             E::SettingsRefused { reason } => (C::SETTINGS_REFUSED, json!({ "reason": reason })),
+            E::RecoveryRefused { reason } => (C::RECOVERY_REFUSED, json!({ "reason": reason })),
             E::Overloaded => (C::OVERLOADED, Value::Null),
             E::ShuttingDown => (C::SHUTTING_DOWN, Value::Null),
             E::DiskFull { path, free_bytes, reserve_bytes } => (
@@ -336,6 +339,7 @@ mod tests {
             E::SequenceReused { producer, sequence, base_offset: Offset(5) },
             E::LogExists { name: "a/b".parse().unwrap() },
             E::SettingsRefused { reason: reason.clone() },
+            E::RecoveryRefused { reason: reason.clone() },
             E::Overloaded,
             E::ShuttingDown,
             E::DiskFull { path: "/d".into(), free_bytes: 7, reserve_bytes: 9 },

@@ -42,6 +42,8 @@ pub enum Api {
     Trim = 10,
     /// How a partition and its copies are.
     DescribePartition = 11,
+    /// Have a copy of a partition that nobody leads lead it, whatever is lost with that.
+    Recover = 12,
 }
 
 impl Api {
@@ -59,6 +61,7 @@ impl Api {
             9 => Api::AlterLog,
             10 => Api::Trim,
             11 => Api::DescribePartition,
+            12 => Api::Recover,
             _ => return None,
         })
     }
@@ -82,6 +85,7 @@ impl Api {
             Api::AlterLog => "alter log",
             Api::Trim => "trim",
             Api::DescribePartition => "describe partition",
+            Api::Recover => "recover",
         }
     }
 }
@@ -93,7 +97,7 @@ mod tests {
     #[test]
     fn every_api_is_found_by_its_number() {
         let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
-        assert_eq!(all.len(), 11);
+        assert_eq!(all.len(), 12);
         for api in all {
             assert_eq!(Api::from_number(api.number()), Some(api));
         }

@@ -7,7 +7,7 @@ use pyralog_engine::{
     name::LogName,
     settings::LogSettings,
     shard::{
-        control::PartitionStatus,
+        control::{PartitionStatus, RecoveryReport},
         request::{Appended, Fetched, Found},
         stages::{Stage, StageClock, Stages},
     },
@@ -213,6 +213,11 @@ pub fn encode_partition_description(out: &mut BytesMut, correlation: u64, status
     put_json(out, Api::DescribePartition, correlation, status);
 }
 
+/// Appends the reply to a recover request.
+pub fn encode_recovery(out: &mut BytesMut, correlation: u64, report: &RecoveryReport) {
+    put_json(out, Api::Recover, correlation, report);
+}
+
 /// Appends the reply to a delete log request.
 pub fn encode_log_deleted(out: &mut BytesMut, correlation: u64) {
     FrameHeader::new(Api::DeleteLog, correlation, 0).encode(out);
@@ -278,7 +283,8 @@ fn decode_offsets(api: Api, mut body: &[u8]) -> Result<Found, ProtocolError> {
     Ok(Found { offset: next(), start_offset: next(), high_watermark: next(), log_end_offset: next() })
 }
 
-/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`], [`ServerDescription`] or [`PartitionStatus`]. Unknown
+/// Reads a reply that is JSON: [`Metadata`], [`LogMetadata`], [`ServerDescription`], [`PartitionStatus`] or
+/// [`RecoveryReport`]. Unknown
 /// fields are skipped: a newer server may say more.
 ///
 /// Errors: `BadBody`.

@@ -11,8 +11,9 @@ use pyralog_engine::{
     limits::BATCH_BYTES_MAX,
     name::LogName,
     record::Codec,
+    replication::assignment::ReplicaId,
     settings::{Bound, LogChanges, LogSettings, Replication},
-    shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, OffsetAt, Trim},
+    shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, OffsetAt, Recover, Trim},
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
@@ -72,6 +73,8 @@ pub enum Request {
     Trim(Trim),
     /// How a partition and its copies are.
     DescribePartition(PartitionId),
+    /// Have a copy lead by the operator's word, or say what that would come to.
+    Recover(Recover),
 }
 
 /// Which logs a client asks about.
@@ -113,6 +116,17 @@ struct DeleteLogBody {
     name: String,
 }
 
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RecoverBody {
+    log: LogUid,
+    partition: PartitionIndex,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    copy: Option<ReplicaId>,
+    #[serde(default)]
+    accept_data_loss: bool,
+}
+
 impl Request {
     /// Reads the request in a frame. The body's length was checked by the frame decoder.
     ///
@@ -145,6 +159,10 @@ impl Request {
             }
             Api::Trim => Request::Trim(decode_trim(&body)?),
             Api::DescribePartition => Request::DescribePartition(decode_describe_partition(&body)?),
+            Api::Recover => {
+                let RecoverBody { log, partition: index, copy, accept_data_loss } = json(api, &body)?;
+                Request::Recover(Recover { partition: PartitionId { log, index }, copy, accept_data_loss })
+            }
         })
     }
 }
@@ -263,6 +281,13 @@ pub fn encode_describe_partition(out: &mut BytesMut, correlation: u64, partition
     out.put_u64_le(partition.log.0);
     out.put_u32_le(partition.index.0);
     out.put_u32_le(0);
+}
+
+/// Appends a recover frame.
+pub fn encode_recover(out: &mut BytesMut, correlation: u64, recover: &Recover) {
+    let Recover { partition, copy, accept_data_loss } = *recover;
+    let body = RecoverBody { log: partition.log, partition: partition.index, copy, accept_data_loss };
+    put_json(out, Api::Recover, correlation, &body);
 }
 
 /// Appends a delete log frame.
@@ -600,6 +625,11 @@ mod tests {
         assert_eq!((got.partition, got.before), (trim.partition, trim.before));
         let describe = decoded(|out| encode_describe_partition(out, 42, PARTITION));
         assert!(matches!(describe, Request::DescribePartition(PARTITION)));
+        for (copy, accept_data_loss) in [(None, false), (Some(ReplicaId(3)), true)] {
+            let recover = Recover { partition: PARTITION, copy, accept_data_loss };
+            let Request::Recover(back) = decoded(|out| encode_recover(out, 42, &recover)) else { panic!() };
+            assert_eq!((back.partition, back.copy, back.accept_data_loss), (PARTITION, copy, accept_data_loss));
+        }
         let log = "b/c".parse().unwrap();
         let Request::DeleteLog(got) = decoded(|out| encode_delete_log(out, 42, &log)) else { panic!() };
         assert_eq!(got, log);
@@ -624,6 +654,8 @@ mod tests {
             (Api::Trim, &[1; 24], "must be zero"),
             (Api::DescribePartition, &[0; 15], "15 bytes instead of 16"),
             (Api::DescribePartition, &[1; 16], "must be zero"),
+            (Api::Recover, b"{\"log\":1}", "missing field `partition`"),
+            (Api::Recover, b"{\"log\":1,\"partition\":0,\"force\":1}", "unknown field `force`"),
             (Api::CreateLog, br#"{"name":"a","partitions":1,"replication":{"factor":2}}"#, "factor"),
             (Api::CreateLog, br#"{"name":"a"}"#, "partitions"),
             (Api::Metadata, b"", "EOF"),
