@@ -22,7 +22,7 @@ use crate::{
     plan::Plan,
     progress::Progress,
     target::{HarnessError, RunId, Target},
-    trust::{Snapshot, StatusPage, Usage},
+    trust::{CpuShares, Snapshot, StatusPage, Usage, shares::Recording},
     workloads::{Found, Job, read::prepared_requests},
 };
 
@@ -49,6 +49,8 @@ pub struct Outcome {
     pub busy: Vec<f64>,
     /// What was used meanwhile.
     pub usage: Option<Usage>,
+    /// Why what was asked for could not be found out.
+    pub missed: Vec<String>,
     /// Whether the server runs on this machine.
     pub is_server_local: bool,
 }
@@ -66,6 +68,14 @@ impl Outcome {
         self.checked += other.checked;
         self.level = [self.level, other.level].into_iter().flatten().min();
         self.unsent += other.unsent;
+    }
+
+    /// Notes why the shares of the server's CPU time are not known, if they are not.
+    pub fn note_missed(&mut self, shares: Result<Option<CpuShares>, String>) -> Option<CpuShares> {
+        shares.unwrap_or_else(|why| {
+            self.missed.push(format!("what the server's CPU time went into is not known: {why}"));
+            None
+        })
     }
 
     /// Takes over what threads found out, except the ledgers.
@@ -206,6 +216,20 @@ impl Driver<'_> {
             None => None,
         };
         Snapshot::take(server)
+    }
+
+    /// Begins to look at what the server does, if that was asked for.
+    ///
+    /// Errors: why it cannot, in words.
+    pub async fn record_shares(&self, length: Duration) -> Result<Option<Recording>, String> {
+        if !self.args.cpu_shares {
+            return Ok(None);
+        }
+        let pages = self.pages.as_ref().ok_or("the server's status page was not found: give --http")?;
+        let status = pages.status().await.map_err(|error| error.to_string())?;
+        let pid = status["pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        let pid = pid.filter(|_| self.target.is_local()).ok_or("the server is not on this machine")?;
+        Recording::start(pid, length).map(Some).map_err(|error| format!("perf could not be started: {error}"))
     }
 
     /// The CPU of each thread; one thread on any CPU if none were given.

@@ -22,6 +22,7 @@ use crate::{
     ledger::Ledger,
     measuring::{Recorder, Tally, Window, intervals::Intervals},
     target::{HarnessError, Target},
+    trust::{CpuShares, shares::Recording},
     turns::idle_of_this_thread,
     workloads::{Connection, Found, Job, Start, catch_up, consume, read, readback, write},
 };
@@ -114,7 +115,7 @@ impl Load {
         let began = SystemTime::now() + window.begin.saturating_duration_since(Instant::now());
         let mut outcome = Outcome { began: Some(began), ..Outcome::default() };
         let mut intervals = Intervals::new(self.job.plan.seconds, TICK);
-        let (mut before, mut done) = (None, 0);
+        let (mut before, mut done, mut shares) = (None, 0, Ok(None));
         let mut tick = tokio::time::interval(TICK);
         while done < recorders.len() {
             tokio::select! {
@@ -131,6 +132,7 @@ impl Load {
                     let now = Instant::now();
                     if now >= window.begin && before.is_none() && self.job.records.is_none() {
                         before = Some(driver.snapshot().await);
+                        shares = driver.record_shares(self.job.plan.seconds).await;
                     }
                     if (window.begin..window.end + TICK).contains(&now) && self.job.records.is_none() {
                         intervals.add(now - window.begin, &lately.main);
@@ -142,7 +144,9 @@ impl Load {
         outcome.tally.add(&take(recorders));
         if let Some(before) = before {
             let records = outcome.tally.main.records + outcome.tally.reads.records;
-            outcome.usage = Some(driver.snapshot().await.since(&before, records, found.cpu_s));
+            let mut usage = driver.snapshot().await.since(&before, records, found.cpu_s);
+            usage.server_cpu_shares = outcome.note_missed(finished(shares).await);
+            outcome.usage = Some(usage);
             outcome.is_server_local = driver.target.is_local();
         }
         outcome.intervals = intervals.finish();
@@ -176,6 +180,16 @@ impl Load {
                 _ = tick.tick() => driver.progress.show_count("records checked", self.job.done.load(Relaxed)),
             }
         }
+    }
+}
+
+/// What a recording saw, if there is one.
+async fn finished(recording: Result<Option<Recording>, String>) -> Result<Option<CpuShares>, String> {
+    let Some(recording) = recording? else { return Ok(None) };
+    let finishing = tokio::task::spawn_blocking(|| recording.finish());
+    match finishing.await {
+        Ok(shares) => shares.map(Some).map_err(|error| error.to_string()),
+        Err(error) => Err(error.to_string()),
     }
 }
 

@@ -163,6 +163,9 @@ pub struct CommonArgs {
     /// Ask the server where the time of each write went, and name the bottleneck.
     #[arg(long)]
     pub stages: bool,
+    /// Look with `perf` at what the server's CPU time goes into, while a row is measured; for a server on this machine.
+    #[arg(long)]
+    pub cpu_shares: bool,
     /// Write distributions into this folder: for each row a percentile table (.hgrm), an interval log (.hlog), a CSV.
     #[arg(long, value_name = "FOLDER")]
     pub export: Option<PathBuf>,

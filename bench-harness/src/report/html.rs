@@ -109,6 +109,9 @@ fn one_row(row: &Row, html: &mut String) -> Result<(), Box<dyn Error>> {
     if row.trust.usage.is_some() {
         figure(html, "CPUs", &plots::cpus(row)?)?;
     }
+    if let Some(shares) = row.trust.usage.as_ref().and_then(|usage| usage.server_cpu_shares.as_ref()) {
+        figure(html, "What the server's CPU time went into", &plots::cpu_shares(shares)?)?;
+    }
     Ok(())
 }
 

@@ -206,6 +206,10 @@ fn believe(row: &Row, text: &mut String) {
             let _ = write!(text, "; the busiest thread of the load needed {busiest:.0} % of its CPU");
         }
         text.push('\n');
+        if let Some(shares) = &usage.server_cpu_shares {
+            let parts: Vec<_> = shares.named().iter().map(|(name, percent)| format!("{name} {percent:.0} %")).collect();
+            let _ = writeln!(text, "  the server's CPU time: {}", parts.join(", "));
+        }
     }
     for invalid in &row.trust.invalid {
         let _ = writeln!(text, "  INVALID  {invalid}");

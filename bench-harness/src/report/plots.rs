@@ -5,7 +5,7 @@ use std::{error::Error, ops::Range};
 use plotters::{coord::Shift, prelude::*};
 
 use super::{Report, Row, StagesShown};
-use crate::measuring::Latencies;
+use crate::{measuring::Latencies, trust::CpuShares};
 
 const WIDE: (u32, u32) = (860, 320);
 
@@ -100,6 +100,11 @@ pub fn cpus(row: &Row) -> Drawn {
         (name, vec![("busy", cpu.busy_percent), ("stolen", cpu.stolen_percent)])
     });
     stacked(&bars.collect::<Vec<_>>(), "% of the time", 100.0)
+}
+
+/// What the server's CPU time went into.
+pub fn cpu_shares(shares: &CpuShares) -> Drawn {
+    stacked(&[("server".to_owned(), shares.named().to_vec())], "%", 100.0)
 }
 
 /// Where the mean of the service time went.

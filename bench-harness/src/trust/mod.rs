@@ -2,6 +2,7 @@
 //! everything used while it was measured, and whether the measurement itself went well.
 
 pub mod host;
+pub mod shares;
 pub mod status;
 pub mod usage;
 pub mod validity;
@@ -9,6 +10,7 @@ pub mod validity;
 use serde::{Deserialize, Serialize};
 
 pub use host::Host;
+pub use shares::CpuShares;
 pub use status::StatusPage;
 pub use usage::{Snapshot, Usage};
 

@@ -3,7 +3,7 @@
 use procfs::{CurrentSI, KernelStats};
 use serde::{Deserialize, Serialize};
 
-use super::status::ServerCounters;
+use super::{CpuShares, status::ServerCounters};
 use crate::measuring::rounded;
 
 /// The machine's counters at one moment.
@@ -42,6 +42,9 @@ pub struct Usage {
     pub server_cpu_s: Option<f64>,
     /// CPU time of the server for a million records, in seconds.
     pub server_cpu_s_per_million_records: Option<f64>,
+    /// What that went into, if it was asked for and could be seen.
+    #[serde(default)]
+    pub server_cpu_shares: Option<CpuShares>,
     /// Memory of the server at the end.
     pub server_memory_bytes: Option<f64>,
     /// Datagrams that the kernel dropped.
@@ -88,6 +91,7 @@ impl Snapshot {
             server_cpu_s_per_million_records: server_cpu_s
                 .filter(|_| records > 0)
                 .map(|seconds| (seconds / records as f64 * 1e9).round() / 1e3),
+            server_cpu_shares: None,
             server_memory_bytes: self.server.map(|server| server.memory_bytes),
             udp_errors: UdpErrors {
                 receive_buffer: self.udp.receive_buffer.saturating_sub(before.udp.receive_buffer),

@@ -26,6 +26,7 @@ pub fn judge(outcome: &Outcome, open_loop: bool) -> Trust {
         load_busy_percent: outcome.busy.iter().map(|busy| rounded(busy * 100.0)).collect(),
         ..Trust::default()
     };
+    trust.doubts.extend(outcome.missed.iter().cloned());
     schedule(outcome, open_loop, &mut trust);
     saturation(outcome, open_loop, &mut trust);
     drops(outcome, &mut trust);

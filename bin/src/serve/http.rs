@@ -122,6 +122,7 @@ async fn status(State(window): State<Arc<Window>>) -> Json<Value> {
     let info = &window.info;
     let mut page = json!({
         "version": info.version,
+        "pid": std::process::id(),
         "status": if window.draining.load(Relaxed) { "draining" } else { "ok" },
         "uptime_seconds": window.started.elapsed().as_secs(),
         "listen": window.listen,
