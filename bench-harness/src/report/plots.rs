@@ -51,7 +51,7 @@ pub fn percentiles(row: &Row) -> Drawn {
     draw(&Chart {
         x: ("percentile", range(&lines, |point| point.0)),
         y: ("µs", range(&lines, |point| point.1)),
-        x_label: &|nines| format!("{:.4}", 100.0 * (1.0 - 10f64.powf(-nines))),
+        x_label: &|nines| percentile(*nines),
         lines,
     })
 }
@@ -121,6 +121,28 @@ fn range(lines: &[Line], of: fn(&(f64, f64)) -> f64) -> Range<f64> {
     if least < most { least..most } else { least.clamp(0.0, 1e12)..least.clamp(0.0, 1e12) + 1.0 }
 }
 
+/// The percentile of so many nines, where their number is whole: what is between has no round name.
+fn percentile(nines: f64) -> String {
+    match (nines - nines.round()).abs() < 1e-6 {
+        true => format!("{}", rounded(100.0 * (1.0 - 10f64.powf(-nines)))),
+        false => String::new(),
+    }
+}
+
+/// A label of a logarithmic axis, where 1, 2 or 5 begin it: the others would stand on each other.
+fn on_log_scale(value: f64) -> String {
+    let leading = value / 10f64.powf((value.log10() + 1e-9).floor());
+    match value >= 1.0 && [1.0, 2.0, 5.0].iter().any(|begin| (leading - begin).abs() < 1e-6) {
+        true => super::human::count(value),
+        false => String::new(),
+    }
+}
+
+/// To five digits behind the point, which hides what floating point adds.
+fn rounded(percent: f64) -> f64 {
+    (percent * 1e5).round() / 1e5
+}
+
 fn draw(chart: &Chart<'_>) -> Drawn {
     let mut svg = String::new();
     {
@@ -138,7 +160,7 @@ fn draw(chart: &Chart<'_>) -> Drawn {
             .x_desc(chart.x.0)
             .y_desc(chart.y.0)
             .x_label_formatter(chart.x_label)
-            .y_label_formatter(&|us: &f64| super::human::count(*us))
+            .y_label_formatter(&|us: &f64| on_log_scale(*us))
             .light_line_style(WHITE)
             .draw()?;
         for (line, colour) in chart.lines.iter().filter(|line| !line.points.is_empty()).zip(COLOURS) {
@@ -194,4 +216,17 @@ fn stacked(bars: &[(String, Vec<(&str, f64)>)], unit: &str, whole: f64) -> Drawn
         area.present()?;
     }
     Ok(svg)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn axes_have_round_labels_and_none_that_stand_on_each_other() {
+        let shown: Vec<_> = [0.0, 0.5, 1.0, 2.0, 3.0, 4.0, 4.5].into_iter().map(percentile).collect();
+        assert_eq!(shown, ["0", "", "90", "99", "99.9", "99.99", ""]);
+        let shown: Vec<_> = [0.5, 1.0, 3.0, 20.0, 90.0, 500.0, 1000.0, 7000.0].into_iter().map(on_log_scale).collect();
+        assert_eq!(shown, ["", "1", "", "20", "", "500", "1.0K", ""]);
+    }
 }
