@@ -9,14 +9,16 @@ use std::{
 
 use bytes::Bytes;
 use pyralog_engine::{
-    limits::SEGMENT_HEADER_BYTES,
+    limits::{REPLICAS_MAX, SEGMENT_HEADER_BYTES},
     log::{
         segment::{SegmentHeader, base_offset_of},
         verify::{Disk, Piece, Source, walk_segment},
     },
     name::{LogName, NameError},
     record::{BatchHeader, BatchView, Record},
-    shard::log_dir,
+    replication::assignment::ReplicaId,
+    shard::{CopyId, copy_dir, copy_named},
+    types::{LogUid, PartitionId, PartitionIndex},
 };
 use serde_json::{Value, json};
 
@@ -30,21 +32,32 @@ use crate::output;
 /// The flags.
 #[derive(Debug, clap::Args)]
 pub struct DumpArgs {
-    /// A segment file, a partition's folder, or a data directory together with --partition.
-    path: PathBuf,
-    /// The partition of a data directory: LOG/NUMBER, such as orders/0 or eu/orders/3.
+    /// Segment files, folders of partitions, or data directories together with --partition.
+    #[arg(required = true, value_name = "PATH")]
+    paths: Vec<PathBuf>,
+    /// The partition of a data directory: LOG/NUMBER, such as orders/0 or eu/orders/3; or LOG/NUMBER.COPY. Without a
+    /// copy the first that is there.
     #[arg(long, short, value_name = "LOG/NUMBER", value_parser = partition)]
-    partition: Option<(LogName, u32)>,
+    partition: Option<Wanted>,
     /// Show every record too.
     #[arg(long)]
     records: bool,
 }
 
+/// A partition, or one of its copies.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Wanted {
+    log: LogName,
+    index: PartitionIndex,
+    copy: Option<ReplicaId>,
+}
+
 /// Reads `--partition`.
-fn partition(text: &str) -> Result<(LogName, u32), String> {
-    let (log, index) = text.rsplit_once('/').ok_or_else(|| format!("`{text}` is no LOG/NUMBER, such as orders/0"))?;
-    let index = index.parse().map_err(|_| format!("`{index}` is no number of a partition"))?;
-    Ok((log.parse().map_err(|error: NameError| error.to_string())?, index))
+fn partition(text: &str) -> Result<Wanted, String> {
+    let (log, number) = text.rsplit_once('/').ok_or_else(|| format!("`{text}` is no LOG/NUMBER, such as orders/0"))?;
+    let (index, copy) = copy_named(number).ok_or_else(|| format!("`{number}` is no number of a partition"))?;
+    let log = log.parse().map_err(|error: NameError| error.to_string())?;
+    Ok(Wanted { log, index, copy: number.contains('.').then_some(copy) })
 }
 
 /// Prints the segments.
@@ -71,19 +84,35 @@ pub fn run(args: &DumpArgs, json: bool) -> Outcome {
 
 /// The files to show, in order.
 fn segments(disk: &RealDisk, args: &DumpArgs) -> Outcome<Vec<PathBuf>> {
-    let dir = match &args.partition {
-        Some((log, index)) => log_dir(&args.path, log).join(index.to_string()),
-        None if args.path.is_dir() => args.path.clone(),
-        None => return Ok(vec![args.path.clone()]),
+    let paths = match &args.partition {
+        Some(wanted) => vec![folder_of(wanted, &args.paths)?],
+        None => args.paths.clone(),
     };
-    let listed = disk.list(&dir).map_err(|error| Fault::usage(format!("{}: {error}", dir.display())))?;
-    let segments: Vec<_> =
-        listed.into_iter().map(|entry| entry.path).filter(|path| base_offset_of(path).is_some()).collect();
-    if segments.is_empty() {
-        let fault = Fault::usage(format!("there is no segment file in {}", dir.display()));
-        return Err(fault.with_help("name a segment file, or a data directory with --partition LOG/NUMBER"));
+    let mut segments = Vec::new();
+    for path in paths {
+        if !path.is_dir() {
+            segments.push(path);
+            continue;
+        }
+        let listed = disk.list(&path).map_err(|error| Fault::usage(format!("{}: {error}", path.display())))?;
+        let before = segments.len();
+        segments.extend(listed.into_iter().map(|entry| entry.path).filter(|path| base_offset_of(path).is_some()));
+        if segments.len() == before {
+            let fault = Fault::usage(format!("there is no segment file in {}", path.display()));
+            return Err(fault.with_help("name a segment file, or a data directory with --partition LOG/NUMBER"));
+        }
     }
     Ok(segments)
+}
+
+/// The folder of a copy in one of these data directories.
+fn folder_of(wanted: &Wanted, data_dirs: &[PathBuf]) -> Outcome<PathBuf> {
+    let Wanted { log, index, copy } = wanted;
+    let copies = copy.map_or(0..REPLICAS_MAX, |copy| copy.0..copy.0 + 1);
+    let id = |copy| CopyId { partition: PartitionId { log: LogUid(0), index: *index }, copy: ReplicaId(copy) };
+    let all = copies.flat_map(|copy| data_dirs.iter().map(move |dir| copy_dir(dir, log, id(copy))));
+    let found = all.clone().find(|dir| dir.is_dir());
+    found.or(all.clone().next()).ok_or_else(|| Fault::usage("there is no data directory"))
 }
 
 /// Why printing ends before the files do.
@@ -258,11 +287,15 @@ mod tests {
 
     #[test]
     fn a_partition_is_named_by_its_log_and_its_number() {
-        let (log, index) = partition("orders/0").unwrap();
-        assert_eq!((log.to_string(), index), ("default/orders".to_owned(), 0));
-        let (log, index) = partition("eu/orders/12").unwrap();
-        assert_eq!((log.to_string(), index), ("eu/orders".to_owned(), 12));
-        for wrong in ["orders", "orders/x", "../../0", "a/b/c/0"] {
+        for (text, log, index, copy) in [
+            ("orders/0", "default/orders", 0, None),
+            ("eu/orders/12", "eu/orders", 12, None),
+            ("orders/3.2", "default/orders", 3, Some(ReplicaId(2))),
+        ] {
+            let wanted = Wanted { log: log.parse().unwrap(), index: PartitionIndex(index), copy };
+            assert_eq!(partition(text), Ok(wanted));
+        }
+        for wrong in ["orders", "orders/x", "../../0", "a/b/c/0", "orders/0.9"] {
             assert!(partition(wrong).is_err(), "{wrong}");
         }
     }

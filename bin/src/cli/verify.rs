@@ -7,11 +7,16 @@ use std::{
 };
 
 use pyralog_engine::{
-    catalog::Catalog,
+    catalog::{Catalog, LogEntry},
     log::verify::{Disk, Finding, Kind, PartitionFiles, Remedy, Totals, check_partition},
+    replication::assignment::ReplicaId,
     runtime::DirEntry,
-    shard::{CATALOG_FILE, decode_catalog, log_dir, log_name_of},
-    types::PartitionIndex,
+    shard::{
+        CATALOG_FILE, CopyId, copy_dir, copy_named, decode_catalog, log_name_of,
+        muster::{self, FILE_NAME as DRIVE_FILE},
+        placement::drive_of,
+    },
+    types::{DriveId, PartitionId, PartitionIndex},
 };
 use serde_json::{Value, json};
 
@@ -29,21 +34,34 @@ use crate::{
 /// The flags.
 #[derive(Debug, clap::Args)]
 pub struct VerifyArgs {
-    /// The data directory. While a server uses it, only the sealed segments are checked.
-    dir: PathBuf,
+    /// The data directory; of a server with several all of them, or only some. While a server uses it, only the sealed
+    /// segments are checked.
+    #[arg(required = true, value_name = "DIR")]
+    dirs: Vec<PathBuf>,
     /// Repair what can be repaired, cutting off only what was provably never acknowledged as durable; needs the
-    /// directory for itself.
+    /// directories for itself.
     #[arg(long)]
     repair: bool,
 }
 
-/// The check of one data directory.
-struct Verify {
-    root: PathBuf,
-    disk: RealDisk,
+/// A data directory.
+struct Root {
+    path: PathBuf,
     /// The server's process number, if one runs.
     used_by: Option<String>,
+    /// Held until the end.
+    _lock: Option<DataDir>,
+    /// Which drive of its server it is, if that can be read.
+    drive: Option<DriveId>,
     repair: Option<Repair>,
+}
+
+/// The check of the data directories.
+struct Verify {
+    roots: Vec<Root>,
+    /// That which is checked now.
+    at: usize,
+    disk: RealDisk,
     json: bool,
     totals: Totals,
     partitions: u64,
@@ -52,36 +70,34 @@ struct Verify {
     damaged: u64,
 }
 
-/// Checks the directory.
+/// Checks the directories.
 pub fn run(args: &VerifyArgs, json: bool) -> Outcome {
-    // Held until the end.
-    let (root, used_by, _lock) = match DataDir::existing(&args.dir) {
-        Ok(data) => (data.path().to_owned(), None, Some(data)),
-        Err(DataDirError::InUse { path, process }) if args.repair => {
-            let message = format!("{} is in use by process {process}; nothing is repaired under it", path.display());
-            return Err(Fault::usage(message).with_help("stop the server first"));
-        }
-        Err(DataDirError::InUse { path, process }) => (path, Some(process), None),
-        Err(error) => return Err(Fault::usage(error)),
-    };
-    let disk = RealDisk::new(bytes_below(&root.join("logs")));
-    let repair = args.repair.then(|| Repair::new(&root));
-    let mut verify = Verify {
-        root,
-        disk,
-        used_by,
-        repair,
-        json,
-        totals: Totals::default(),
-        partitions: 0,
-        findings: Vec::new(),
-        damaged: 0,
-    };
-    if let (Some(process), false) = (&verify.used_by, json) {
+    let roots = args.dirs.iter().map(|dir| Root::open(dir, args.repair)).collect::<Result<Vec<_>, _>>()?;
+    let disk = RealDisk::new(roots.iter().map(|root| bytes_below(&root.path.join("logs"))).sum());
+    if let (Some(process), false) = (roots.iter().find_map(|root| root.used_by.as_ref()), json) {
         say!("in use by process {process}: only sealed segments are checked, not the end of any partition");
     }
+    let totals = Totals::default();
+    let mut verify = Verify { roots, at: 0, disk, json, totals, partitions: 0, findings: Vec::new(), damaged: 0 };
     verify.everything();
     verify.conclude()
+}
+
+impl Root {
+    fn open(dir: &Path, repair: bool) -> Result<Self, Fault> {
+        let (path, used_by, lock) = match DataDir::existing(dir) {
+            Ok(data) => (data.path().to_owned(), None, Some(data)),
+            Err(DataDirError::InUse { path, process }) if repair => {
+                let message =
+                    format!("{} is in use by process {process}; nothing is repaired under it", path.display());
+                return Err(Fault::usage(message).with_help("stop the server first"));
+            }
+            Err(DataDirError::InUse { path, process }) => (path, Some(process), None),
+            Err(error) => return Err(Fault::usage(error)),
+        };
+        let repair = repair.then(|| Repair::new(&path));
+        Ok(Root { path, used_by, _lock: lock, drive: None, repair })
+    }
 }
 
 /// For the progress: nothing depends on it.
@@ -94,25 +110,51 @@ fn bytes_below(dir: &Path) -> u64 {
 }
 
 impl Verify {
+    fn root(&self) -> &Root {
+        &self.roots[self.at]
+    }
+
     fn everything(&mut self) {
-        let catalog = self.catalog();
-        let mut partitions = Vec::new();
-        self.folders(catalog.as_ref(), &mut partitions);
-        for files in partitions {
-            self.partition(&files);
+        let mut catalogs = Vec::new();
+        for at in 0..self.roots.len() {
+            self.at = at;
+            self.roots[at].drive = self.drive();
+            catalogs.extend(self.catalog());
         }
+        // A server takes the latest, and gives it to those that lack it.
+        let latest = catalogs.into_iter().max_by_key(Catalog::revision);
+        for at in 0..self.roots.len() {
+            self.at = at;
+            let mut partitions = Vec::new();
+            self.folders(latest.as_ref(), &mut partitions);
+            for files in partitions {
+                self.partition(&files);
+            }
+        }
+    }
+
+    /// Which drive the directory is, if that can be read.
+    fn drive(&mut self) -> Option<DriveId> {
+        let path = self.root().path.join(DRIVE_FILE);
+        let read = match fs::read(&path) {
+            Ok(bytes) => muster::number_in(&bytes),
+            // It never was one of several.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(DriveId(0)),
+            Err(error) => Err(error.to_string()),
+        };
+        read.inspect_err(|reason| self.found(&Finding::new(Kind::Unreadable, &path, reason.clone()))).ok()
     }
 
     /// The catalogue, if it can be used.
     fn catalog(&mut self) -> Option<Catalog> {
-        let path = self.root.join(CATALOG_FILE);
+        let path = self.root().path.join(CATALOG_FILE);
         let reason = match fs::read(&path) {
             Ok(bytes) => match decode_catalog(&path, &bytes) {
                 Ok(catalog) => return Some(catalog),
                 Err(error) => error.to_string(),
             },
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                if self.subfolders(&self.root.join("logs")).is_empty() {
+                if self.subfolders(&self.root().path.join("logs")).is_empty() {
                     return Some(Catalog::default());
                 }
                 "it is missing, but there are logs".to_owned()
@@ -128,10 +170,11 @@ impl Verify {
         entries.into_iter().filter(|entry| entry.is_dir).map(|entry| entry.path).collect()
     }
 
-    /// Which partitions there are, and which folders should not be. Without a catalogue the folders are believed.
+    /// Which copies of partitions there are, and which folders should not be. Without a catalogue the folders are
+    /// believed.
     fn folders(&mut self, catalog: Option<&Catalog>, partitions: &mut Vec<PartitionFiles>) {
-        let in_use = self.used_by.is_some();
-        for namespace in self.subfolders(&self.root.join("logs")) {
+        let in_use = self.root().used_by.is_some();
+        for namespace in self.subfolders(&self.root().path.join("logs")) {
             for log in self.subfolders(&namespace) {
                 let entry = log_name_of(&log).and_then(|name| catalog?.by_name(&name).cloned());
                 if catalog.is_some() && entry.is_none() {
@@ -140,35 +183,46 @@ impl Verify {
                     continue;
                 }
                 for dir in self.subfolders(&log) {
-                    let number = dir.file_name().and_then(|name| name.to_str()?.parse::<u32>().ok());
-                    let known = |index: &u32| {
-                        dir.ends_with(index.to_string()) && entry.as_ref().is_none_or(|log| *index < log.partitions)
-                    };
-                    match number.filter(known) {
-                        Some(index) => partitions.push(PartitionFiles {
-                            log: entry.as_ref().map(|entry| entry.uid),
-                            index: PartitionIndex(index),
-                            dir,
-                            in_use,
-                        }),
+                    let named = dir.file_name().and_then(|name| copy_named(name.to_str()?));
+                    let belongs = |copy| entry.as_ref().is_none_or(|log| self.copies_of(log).any(|own| own == copy));
+                    match named.filter(|copy| belongs(*copy)) {
+                        Some((index, _)) => {
+                            let log = entry.as_ref().map(|entry| entry.uid);
+                            partitions.push(PartitionFiles { log, index, dir, in_use });
+                        }
                         None => self.stray(&dir, "it is no partition of its log"),
                     }
                 }
             }
         }
-        for log in catalog.into_iter().flat_map(Catalog::logs).filter(|_| !in_use) {
-            for index in 0..log.partitions {
-                let dir = log_dir(&self.root, &log.name).join(index.to_string());
+        let knows_all = !in_use && self.root().drive.is_some();
+        for log in catalog.into_iter().flat_map(Catalog::logs).filter(|_| knows_all) {
+            for (index, copy) in self.copies_of(log).collect::<Vec<_>>() {
+                let id = CopyId { partition: PartitionId { log: log.uid, index }, copy };
+                let dir = copy_dir(&self.root().path, &log.name, id);
                 if !dir.is_dir() {
-                    self.found(&Finding::new(Kind::NoSegment, &dir, "the partition has no folder").case('G'));
+                    let reason = match log.replication() {
+                        None => "the partition has no folder",
+                        Some(_) => "the copy has no folder: it is rebuilt from the others",
+                    };
+                    self.found(&Finding::new(Kind::NoSegment, &dir, reason).case('G'));
                 }
             }
         }
     }
 
+    /// The copies of a log's partitions that belong on this drive; all, if it is not known which that is.
+    fn copies_of(&self, log: &LogEntry) -> impl Iterator<Item = (PartitionIndex, ReplicaId)> + use<> {
+        let (drive, drives) = (self.root().drive, log.drives);
+        let copies: Vec<_> = log.slots().collect();
+        let all = log.partition_ids().flat_map(move |id| copies.clone().into_iter().map(move |copy| (id, copy)));
+        all.filter(move |(id, copy)| drive.is_none_or(|drive| drive_of(*id, *copy, drives) == drive))
+            .map(|(id, copy)| (id.index, copy))
+    }
+
     fn stray(&mut self, path: &Path, reason: &str) {
         // Under a running server it may be a log that is being made or deleted.
-        if self.used_by.is_none() {
+        if self.root().used_by.is_none() {
             self.found(&Finding::new(Kind::Stray, path, reason).remedy(Remedy::SetAside));
         }
     }
@@ -191,7 +245,7 @@ impl Verify {
     fn checked(&self, files: &PartitionFiles) -> io::Result<(Vec<Finding>, Totals)> {
         let (findings, totals) = check_partition(&self.disk, files.clone())?;
         let torn = findings.iter().find(|finding| matches!(finding.remedy, Remedy::Truncate(_) | Remedy::Copy(_)));
-        match torn.filter(|_| self.repair.is_some()) {
+        match torn.filter(|_| self.root().repair.is_some()) {
             // A torn tail is judged again when nothing can arrive any more.
             Some(torn) => {
                 settle(&torn.path)?;
@@ -203,7 +257,7 @@ impl Verify {
 
     /// Repairs if asked to, and tells.
     fn found(&mut self, finding: &Finding) {
-        let done = self.repair.as_mut().map(|repair| repair.apply(finding));
+        let done = self.roots[self.at].repair.as_mut().map(|repair| repair.apply(finding));
         let (action, repaired) = match done {
             Some(Ok(Done::Repaired(action))) => (Some(action), true),
             Some(Ok(Done::Kept(action))) => (Some(action), false),
@@ -213,7 +267,9 @@ impl Verify {
         if !repaired && !finding.kind.is_harmless() {
             self.damaged += 1;
         }
-        let file = finding.path.strip_prefix(&self.root).unwrap_or(&finding.path).display().to_string();
+        // Of several directories it is to be said which.
+        let within = finding.path.strip_prefix(&self.root().path).ok().filter(|_| self.roots.len() == 1);
+        let file = within.unwrap_or(&finding.path).display().to_string();
         let impossible = match finding.remedy {
             Remedy::None(why) => Some(why),
             Remedy::Copy(_) => {
@@ -250,11 +306,14 @@ impl Verify {
 
     fn conclude(self) -> Outcome {
         let Totals { segments, batches, records, bytes } = self.totals;
+        let dirs: Vec<String> = self.roots.iter().map(|root| root.path.display().to_string()).collect();
+        let used_by = self.roots.iter().find_map(|root| root.used_by.clone());
+        let data_dir = if let [dir] = &dirs[..] { json!(dir) } else { json!(dirs) };
         if self.json {
             let report = json!({
-                "data_dir": self.root.display().to_string(),
-                "in_use_by": self.used_by,
-                "last_segments_checked": self.used_by.is_none(),
+                "data_dir": data_dir,
+                "in_use_by": used_by,
+                "last_segments_checked": used_by.is_none(),
                 "partitions": self.partitions,
                 "segments": segments,
                 "batches": batches,
@@ -275,8 +334,8 @@ impl Verify {
         match self.damaged {
             0 => Ok(()),
             damaged => {
-                let said = if self.repair.is_some() { "damage is left in" } else { "damage was found in" };
-                Err(Fault::new(format!("{said} {}: {}", self.root.display(), count(damaged, "finding"))))
+                let said = if self.root().repair.is_some() { "damage is left in" } else { "damage was found in" };
+                Err(Fault::new(format!("{said} {}: {}", dirs.join(", "), count(damaged, "finding"))))
             }
         }
     }

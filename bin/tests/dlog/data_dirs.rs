@@ -161,6 +161,46 @@ fn a_replaced_drive_is_rebuilt_and_an_only_copy_that_was_on_it_stays_closed() {
 }
 
 #[test]
+fn the_tools_know_what_belongs_on_which_drive() {
+    let root = scratch();
+    let dirs = three(root.path());
+    let server = start(&dirs);
+    fill(&server, root.path());
+    let tool = |args: &[&str], dirs: &[PathBuf]| {
+        let output = dlog().args(args).args(dirs).output().unwrap();
+        (output.status.code().unwrap(), String::from_utf8(output.stdout).unwrap())
+    };
+    let (code, said) = tool(&["verify"], &dirs);
+    assert!(code == 0 && said.contains("only sealed segments are checked") && said.contains("no damage"), "{said}");
+    server.stop();
+    let (code, said) = tool(&["verify"], &dirs);
+    assert!(code == 0 && said.contains("checked 9 partitions, 9 segments"), "{said}");
+    assert!(said.contains(": 15001 intact records"), "{said}");
+    for dir in &dirs {
+        let (code, said) = tool(&["verify"], std::slice::from_ref(dir));
+        assert_eq!(code, 0, "each by itself: {said}");
+    }
+    for copy in ["a/0", "a/0.0", "a/0.1", "a/0.2"] {
+        let output = dlog().args(["dump", "--json", "--partition", copy]).args(&dirs).output().unwrap();
+        assert_eq!(output.status.success(), copy != "a/0.0", "{copy}");
+        assert_eq!(String::from_utf8(output.stdout).unwrap().contains("\"type\":\"batch\""), copy != "a/0.0", "{copy}");
+    }
+    // A copy on the wrong drive, and one that is gone.
+    let home = dirs.iter().position(|dir| dir.join("logs/default/a/0.1").exists()).unwrap();
+    fs::rename(dirs[home].join("logs/default/a/0.1"), dirs[(home + 1) % 3].join("logs/default/a/0.1")).unwrap();
+    let (code, said) = tool(&["verify"], &dirs);
+    assert_eq!(code, 1, "{said}");
+    for (at, words) in [((home + 1) % 3, "it is no partition of its log"), (home, "it is rebuilt from the others")] {
+        let line = said.lines().find(|line| line.contains(words)).unwrap_or_else(|| panic!("{said}"));
+        assert!(line.starts_with(dirs[at].join("logs/default/a/0.1").to_str().unwrap()), "{line}");
+    }
+    // Whose drive is not known, of that no copy is judged to be in the wrong place.
+    fs::write(dirs[(home + 1) % 3].join("drive"), [b'x'; 4096]).unwrap();
+    let said = tool(&["verify"], &dirs).1;
+    assert!(said.contains("it does not begin with PYD1") && !said.contains("it is no partition"), "{said}");
+}
+
+#[test]
 fn directories_can_be_added_and_what_was_there_stays_where_it_is() {
     let root = scratch();
     let dirs = three(root.path());

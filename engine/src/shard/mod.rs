@@ -41,7 +41,7 @@ use std::{
 };
 
 pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
-pub use opening::{Wiring, log_dir, log_name_of, mapped_bytes, open};
+pub use opening::{Wiring, copy_dir, copy_named, log_dir, log_name_of, mapped_bytes, open};
 
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};

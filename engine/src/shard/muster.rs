@@ -188,6 +188,13 @@ pub fn is_one_of_several(dir: &Path) -> bool {
     dir.join(FILE_NAME).exists()
 }
 
+/// Which drive a file `drive` with these bytes says that its directory is.
+///
+/// Errors: what is wrong with it.
+pub fn number_in(bytes: &[u8]) -> Result<DriveId, String> {
+    Badge::decode(bytes).map(|badge| badge.number)
+}
+
 /// What was found in a directory.
 struct Found {
     badge: Option<Badge>,

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     catalog::{Catalog, LogEntry},
     error::RequestError,
-    limits::DEVICE_BLOCK_BYTES_MAX,
+    limits::{DEVICE_BLOCK_BYTES_MAX, REPLICAS_MAX},
     log::{
         LogContext, LogFault,
         ahead::AheadMemory,
@@ -40,7 +40,7 @@ use crate::{
     replication::assignment::{Configuration, ReplicaId},
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
     signal::Turns,
-    types::{CoreId, Offset},
+    types::{CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 /// How many partitions are recovered side by side: enough to keep a drive busy, few enough to bound memory.
@@ -342,13 +342,22 @@ pub(super) async fn make_durable_dir<R: Runtime>(runtime: &R, data_dir: &Path, d
 }
 
 /// The folder of a copy: the number of the partition, and the copy's if it is not the first.
-pub(super) fn copy_dir(data_dir: &Path, name: &LogName, CopyId { partition, copy }: CopyId) -> PathBuf {
-    let dir = log_dir(data_dir, name);
-    if copy == ReplicaId(0) {
-        dir.join(partition.index.to_string())
-    } else {
-        dir.join(format!("{}.{copy}", partition.index))
-    }
+pub fn copy_dir(data_dir: &Path, name: &LogName, id: CopyId) -> PathBuf {
+    log_dir(data_dir, name).join(copy_name(id))
+}
+
+/// The copy whose folder has this name.
+pub fn copy_named(name: &str) -> Option<(PartitionIndex, ReplicaId)> {
+    let (index, copy) = name.split_once('.').unwrap_or((name, "0"));
+    let found =
+        (PartitionIndex(index.parse().ok()?), ReplicaId(copy.parse().ok().filter(|copy| *copy < REPLICAS_MAX)?));
+    // There is one way to write it.
+    let partition = PartitionId { log: LogUid(0), index: found.0 };
+    copy_name(CopyId { partition, copy: found.1 }).eq(name).then_some(found)
+}
+
+fn copy_name(CopyId { partition, copy }: CopyId) -> String {
+    if copy == ReplicaId(0) { partition.index.to_string() } else { format!("{}.{copy}", partition.index) }
 }
 
 /// The folder of a log.
@@ -406,4 +415,21 @@ async fn probe_block<R: Runtime>(runtime: &R, data_dir: &Path, core: CoreId) -> 
     };
     let _ = runtime.remove_file(&path).await;
     Ok(block as u32)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folders_name_says_which_copy_it_is_and_each_copy_has_one_name() {
+        for (index, copy) in [(0, 0), (7, 0), (0, 1), (1023, 7)] {
+            let partition = PartitionId { log: LogUid(3), index: PartitionIndex(index) };
+            let name = copy_name(CopyId { partition, copy: ReplicaId(copy) });
+            assert_eq!(copy_named(&name), Some((PartitionIndex(index), ReplicaId(copy))), "{name}");
+        }
+        for name in ["", "a", "0.0", "00", "0.8", "0.1.2", "1.", ".1", "+1", "0.01"] {
+            assert_eq!(copy_named(name), None, "{name}");
+        }
+    }
 }

@@ -124,7 +124,7 @@ impl Drives {
 }
 
 /// The drive of this copy of `partition`, whose log was made when there were `drives` of them.
-pub(super) fn drive_of(partition: PartitionId, copy: ReplicaId, drives: u16) -> DriveId {
+pub fn drive_of(partition: PartitionId, copy: ReplicaId, drives: u16) -> DriveId {
     let (key, drives) = (key(partition), usize::from(drives.max(1)));
     let drive = ranked(0..drives, usize::from(copy.0) % drives, |drive| mix(key ^ mix(!(drive as u64))));
     DriveId(drive as u16)
