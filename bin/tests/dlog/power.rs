@@ -74,12 +74,23 @@ impl Drive {
 
     /// Mounts it anew, once nobody has a file of it open.
     pub fn power_up(&self) {
+        self.take_away();
+        self.try_power_up().unwrap();
+    }
+
+    fn take_away(&self) {
         // The kernel lets go of a dead process's files a moment after its end.
         let until = Instant::now() + PATIENCE;
         while let Err(reason) = run("umount", &[text(&self.mounted_at)]) {
             assert!(Instant::now() < until, "{reason}");
             thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// Puts an empty one in its place.
+    pub fn replace(&self) {
+        self.take_away();
+        run("mkfs.ext4", &["-q", "-F", "-m", "0", text(&self.image)]).unwrap();
         self.try_power_up().unwrap();
     }
 
@@ -101,6 +112,12 @@ impl Drive {
     /// No write ends from now on, until the drive is thawed.
     pub fn freeze(&self) {
         run("fsfreeze", &["-f", text(&self.mounted_at)]).unwrap();
+    }
+
+    /// The same for as long as what it returns is there: a server whose drive is frozen does not even die.
+    pub fn frozen(&self) -> Frozen<'_> {
+        self.freeze();
+        Frozen(self)
     }
 
     /// The end of [`Drive::freeze`].
@@ -144,6 +161,15 @@ impl Drive {
 
     fn ballast(&self) -> PathBuf {
         self.path().join("ballast")
+    }
+}
+
+/// A drive that does not answer. Dropped, it does.
+pub struct Frozen<'a>(&'a Drive);
+
+impl Drop for Frozen<'_> {
+    fn drop(&mut self) {
+        self.0.thaw();
     }
 }
 

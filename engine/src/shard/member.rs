@@ -56,6 +56,10 @@ pub(super) struct Member<R: Runtime> {
     /// The newest ballot that is not saved, and its number.
     unsaved: RefCell<Option<(u64, Ballot)>>,
     saving: Cell<bool>,
+    /// When the saving that is under way began.
+    saving_since: Cell<Option<Duration>>,
+    /// When the others were last told to find another leader.
+    gave_way: Cell<Duration>,
     /// The last read that may be answered.
     answered: Cell<ReadTicket>,
     /// More may be answered, or the leader is another.
@@ -150,6 +154,8 @@ impl<R: Runtime> Member<R> {
             told_producers: RefCell::default(),
             unsaved: RefCell::new(None),
             saving: Cell::new(false),
+            saving_since: Cell::new(None),
+            gave_way: Cell::default(),
             answered: Cell::default(),
             answers: Signal::default(),
             leader: Cell::new(None),
@@ -295,10 +301,14 @@ impl<R: Runtime> Member<R> {
         Ok(epoch)
     }
 
-    /// A write or a sync takes too long: have the others find another leader, if this copy is it.
+    /// A write or a sync takes too long: have the others find another leader, if this copy is it; and again if nothing
+    /// comes of it.
     pub(super) fn give_way(&self) {
-        if self.leads() {
-            tracing::warn!(copy = %self.id, "the drive does not answer in time: another copy is to lead");
+        let now = self.now();
+        let is_due = now.saturating_sub(self.gave_way.get()) > self.common.config.drive_timeout;
+        if self.leads() && is_due {
+            self.gave_way.set(now);
+            tracing::warn!(copy = %self.id, "another copy is to lead");
             self.tell_suspicion();
         }
     }
@@ -308,6 +318,11 @@ impl<R: Runtime> Member<R> {
         if !self.closed.get() {
             self.drive(|replica, now| replica.handle_held(written, durable, now));
         }
+    }
+
+    /// Since when a ballot is being saved, if one is.
+    pub(super) fn saving_since(&self) -> Option<Duration> {
+        self.saving_since.get()
     }
 
     /// Closes the copy for `reason`, for good: to the others it is one that is silent.
@@ -446,6 +461,11 @@ impl<R: Runtime> Member<R> {
 
     fn send(&self, to: ReplicaId, message: Message<Bytes>) {
         let Some(core) = self.core.upgrade() else { return };
+        // Who does not know when it can save or write again must not keep the others from going on: they would follow
+        // a leader that they hear, and wait for a candidate whose log is longer.
+        if core.drive_stalls() && (self.leads() || matches!(message, Message::Refuse { .. })) {
+            return;
+        }
         let CopyId { partition, copy: from } = self.id;
         if let Some(home) = self.home(to) {
             if let (Message::Restart { .. }, Some(owned)) = (&message, self.owned.borrow().upgrade()) {
@@ -467,12 +487,14 @@ impl<R: Runtime> Member<R> {
                 let next = member.unsaved.borrow_mut().take();
                 let Some((revision, ballot)) = next.filter(|_| !member.closed.get()) else { break };
                 let runtime = &member.common.context.runtime;
+                member.saving_since.set(Some(runtime.monotonic()));
                 let saved = if planted(PlantedBug::BallotNotSaved) {
                     Ok(())
                 } else {
                     let CopyId { partition, copy } = member.id;
                     ballot_store::save(runtime, &member.dir, (partition, copy), &ballot).await
                 };
+                member.saving_since.set(None);
                 match saved {
                     Ok(()) => member.drive(|replica, now| replica.handle_saved(revision, now)),
                     Err(LogFault::Full { .. }) => {

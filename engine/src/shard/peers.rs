@@ -37,6 +37,8 @@ pub(super) struct Peers {
     /// When each other core was heard of last; those that were never are still starting.
     heard: RefCell<BTreeMap<CoreId, Duration>>,
     last_pulse: Cell<Duration>,
+    /// A write, a sync or the saving of a ballot takes too long on this core's drive.
+    drive_stalls: Cell<bool>,
     keeps_time: Cell<bool>,
     /// The newest leader of each partition that was ever announced.
     leaders: RefCell<BTreeMap<PartitionId, (LeaderEpoch, CoreId)>>,
@@ -176,7 +178,7 @@ impl<R: Runtime> Core<R> {
             if members.is_empty() {
                 continue;
             }
-            self.see_to_stalled_drives(now);
+            self.see_to_stalled_drives(&members, now);
             if now.saturating_sub(self.peers.last_pulse.get()) >= PULSE {
                 self.peers.last_pulse.set(now);
                 self.other_cores().for_each(|core| self.mailbox.outbox(core).push(Message::Pulse));
@@ -196,20 +198,27 @@ impl<R: Runtime> Core<R> {
         self.common.context.metrics.replication_lag_us.set(worst_us);
     }
 
-    /// A write or a sync that takes too long makes another copy lead.
-    fn see_to_stalled_drives(&self, now: Duration) {
-        for owned in self.open_partitions() {
-            if let Some(member) = &owned.member
-                && owned
-                    .io_since
-                    .get()
-                    .is_some_and(|since| now.saturating_sub(since) > self.common.config.drive_timeout)
-            {
-                // And again if nothing comes of it.
-                owned.io_since.set(Some(now));
-                member.give_way();
+    /// A write, a sync or the saving of a ballot that takes too long makes others lead what is led on this drive.
+    fn see_to_stalled_drives(&self, members: &[Rc<Member<R>>], now: Duration) {
+        let timeout = self.common.config.drive_timeout;
+        let takes_long = |since: Duration| now.saturating_sub(since) > timeout;
+        let writes = self.open_partitions().iter().any(|owned| owned.io_since.get().is_some_and(takes_long));
+        let stalls = writes || members.iter().any(|member| member.saving_since().is_some_and(takes_long));
+        if stalls != self.peers.drive_stalls.replace(stalls) {
+            let dir = self.common.data_dir.display();
+            match stalls {
+                true => tracing::warn!(%dir, "the drive does not answer in time"),
+                false => tracing::warn!(%dir, "the drive answers again"),
             }
         }
+        if stalls {
+            members.iter().for_each(|member| member.give_way());
+        }
+    }
+
+    /// Whether the drive does not answer.
+    pub(super) fn drive_stalls(&self) -> bool {
+        self.peers.drive_stalls.get()
     }
 
     /// The cores that should have been heard of by now. Each is named once for every time it falls silent.

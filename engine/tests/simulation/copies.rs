@@ -62,6 +62,8 @@ impl Fate {
         if self.drives.len() < 2 {
             return;
         }
+        // What the dead process had under way is not done to the drive that comes in the place of its own.
+        sim.wait_for_calls();
         self.drives.iter().for_each(|drive| sim.heal_drive(drive));
         if !self.may_lose || !self.random.happens(3_000) {
             return;
