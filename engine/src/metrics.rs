@@ -137,6 +137,12 @@ pub struct CoreMetrics {
     pub damages_found: Counter,
     /// Records lost in them.
     pub records_lost: Counter,
+    /// Damaged places that were repaired with what other copies have.
+    pub damages_repaired: Counter,
+    /// Batches that were written over them.
+    pub batches_repaired: Counter,
+    /// Records in them.
+    pub records_repaired: Counter,
     /// Bytes of sealed segments that the scrub read.
     pub scrub_bytes: Counter,
     /// Segments that it read whole.

@@ -55,6 +55,7 @@ impl Partition {
         // A leader that does not know yet that it was deposed is of an earlier epoch.
         copies.sort_by_key(|copy| (copy.leads, copy.epoch, copy.durable_end_offset));
         let mut status = copies.pop()?;
+        status.repaired_records += copies.iter().map(|copy| copy.repaired_records).sum::<u64>();
         status.damages.extend(copies.into_iter().flat_map(|copy| copy.damages));
         if status.leads {
             for replica in &mut status.replicas {
@@ -155,6 +156,7 @@ mod tests {
             size_bytes: 1,
             read_only: None,
             damages: Vec::new(),
+            repaired_records: 0,
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) async fn read_behind_damage<R: Runtime>(
         Found::Lost(lost) => {
             ended |= lost.from >= durable;
             if !ended {
+                // In the log of a replica all of a segment is of one reign.
+                found.reigns.note(last.header.leader_epoch, lost.from);
                 losses.push(lost);
             }
         }

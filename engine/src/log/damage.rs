@@ -56,9 +56,10 @@ impl Losses {
         self.known.borrow().is_empty()
     }
 
-    /// Forgets `loss`: it was repaired.
+    /// Forgets what is lost within `loss`: it was repaired.
     pub(super) fn forget(&self, loss: &Loss) {
-        self.known.borrow_mut().retain(|_, known| known != loss);
+        let (from, to) = (loss.lost.from, loss.lost.to);
+        self.known.borrow_mut().retain(|_, known| known.lost.from < from || to < known.lost.to);
     }
 
     /// Forgets what concerns only records before `start`: their segments are gone.
@@ -83,6 +84,13 @@ impl Losses {
 }
 
 impl<R: Runtime> Log<R> {
+    /// Takes over what an earlier opening of the log knew to be lost; some of it may be gone.
+    pub(crate) fn remember(&self, losses: Vec<Loss>) {
+        let end = self.end_offset.get();
+        let is_here = |loss: &Loss| loss.lost.to <= end && loss.lost.from < loss.lost.to;
+        losses.into_iter().filter(is_here).for_each(|loss| _ = self.losses.remember(&loss));
+    }
+
     /// Notes what was found damaged in `segment`: once in the log of the server and in the metrics.
     pub(super) fn report_loss(&self, segment: &Segment<R>, lost: Lost) -> Loss {
         let loss = Loss { file: segment.path.clone(), lost };

@@ -65,9 +65,28 @@ pub enum RewriteError {
     /// The log is about to end.
     #[error("the log ends")]
     Ending,
-    /// The drive failed.
+    /// The drive does not give what stands there.
+    #[error("reading {} failed: {reason}", path.display())]
+    Unreadable {
+        /// The segment file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
+    /// A write failed.
     #[error(transparent)]
     Fault(#[from] LogFault),
+}
+
+/// What has become of damage.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Look {
+    /// There is none: a drive may once have answered with the bytes of another place, or somebody was faster.
+    Intact,
+    /// It was the header block of a segment, and was repaired.
+    Restored,
+    /// Records are lost; others may have them.
+    Lost,
 }
 
 /// A batch that is to stand somewhere.
@@ -77,31 +96,28 @@ struct Wanted {
 }
 
 impl<R: Runtime> Log<R> {
-    /// Looks again at damage that was found: a drive may once have answered with the bytes of another place, or
-    /// somebody repaired it. What is not damaged is forgotten. Gives whether it is.
-    ///
-    /// Errors: the drive's.
-    pub async fn is_still_lost(self: &Rc<Self>, loss: &Loss) -> Result<bool, RewriteError> {
+    /// Looks again at damage that was found, and repairs what needs nobody else for it. What is not damaged any more is
+    /// forgotten.
+    pub async fn look_again(self: &Rc<Self>, loss: &Loss) -> Result<Look, RewriteError> {
         let Some(segment) = self.segment_of(loss.lost.from) else {
             self.losses.forget(loss);
-            return Ok(false);
+            return Ok(Look::Intact);
         };
         if loss.is_of_header() {
-            // Whether the segment can be had at all, its header says.
-            return self.restore_header(&segment, loss).await.map(|()| false);
+            return self.restore_header(&segment, loss).await;
         }
-        let header = self.header_of(&segment).await.map_err(|error| fault("reading", &segment, &error))?;
+        let header = self.header_of(&segment).await.map_err(|error| unreadable(&segment, &error))?;
         let file = self.open_again(&segment).await?;
         let is_lost = self.is_lost(&file, (&segment, &header), loss).await?;
         if !is_lost {
             self.forget_loss(&segment, loss);
         }
-        Ok(is_lost)
+        Ok(if is_lost { Look::Lost } else { Look::Intact })
     }
 
     /// Writes `batches`, which are all the records of the damaged place `loss` and come from another replica, where
-    /// they belong, durably. Everything before `durable` is durable here.
-    pub async fn rewrite(self: &Rc<Self>, loss: &Loss, batches: &Bytes, durable: Offset) -> Result<(), RewriteError> {
+    /// they belong, durably. Everything before `durable` is durable here. Gives how many batches these were.
+    pub async fn rewrite(self: &Rc<Self>, loss: &Loss, batches: &Bytes, durable: Offset) -> Result<u64, RewriteError> {
         let Some(_writing) = self.end.begin_writing() else { return Err(RewriteError::Ending) };
         let Some(segment) = self.segment_of(loss.lost.from) else { return Err(RewriteError::Ending) };
         let wanted = split(batches, &loss.lost)?;
@@ -112,10 +128,13 @@ impl<R: Runtime> Log<R> {
         if loss.bytes() > REWRITE_BYTES_MAX {
             return Err(misfit("the place is too long"));
         }
-        let header = self.header_of(&segment).await.map_err(|error| fault("reading", &segment, &error))?;
-        let ends_segment = loss.lost.to >= self.written_offset(&segment);
+        let header = self.header_of(&segment).await.map_err(|error| unreadable(&segment, &error))?;
+        // Of records that are deleted by now there is nothing to write: then those that are left need not fill the
+        // place.
+        let whole = self.losses.at(loss.lost.from).filter(|known| known.lost.from < loss.lost.from);
+        let may_be_short = whole.is_some() || loss.lost.to >= self.written_offset(&segment);
         let place =
-            Place { span: (loss.lost.position, loss.lost.end_position), block: header.block_bytes, ends_segment };
+            Place { span: (loss.lost.position, loss.lost.end_position), block: header.block_bytes, may_be_short };
         let entries = segment.index.borrow().as_ref().map(|index| index.entries_in(loss.lost.from..loss.lost.to));
         let entries = entries.unwrap_or_default();
         let stands = |header: &BatchHeader| entries.iter().find(|(at, _)| *at == header.base_offset).map(|(_, p)| *p);
@@ -127,15 +146,42 @@ impl<R: Runtime> Log<R> {
             return Err(misfit("the drive does not give back what was written"));
         }
         drop(file);
-        self.forget_loss(&segment, loss);
+        self.forget_loss(&segment, whole.as_ref().unwrap_or(loss));
         self.mend_index(&segment, &wanted, &positions).await;
-        Ok(())
+        Ok(wanted.len() as u64)
+    }
+
+    /// Damage that reaches behind the next batch that was found as well: for when the records of `loss` do not fit.
+    /// Then a drive wrote that batch to a wrong place, which was theirs. `None` if nothing is behind it.
+    pub async fn widened(&self, loss: &Loss) -> Result<Option<Loss>, RewriteError> {
+        let Some(segment) = self.segment_of(loss.lost.from) else { return Ok(None) };
+        let header = self.header_of(&segment).await.map_err(|error| unreadable(&segment, &error))?;
+        let bound = self.written_offset(&segment);
+        if loss.lost.to >= bound {
+            return Ok(None);
+        }
+        let end = segment.end_position.get().min(loss.lost.position + REWRITE_BYTES_MAX);
+        let file = self.open_again(&segment).await?;
+        let (mut met, mut behind) = (0, None);
+        let mut see = |found| {
+            if let Found::Batch(batch) = found {
+                met += 1;
+                if met == 2 {
+                    behind = Some((batch.position, batch.header.base_offset));
+                }
+            }
+        };
+        let mut survey = Survey::new(&header, (loss.lost.end_position, end), (loss.lost.to, bound));
+        self.run(&file, &mut survey, &mut see).await.map_err(|error| unreadable(&segment, &error))?;
+        let (end_position, to) = behind.unwrap_or((end, bound));
+        let lost = Lost { end_position, to, ..loss.lost.clone() };
+        Ok(Some(Loss { lost, ..loss.clone() }))
     }
 
     /// A file of its own: those that are kept open are for readers, and a claim ends when it is closed.
     async fn open_again(&self, segment: &Segment<R>) -> Result<R::File, RewriteError> {
         let opened = self.context.runtime.open(&segment.path, OpenMode::Existing).await;
-        opened.map_err(|error| fault("opening", segment, &error))
+        opened.map_err(|error| unreadable(segment, &error))
     }
 
     /// The same, mapped by nobody from now on: what is written under a mapping is thrown out of it.
@@ -145,7 +191,7 @@ impl<R: Runtime> Log<R> {
         match file.claim().await {
             Ok(true) => Ok(file),
             Ok(false) => Err(RewriteError::Busy { path: segment.path.clone() }),
-            Err(error) => Err(fault("claiming", segment, &error)),
+            Err(error) => Err(unreadable(segment, &error)),
         }
     }
 
@@ -158,7 +204,7 @@ impl<R: Runtime> Log<R> {
     ) -> Result<bool, RewriteError> {
         let span = (loss.lost.position, loss.lost.end_position);
         let survey = Survey::new(header, span, (loss.lost.from, loss.lost.to));
-        let losses = self.survey_file(file, survey).await.map_err(|error| fault("reading", segment, &error))?;
+        let losses = self.survey_file(file, survey).await.map_err(|error| unreadable(segment, &error))?;
         Ok(records_in(&losses).0 > 0)
     }
 
@@ -169,16 +215,21 @@ impl<R: Runtime> Log<R> {
                 losses.push(lost);
             }
         };
+        self.run(file, &mut survey, &mut see).await?;
+        survey.finish(&mut see);
+        Ok(losses)
+    }
+
+    async fn run(&self, file: &R::File, survey: &mut Survey, see: &mut impl FnMut(Found)) -> std::io::Result<()> {
         let align = file.alignment();
         while let Some((position, len)) = survey.wants() {
             let first = position - position % align;
             let skip = (position - first) as usize;
             let bytes = file.read_at(first, (skip + len).next_multiple_of(align as usize)).await?;
-            survey.take(&bytes[skip.min(bytes.len())..(skip + len).min(bytes.len())], &mut see);
+            survey.take(&bytes[skip.min(bytes.len())..(skip + len).min(bytes.len())], see);
             self.context.runtime.yield_now().await;
         }
-        survey.finish(&mut see);
-        Ok(losses)
+        Ok(())
     }
 
     async fn write_over(
@@ -189,13 +240,10 @@ impl<R: Runtime> Log<R> {
         positions: &[u64],
     ) -> Result<(), RewriteError> {
         let (start, end) = (loss.lost.position, loss.lost.end_position);
-        let last = wanted.last().zip(positions.last());
-        let filled = last.map_or(start, |(batch, at)| at + batch.bytes.len() as u64);
-        let end = end.min(filled.next_multiple_of(u64::from(header.block_bytes)));
         let align = file.alignment();
         let first = start - start % align;
         let len = (end.next_multiple_of(align) - first) as usize;
-        let read = file.read_at(first, len).await.map_err(|error| fault("reading", segment, &error))?;
+        let read = file.read_at(first, len).await.map_err(|error| unreadable(segment, &error))?;
         let mut buffer = self.context.runtime.allocate(len.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize));
         let at = |position: u64| (position - first) as usize;
         let bytes = buffer.bytes_mut();
@@ -220,17 +268,17 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Writes the header block of a sealed segment anew if it is damaged, as its first batch tells it.
-    async fn restore_header(self: &Rc<Self>, segment: &Rc<Segment<R>>, loss: &Loss) -> Result<(), RewriteError> {
+    async fn restore_header(self: &Rc<Self>, segment: &Rc<Segment<R>>, loss: &Loss) -> Result<Look, RewriteError> {
         let Some(_writing) = self.end.begin_writing() else { return Err(RewriteError::Ending) };
         let base_offset = segment.base_offset();
         let file = self.open_to_write(segment).await?;
         let len = SEGMENT_HEADER_BYTES as usize + BATCH_BYTES_MAX;
-        let bytes = file.read_at(0, len).await.map_err(|error| fault("reading", segment, &error))?;
+        let bytes = file.read_at(0, len).await.map_err(|error| unreadable(segment, &error))?;
         if SegmentHeader::decode(&bytes)
             .is_ok_and(|header| header.partition == self.partition && header.base_offset == base_offset)
         {
             self.forget_loss(segment, loss);
-            return Ok(());
+            return Ok(Look::Intact);
         }
         let behind = bytes.get(SEGMENT_HEADER_BYTES as usize..).unwrap_or_default();
         let first = check_stored_header(behind).ok().filter(|first| first.base_offset == base_offset);
@@ -250,7 +298,7 @@ impl<R: Runtime> Log<R> {
             let header = with(block_bytes);
             let span = (SEGMENT_HEADER_BYTES, segment.end_position.get());
             let survey = Survey::new(&header, span, (base_offset, bound));
-            let losses = self.survey_file(&file, survey).await.map_err(|error| fault("reading", segment, &error))?;
+            let losses = self.survey_file(&file, survey).await.map_err(|error| unreadable(segment, &error))?;
             let lost = records_in(&losses);
             if best.as_ref().is_none_or(|(least, _)| lost < *least) {
                 best = Some((lost, header));
@@ -264,7 +312,7 @@ impl<R: Runtime> Log<R> {
         written.map_err(|error| LogFault::failed("writing", &segment.path, &error))?;
         drop(file);
         self.forget_loss(segment, loss);
-        Ok(())
+        Ok(Look::Restored)
     }
 
     /// What was read of `segment` is read anew when it is asked for.
@@ -295,8 +343,8 @@ impl<R: Runtime> Log<R> {
     }
 }
 
-fn fault<R: Runtime>(operation: &'static str, segment: &Segment<R>, error: &std::io::Error) -> RewriteError {
-    LogFault::failed(operation, &segment.path, error).into()
+fn unreadable<R: Runtime>(segment: &Segment<R>, error: &std::io::Error) -> RewriteError {
+    RewriteError::Unreadable { path: segment.path.clone(), reason: error.to_string() }
 }
 
 impl Loss {
@@ -305,7 +353,8 @@ impl Loss {
         self.lost.position < SEGMENT_HEADER_BYTES
     }
 
-    fn bytes(&self) -> u64 {
+    /// How long the place is.
+    pub fn bytes(&self) -> u64 {
         self.lost.end_position - self.lost.position
     }
 
@@ -338,8 +387,8 @@ struct Place {
     span: (u64, u64),
     /// Flush groups begin at multiples of this.
     block: u32,
-    /// No record of the segment comes behind it.
-    ends_segment: bool,
+    /// It need not be filled: no record of the segment comes behind it, or some that stood there are deleted.
+    may_be_short: bool,
 }
 
 impl Place {
@@ -372,7 +421,7 @@ impl Place {
             ends = next.iter().map(|(at, _)| at + len).collect();
             steps.push(next);
         }
-        let mut end_of_last = *ends.iter().find(|last| self.ends_segment || **last == end || padded(**last) == end)?;
+        let mut end_of_last = *ends.iter().find(|last| self.may_be_short || **last == end || padded(**last) == end)?;
         let mut positions = Vec::new();
         for (batch, step) in batches.iter().zip(&steps).rev() {
             let at = end_of_last - batch.bytes.len() as u64;

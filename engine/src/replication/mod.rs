@@ -571,6 +571,11 @@ impl<B> Replica<B> {
         self.repair.is_some()
     }
 
+    /// Nobody waits for what is being repaired any more.
+    pub fn stop_repair(&mut self) {
+        self.repair = None;
+    }
+
     /// The next thing to do, until `None`.
     pub fn poll_effect(&mut self) -> Option<Effect<B>> {
         self.own.pop_effect()

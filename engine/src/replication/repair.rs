@@ -30,7 +30,7 @@ impl Repair {
     pub(super) fn begin<B>(own: &mut Own<B>, from: Offset, until: Offset, now: Duration) -> Option<Self> {
         let until = until.min(own.committed()).min(own.held.received);
         let mut repair = Repair { from, until, asked: own.id, asked_at: now };
-        (from < until).then(|| {
+        (own.log_start <= from && from < until).then(|| {
             repair.ask(own, now);
             repair
         })
@@ -46,6 +46,10 @@ impl Repair {
 
     /// Records come. Gives whether that was all.
     pub(super) fn handle_spare<B>(&mut self, own: &mut Own<B>, batches: Batches<B>, now: Duration) -> bool {
+        if self.from < own.log_start {
+            // It was deleted meanwhile.
+            return true;
+        }
         // A batch may begin before the first record that is damaged: batches are replaced whole.
         let fits = batches.from <= self.from && batches.end > self.from && batches.end <= own.held.received;
         if !fits || own.epochs.at(self.from) != batches.epoch {

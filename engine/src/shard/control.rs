@@ -45,6 +45,8 @@ pub struct PartitionStatus {
     pub read_only: Option<String>,
     /// The damaged places that are known, at most [`DAMAGES_SHOWN_MAX`].
     pub damages: Vec<DamageStatus>,
+    /// Damaged records that its copies here got back from others since the start.
+    pub repaired_records: u64,
 }
 
 /// A copy of a partition.

@@ -57,6 +57,7 @@ impl<R: Runtime> Owned<R> {
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
             damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
+            repaired_records: self.member.as_ref().map_or(0, |member| member.repairs.records()),
         }
     }
 

@@ -128,13 +128,14 @@ impl<R: Runtime> Owned<R> {
         }
         // A record may have been deleted while it was looked for: that is no damage.
         let unless_gone = move |partition: &Self, error| partition.readable(range.offset).err().unwrap_or(error);
-        if let Some(outcome) = self.log.read_ahead(range) {
+        let ahead = self.log.read_ahead(range);
+        if let Some(outcome) = ahead.filter(|outcome| self.member.is_none() || outcome.is_ok()) {
             let outcome = outcome.map(|batches| self.fetched(batches)).map_err(|error| unless_gone(self, error));
             return self.answer(reply, arrived, outcome);
         }
         let (partition, runtime) = (Rc::clone(self), &self.core.context.runtime);
         let reading = async move {
-            let read = partition.log.read_disk(range).await;
+            let read = partition.read_whole(range).await;
             let outcome =
                 read.map(|batches| partition.fetched(batches)).map_err(|error| unless_gone(&partition, error));
             partition.answer(reply, arrived, outcome);
@@ -144,6 +145,17 @@ impl<R: Runtime> Owned<R> {
             runtime.spawn_background(reading);
         } else {
             runtime.spawn(reading);
+        }
+    }
+
+    /// Reads from the device. What is damaged there and whole on another copy is repaired first.
+    async fn read_whole(&self, range: ReadRange) -> Result<Vec<bytes::Bytes>, RequestError> {
+        let read = self.log.read_disk(range).await;
+        match (&read, &self.member) {
+            (Err(RequestError::Corrupt { from, to, .. }), Some(member)) if from < to => {
+                if member.repaired(self, range.offset).await { self.log.read_disk(range).await } else { read }
+            }
+            _ => read,
         }
     }
 

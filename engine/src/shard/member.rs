@@ -14,10 +14,11 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned};
+use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned, repairing::Repairs};
 use crate::{
     error::RequestError,
-    log::{LogFault, copies::BALLOT_NAME, read::ReadRange, recovery::Recovered, version::OtherVersion},
+    log::{LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, version::OtherVersion},
+    metrics::CoreMetrics,
     record::{ProducerHistory, check_stored_header},
     replication::{
         Opened, Pace, ReadTicket, Replica, RoleName,
@@ -69,6 +70,8 @@ pub(super) struct Member<R: Runtime> {
     closed: Cell<bool>,
     /// When it was said last that too few copies vote.
     stuck_said: Cell<Option<Duration>>,
+    /// What is damaged here and is got back from the others.
+    pub(super) repairs: Repairs,
 }
 
 /// How often that is said.
@@ -90,7 +93,7 @@ enum Change {
     Cut(Offset),
     /// See [`Effect::Restart`].
     Restart(Offset),
-    /// It ends at damage, and a leader has begun to send what follows: what is behind the damage is of no more use.
+    /// It ends at damage, and there is a leader: what is behind the damage is of no more use.
     Mend,
 }
 
@@ -161,6 +164,7 @@ impl<R: Runtime> Member<R> {
             leader: Cell::new(None),
             closed: Cell::new(false),
             stuck_said: Cell::new(None),
+            repairs: Repairs::default(),
         }))
     }
 
@@ -210,7 +214,25 @@ impl<R: Runtime> Member<R> {
     }
 
     pub(super) fn now(&self) -> Duration {
-        self.common.context.runtime.monotonic()
+        self.runtime().monotonic()
+    }
+
+    pub(super) fn runtime(&self) -> &R {
+        &self.common.context.runtime
+    }
+
+    pub(super) fn metrics(&self) -> &CoreMetrics {
+        &self.common.context.metrics
+    }
+
+    /// The present opening of its log.
+    pub(super) fn owned(&self) -> Option<Rc<Owned<R>>> {
+        self.owned.borrow().upgrade()
+    }
+
+    /// Whether the log is opened anew now.
+    pub(super) fn is_changing(&self) -> bool {
+        self.log_busy.get()
     }
 
     /// The core of another copy; `None` if its drive is away.
@@ -253,6 +275,7 @@ impl<R: Runtime> Member<R> {
     pub(super) fn tick(self: &Rc<Self>) {
         if !self.closed.get() {
             self.drive(|replica, now| replica.tick(now));
+            self.see_to_damage();
         }
     }
 
@@ -402,6 +425,8 @@ impl<R: Runtime> Member<R> {
             Effect::Truncate { to } => self.change_log(owned, Change::Cut(to)),
             Effect::Restart { at } => self.change_log(owned, Change::Restart(at)),
             Effect::Trim { before } => self.trim(owned, before),
+            Effect::LoadSpare { to, from, until } => self.load_spare(owned, to, (from, until)),
+            Effect::Rewrite(batches) => self.repairs.take(batches),
             Effect::Load { to, from, until, bytes_max } => self.load(&owned, to, (from, until, bytes_max)),
             Effect::Lead { epoch, start } => {
                 tracing::info!(copy = %self.id, %epoch, %start, "leads from now on");
@@ -422,6 +447,10 @@ impl<R: Runtime> Member<R> {
                 self.leader.set(leader);
                 owned.follow();
                 self.answers.notify();
+                if leader.is_some() && owned.damage.is_some() {
+                    // It has all that was acknowledged: nobody needs what is behind the damage any more.
+                    self.change_log(owned, Change::Mend);
+                }
             }
             Effect::Answer { through } => {
                 self.answered.set(through);
@@ -520,6 +549,7 @@ impl<R: Runtime> Member<R> {
         self.common.context.runtime.spawn(async move {
             tracing::info!(copy = %member.id, ?change, "the log is changed to agree with its leader's");
             owned.retire().await;
+            let losses = owned.log.losses().all();
             let changed = match change {
                 Change::Cut(to) => owned.log.cut(to).await,
                 Change::Restart(at) => {
@@ -531,7 +561,7 @@ impl<R: Runtime> Member<R> {
                 Change::Mend => owned.log.mend().await,
             };
             let reopened = match changed {
-                Ok(()) => member.reopen(owned).await,
+                Ok(()) => member.reopen(owned, losses).await,
                 Err(fault) => Err(fault.to_string()),
             };
             if let Err(reason) = reopened {
@@ -546,7 +576,7 @@ impl<R: Runtime> Member<R> {
         });
     }
 
-    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>) -> Result<(), String> {
+    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>, losses: Vec<Loss>) -> Result<(), String> {
         let Some(core) = self.core.upgrade() else { return Ok(()) };
         owned.log.close().await;
         let entry = owned.entry.borrow().clone();
@@ -555,6 +585,8 @@ impl<R: Runtime> Member<R> {
         if let Some(damage) = &recovered.damage {
             return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
         }
+        // What is damaged in the middle is repaired, if it is still there.
+        recovered.log.remember(losses);
         core.place(self.id, (entry, Some(Rc::clone(self))), recovered);
         Ok(())
     }
@@ -607,14 +639,14 @@ impl<R: Runtime> Member<R> {
 }
 
 /// One string of bytes of its own memory: what goes to another core must not be this one's buffers.
-fn join(pieces: &[Bytes]) -> Bytes {
+pub(super) fn join(pieces: &[Bytes]) -> Bytes {
     let mut joined = BytesMut::with_capacity(pieces.iter().map(Bytes::len).sum());
     pieces.iter().for_each(|piece| joined.extend_from_slice(piece));
     joined.freeze()
 }
 
 /// Which records stored batches hold that lie end to end; `None` of none.
-fn extent(bytes: &Bytes) -> Option<Batches<Bytes>> {
+pub(super) fn extent(bytes: &Bytes) -> Option<Batches<Bytes>> {
     let first = check_stored_header(bytes).ok()?;
     let (mut end, mut at) = (first.base_offset, 0);
     while at < bytes.len() {

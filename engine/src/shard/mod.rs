@@ -24,6 +24,7 @@ mod owned;
 mod peers;
 pub mod placement;
 mod recovering;
+mod repairing;
 pub mod request;
 mod retaining;
 mod scrubbing;

@@ -1,6 +1,6 @@
 //! Partitions with several copies, on the real runtime: what one core acknowledged, the others have.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, os::unix::fs::FileExt, path::Path, time::Duration};
 
 use pyralog_engine::{
     error::RequestError,
@@ -15,18 +15,7 @@ use pyralog_engine::{
     types::{AckLevel, Offset, PartitionId},
 };
 
-use crate::support::{batch, check, data_dir, partitions_of, serve};
-
-/// Asks again while no copy leads, as clients do.
-async fn ask(shard: &Shard<GlommioRuntime>, request: Request) -> Outcome {
-    for _ in 0..1_000 {
-        match shard.call(request.clone()).await {
-            Err(RequestError::NotLeader { .. }) => shard.runtime().sleep(Duration::from_millis(5)).await,
-            other => return other,
-        }
-    }
-    panic!("nobody leads for 5 s");
-}
+use crate::support::{ask, batch, check, data_dir, partitions_of, serve};
 
 async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, first: usize, ack: AckLevel) {
     let append = Append { partition, batch: batch(first, 10), ack: Some(ack), expected_offset: None };
@@ -69,6 +58,43 @@ fn what_a_quorum_acknowledged_is_there_after_a_restart_on_any_number_of_cores() 
                     check(&shard, partition, 620 + life * 10).await;
                 }
             }
+        });
+    }
+}
+
+/// Changes bytes in the middle of the first segment of a copy, past the header of the batch that stands there.
+fn spoil(dir: &Path, copy: &str, at: u64) {
+    let path = dir.join("logs/default/a").join(copy).join(format!("{:020}.seg", 0));
+    let file = fs::OpenOptions::new().write(true).open(path).unwrap();
+    file.write_all_at(&[0xa5; 64], at).unwrap();
+    file.sync_all().unwrap();
+}
+
+#[test]
+fn what_is_damaged_on_one_copy_or_the_other_is_repaired_and_read() {
+    let dir = data_dir();
+    let home = dir.path().to_path_buf();
+    serve(home.clone(), 2, move |shard| async move {
+        assert!(matches!(create(&shard, "a", (2, 2, 1)).await, Ok(Reply::LogCreated(_))));
+        let partition = partitions_of(&shard, "a")[0];
+        // Enough that the first segment is sealed.
+        for first in (0..10_000).step_by(10) {
+            append(&shard, partition, first, AckLevel::Received).await;
+        }
+        append(&shard, partition, 10_000, AckLevel::Durable).await;
+        check(&shard, partition, 10_010).await;
+        // While it runs, in what nobody has in memory.
+        for (copy, at) in [("0", 100_000), ("0.1", 200_000), ("0", 300_000)] {
+            spoil(&home, copy, at);
+        }
+        check(&shard, partition, 10_010).await;
+    });
+    // Of the copy that does not lead nobody read: whichever leads now, all is there.
+    for at in [400_000, 0] {
+        spoil(dir.path(), "0", at);
+        spoil(dir.path(), "0.1", 500_000);
+        serve(dir.path().to_path_buf(), 2, move |shard| async move {
+            check(&shard, partitions_of(&shard, "a")[0], 10_010).await;
         });
     }
 }

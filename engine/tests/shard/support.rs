@@ -4,15 +4,19 @@ use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pyralog_engine::{
+    error::RequestError,
     log::{retention::Limits, scrub::ScrubPace},
     record::{BatchBuilder, Codec, split_batches},
-    runtime::glommio::{GlommioRuntime, LaunchOptions, launch, mesh},
+    runtime::{
+        Runtime,
+        glommio::{GlommioRuntime, LaunchOptions, launch, mesh},
+    },
     settings::{LogSettings, Replication},
     shard::{
         self, Shard, ShardConfig,
         mailbox::Message,
         placement::Drives,
-        request::{Append, CreateLog, Fetch, Reply, Request},
+        request::{Append, CreateLog, Fetch, Outcome, Reply, Request},
     },
     types::{AckLevel, CoreId, Offset, PartitionId},
 };
@@ -82,12 +86,23 @@ pub async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, batch
     }
 }
 
+/// Asks again while no copy leads, as clients do.
+pub async fn ask(shard: &Shard<GlommioRuntime>, request: Request) -> Outcome {
+    for _ in 0..1_000 {
+        match shard.call(request.clone()).await {
+            Err(RequestError::NotLeader { .. }) => shard.runtime().sleep(Duration::from_millis(5)).await,
+            other => return other,
+        }
+    }
+    panic!("nobody leads for 5 s");
+}
+
 /// Reads everything and checks that it is `count` records in order.
 pub async fn check(shard: &Shard<GlommioRuntime>, partition: PartitionId, count: usize) {
     let mut next = 0usize;
     while next < count {
         let fetch = Fetch { partition, offset: Offset(next as u64), max_bytes: 100_000, max_wait: Duration::ZERO };
-        let fetched = match shard.call(Request::Fetch(fetch)).await {
+        let fetched = match ask(shard, Request::Fetch(fetch)).await {
             Ok(Reply::Fetched(fetched)) => fetched,
             other => panic!("{partition} at {next}: {other:?}"),
         };

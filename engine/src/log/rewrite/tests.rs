@@ -73,7 +73,7 @@ fn run<Fut: Future<Output = ()> + 'static>(story: impl FnOnce(SimRuntime) -> Fut
 
 #[test]
 fn batches_are_arranged_as_flush_groups_do_it_or_not_at_all() {
-    let place = |start, end, ends_segment| Place { span: (start, end), block: BLOCK, ends_segment };
+    let place = |start, end, may_be_short| Place { span: (start, end), block: BLOCK, may_be_short };
     let at = |place: Place, lens: &[usize]| place.arrange(&wanted(lens), |_| None);
     assert_eq!(at(place(100, 400, false), &[300]), Some(vec![100]));
     assert_eq!(at(place(100, 512, false), &[300]), Some(vec![100]), "the padding is part of it");
@@ -107,14 +107,14 @@ fn damage_is_written_over_where_it_is_and_nothing_else_is_touched() {
             .await;
             let loss = loss_at(&log, first, 6).await;
             assert_eq!((loss.lost.from, loss.lost.to), (Offset(first), Offset(last)), "{loss:?}");
-            assert_eq!(log.is_still_lost(&loss).await, Ok(true));
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Lost));
             let lens = &[300, 400, 300, 500, 200, 200][first as usize..last as usize];
             let refused = log.rewrite(&loss, &theirs(first, lens), Offset(last - 1)).await;
             assert!(matches!(refused, Err(RewriteError::Misfit { .. })), "{refused:?}: not durable");
             log.rewrite(&loss, &theirs(first, lens), Offset(6)).await.unwrap();
             assert!(log.losses().is_empty());
             assert_eq!(offsets(&log, 0, 6).await.unwrap(), [0, 1, 2, 3, 4, 5]);
-            assert_eq!(log.is_still_lost(&loss).await, Ok(false));
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Intact));
             let after = whole.read_at(0, 8192).await.unwrap();
             let differs: Vec<_> = (0..8192).filter(|at| before[*at] != after[*at]).collect();
             let (from, to) = (loss.lost.position as usize, loss.lost.end_position as usize);
@@ -151,7 +151,7 @@ fn what_does_not_fit_or_is_not_what_was_there_is_refused() {
             assert!(matches!(refused, RewriteError::Wrong { .. }), "{refused:?}");
         }
         assert_eq!(log.losses().all(), std::slice::from_ref(&loss));
-        assert_eq!(log.is_still_lost(&loss).await, Ok(true));
+        assert_eq!(log.look_again(&loss).await, Ok(Look::Lost));
     });
 }
 
@@ -192,7 +192,7 @@ fn the_header_block_of_a_sealed_segment_is_told_by_its_batches() {
             let log = open(&context).await.log;
             let loss = loss_at(&log, 7, 600).await;
             assert_eq!(loss.lost.from, Offset(0));
-            assert_eq!(log.is_still_lost(&loss).await, Ok(false));
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Restored));
             assert_eq!(offsets(&log, 7, 8).await.unwrap()[0], 7);
             let reopened = open(&context).await.log;
             assert_eq!(offsets(&reopened, 7, 8).await.unwrap()[0], 7);

@@ -557,6 +557,14 @@ impl World {
         flipped
     }
 
+    pub(super) fn misdirect(&self, path: &Path, (from, to): (u64, u64), sectors: u64) -> bool {
+        let hit = self.file_at(path).is_some_and(|inode| inode.borrow_mut().misdirect(from, to, sectors));
+        if hit {
+            self.count(FaultKind::MisdirectedWrite);
+        }
+        hit
+    }
+
     fn file_at(&self, path: &Path) -> Option<Rc<RefCell<Inode>>> {
         let (dir, name) = names::parent(&self.disk.root, path).ok()?;
         match names::look_up(&dir, name)? {

@@ -380,6 +380,28 @@ impl Inode {
         }
         true
     }
+
+    /// The sectors from `from` on came to stand at `to` as well, durably: a write that went there before it went where
+    /// it belongs.
+    pub(super) fn misdirect(&mut self, from: u64, to: u64, sectors: u64) -> bool {
+        let end = from.max(to) + sectors * SECTOR as u64;
+        if end > self.visible_len || from == to {
+            return false;
+        }
+        let copies: Vec<_> = (0..sectors)
+            .map(|at| {
+                let (page, sector) = place(from + at * SECTOR as u64);
+                self.visible.sector(page, sector)
+            })
+            .collect();
+        for (at, copy) in (to / SECTOR as u64..).zip(copies) {
+            let (page, sector) = place(at * SECTOR as u64);
+            self.wounds.entry(at).or_insert(self.visible.sector(page, sector));
+            self.visible.set_sector(page, sector, &copy);
+            self.durable.set_sector(page, sector, &copy);
+        }
+        true
+    }
 }
 
 fn place(position: u64) -> (u64, usize) {

@@ -252,6 +252,12 @@ impl Sim {
         self.world.flip_bit(path, Some(position))
     }
 
+    /// A write of so many sectors that belongs to `from` went to `to` before: both have it now. Gives whether the file
+    /// has these places.
+    pub fn misdirect(&self, path: &Path, (from, to): (u64, u64), sectors: u64) -> bool {
+        self.world.misdirect(path, (from, to), sectors)
+    }
+
     /// Puts a durable file with this content where `path` says, with the directories it needs.
     pub fn install(&self, path: &Path, content: &[u8]) -> io::Result<()> {
         self.world.install(path, content)

@@ -1,0 +1,238 @@
+//! Getting back from other copies what is damaged on this one: each damaged place that a reader, the scrub or an
+//! opening finds is looked at again, its records are fetched and written over it ([`crate::log::rewrite`]).
+//!
+//! One place after the other, so that what is fetched takes bounded memory. What cannot be repaired now, because the
+//! others are away or it is not known yet to be final, is tried again for as long as it is damaged. A reader waits for
+//! the repair of what he asked for, but not for ever.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::Duration,
+};
+
+use bytes::Bytes;
+
+use super::{
+    member::{Member, extent, join},
+    owned::Owned,
+    wait_at_most,
+};
+use crate::{
+    log::{
+        damage::Loss,
+        read::ReadRange,
+        rewrite::{Look, REWRITE_BYTES_MAX, RewriteError},
+    },
+    replication::{assignment::ReplicaId, message::Batches},
+    runtime::Runtime,
+    signal::Signal,
+    types::Offset,
+};
+
+/// What one message brings at most, unless a batch is longer.
+const SPARE_BYTES_MAX: usize = 4 << 20;
+
+/// How long others are asked for the records of one place: each of them a few times.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// After a round that left something damaged.
+const PAUSE: Duration = Duration::from_secs(1);
+
+/// The same if it is only not known yet what is final: a leader says so with its next beat.
+const SHORT_PAUSE: Duration = Duration::from_millis(50);
+
+/// How often a place whose records do not fit into it is taken for a longer one.
+const WIDENINGS_MAX: usize = 8;
+
+/// How long a reader waits for what he asked for: a round with a place that nobody gives, and one more.
+const READER_PATIENCE: Duration = Duration::from_secs(2);
+
+/// See the module.
+#[derive(Default)]
+pub(super) struct Repairs {
+    /// A round is under way.
+    busy: Cell<bool>,
+    /// When the next may begin.
+    next: Cell<Duration>,
+    /// What came for the place that is being repaired, and that something did, or that a round is over.
+    came: RefCell<Vec<Batches<Bytes>>>,
+    news: Signal,
+    /// Records that were repaired.
+    records: Cell<u64>,
+    /// Why something stays damaged, as it was said last.
+    said: RefCell<String>,
+}
+
+impl Repairs {
+    /// Others gave records that are wanted.
+    pub(super) fn take(&self, batches: Batches<Bytes>) {
+        if self.busy.get() {
+            self.came.borrow_mut().push(batches);
+            self.news.notify();
+        }
+    }
+
+    /// How many records were repaired.
+    pub(super) fn records(&self) -> u64 {
+        self.records.get()
+    }
+
+    /// What came, if that is all before `to`.
+    fn all_until(&self, to: Offset) -> Option<Bytes> {
+        let came = self.came.borrow();
+        let is_all = came.last().is_some_and(|last| last.end >= to);
+        is_all.then(|| join(&came.iter().map(|batches| batches.bytes.clone()).collect::<Vec<_>>()))
+    }
+}
+
+/// Why a place stays damaged for now.
+#[derive(Debug, thiserror::Error)]
+enum NotNow {
+    #[error("it is not known yet whether these records are final")]
+    NotFinal,
+    #[error("the damaged place is longer than {REWRITE_BYTES_MAX} bytes")]
+    TooLong,
+    #[error("some of them are deleted")]
+    Deleted,
+    #[error("no other copy gives them")]
+    NotGiven,
+    #[error(transparent)]
+    Refused(#[from] RewriteError),
+}
+
+impl<R: Runtime> Member<R> {
+    /// Begins to repair what is damaged, if anything is.
+    pub(super) fn see_to_damage(self: &Rc<Self>) {
+        let Some(owned) = self.owned().filter(|owned| !owned.log.losses().is_empty()) else { return };
+        // A log that ends at damage is mended first.
+        let waits =
+            self.is_closed() || self.is_changing() || owned.damage.is_some() || self.now() < self.repairs.next.get();
+        if waits || self.repairs.busy.replace(true) {
+            return;
+        }
+        let member = Rc::clone(self);
+        self.runtime().clone().spawn_background(async move {
+            let mut pause = None;
+            owned.log.losses().forget_before(owned.kept_start.get());
+            for loss in owned.log.losses().all() {
+                if member.is_closed() || owned.retired.get() || owned.deleted.get() {
+                    break;
+                }
+                pause = pause.max(member.repair(&owned, &loss).await.err());
+            }
+            let repairs = &member.repairs;
+            repairs.next.set(pause.map_or(Duration::ZERO, |pause| member.now() + pause));
+            repairs.busy.set(false);
+            repairs.news.notify();
+        });
+    }
+
+    /// A reader met damage at `offset`. Gives whether it is gone, after some time at most.
+    pub(super) async fn repaired(self: &Rc<Self>, owned: &Owned<R>, offset: Offset) -> bool {
+        let is_whole = || owned.log.losses().at(offset).is_none();
+        let deadline = self.now() + READER_PATIENCE;
+        while !is_whole() && self.now() < deadline && !self.is_closed() {
+            self.see_to_damage();
+            wait_at_most(self.runtime(), &self.repairs.news, SHORT_PAUSE).await;
+        }
+        is_whole()
+    }
+
+    /// Gives when to try again if something is left.
+    async fn repair(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<(), Duration> {
+        let outcome = self.try_repair(owned, loss).await;
+        self.repairs.came.borrow_mut().clear();
+        let copy = self.id;
+        match outcome {
+            Ok(Some(batches)) => {
+                let (from, to) = (loss.lost.from, loss.lost.to);
+                tracing::warn!(%copy, file = %loss.file.display(), %from, %to, "damaged records were repaired");
+                let (metrics, records) = (self.metrics(), to.0 - from.0);
+                metrics.damages_repaired.add(1);
+                metrics.batches_repaired.add(batches);
+                metrics.records_repaired.add(records);
+                self.repairs.records.set(self.repairs.records.get() + records);
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(why) => {
+                let text = format!("{} to {}: {why}", loss.lost.from, loss.lost.to);
+                if *self.repairs.said.borrow() != text {
+                    tracing::warn!(%copy, reason = text, "damaged records are not repaired yet");
+                    *self.repairs.said.borrow_mut() = text;
+                }
+                if let NotNow::Refused(RewriteError::Fault(fault)) = &why {
+                    owned.fence(fault.to_string());
+                }
+                Err(if matches!(why, NotNow::NotFinal) { SHORT_PAUSE } else { PAUSE })
+            }
+        }
+    }
+
+    /// Gives how many batches were written; none if nothing is damaged.
+    async fn try_repair(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<Option<u64>, NotNow> {
+        match owned.log.look_again(loss).await? {
+            Look::Intact => return Ok(None),
+            Look::Restored => return Ok(Some(0)),
+            Look::Lost => {}
+        }
+        let mut loss = loss.clone();
+        // The others have no more than that.
+        loss.lost.from = loss.lost.from.max(owned.kept_start.get());
+        for _ in 0..WIDENINGS_MAX {
+            match self.fetch_and_rewrite(owned, &loss).await {
+                Err(NotNow::Refused(why @ RewriteError::Misfit { .. })) => match owned.log.widened(&loss).await? {
+                    Some(wider) => loss = wider,
+                    None => return Err(why.into()),
+                },
+                outcome => return outcome.map(Some),
+            }
+        }
+        self.fetch_and_rewrite(owned, &loss).await.map(Some)
+    }
+
+    async fn fetch_and_rewrite(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<u64, NotNow> {
+        self.repairs.came.borrow_mut().clear();
+        let (from, to) = (loss.lost.from, loss.lost.to);
+        if loss.bytes() > REWRITE_BYTES_MAX {
+            return Err(NotNow::TooLong);
+        }
+        if self.look(|replica| replica.committed()) < to {
+            return Err(NotNow::NotFinal);
+        }
+        if !self.drive(|replica, now| replica.repair(from, to, now)) {
+            return Err(NotNow::Deleted);
+        }
+        let deadline = self.now() + PATIENCE;
+        let bytes = loop {
+            if let Some(bytes) = self.repairs.all_until(to) {
+                break bytes;
+            }
+            let left = deadline.saturating_sub(self.now());
+            if left.is_zero() || self.is_closed() {
+                self.drive(|replica, _| replica.stop_repair());
+                return Err(NotNow::NotGiven);
+            }
+            wait_at_most(self.runtime(), &self.repairs.news, left).await;
+        };
+        Ok(owned.log.rewrite(loss, &bytes, owned.held.get().durable).await?)
+    }
+
+    /// Reads for another copy what is damaged there.
+    pub(super) fn load_spare(self: &Rc<Self>, owned: Rc<Owned<R>>, to: ReplicaId, (from, until): (Offset, Offset)) {
+        let range = ReadRange { offset: from, end: until, max_bytes: SPARE_BYTES_MAX };
+        let member = Rc::clone(self);
+        self.runtime().clone().spawn_background(async move {
+            let read = match owned.log.read_memory(range) {
+                Some(pieces) => Ok(pieces),
+                None => owned.log.read_disk(range).await,
+            };
+            match read.map(|pieces| extent(&join(&pieces))) {
+                Ok(Some(batches)) => member.drive(|replica, _| replica.handle_spare(to, batches)),
+                Ok(None) => {}
+                Err(error) => tracing::warn!(copy = %member.id, %error, "another copy cannot be given what it lost"),
+            }
+        });
+    }
+}
