@@ -15,7 +15,7 @@ use pyralog_engine::{
     testing::history::{Cause, Event},
 };
 
-use crate::{clients::Clients, plan::Plan};
+use crate::{clients::Clients, plan::Plan, spoiling};
 
 /// What chance has in store for the drives of one seed.
 pub struct Fate {
@@ -25,6 +25,8 @@ pub struct Fate {
     may_lose: bool,
     /// What a drive was, at the end of some life.
     image: Option<(PathBuf, DriveImage)>,
+    /// Something spoils copies.
+    spoiling: Option<SimRandom>,
 }
 
 impl Fate {
@@ -34,7 +36,9 @@ impl Fate {
             let on_a_drive = usize::from(replication.replication_factor).div_ceil(drives.len());
             usize::from(replication.write_quorum - 1) / on_a_drive
         });
-        Fate { random: SimRandom::new(seed, 228), may_lose: drives.len() > 1 && spare > 0, drives, image: None }
+        let may_lose = drives.len() > 1 && spare > 0 && !plan.spoils_copies;
+        let spoiling = plan.spoils_copies.then(|| SimRandom::new(seed, 230));
+        Fate { random: SimRandom::new(seed, 228), may_lose, drives, image: None, spoiling }
     }
 
     fn any(&mut self) -> PathBuf {
@@ -55,6 +59,11 @@ impl Fate {
             let millis = self.random.within(10..3_000);
             sim.stall_drive(&drive, Duration::from_millis(millis));
         }
+    }
+
+    /// The power was lost: something may be spoiled.
+    pub fn spoil(&mut self, sim: &Sim, plan: &Plan) {
+        self.spoiling.iter_mut().for_each(|random| spoiling::spoil(sim, plan, random));
     }
 
     /// The server is down: drives are mended, or replaced.
@@ -93,18 +102,8 @@ pub fn compare(sim: &Sim, plan: &Plan) -> Vec<String> {
     if plan.settings.replication.is_none() {
         return Vec::new();
     }
-    let mut copies: BTreeMap<PathBuf, BTreeMap<PathBuf, Vec<PathBuf>>> = BTreeMap::new();
-    for (path, _) in sim.files() {
-        let is_segment = base_offset_of(&path).is_some();
-        let on = plan.drives.iter().find(|drive| path.starts_with(drive));
-        if let Some((drive, dir)) = on.zip(path.parent()).filter(|_| is_segment) {
-            // Without the number of the copy.
-            let partition = dir.strip_prefix(drive).unwrap().with_extension("");
-            copies.entry(partition).or_default().entry(dir.to_path_buf()).or_default().push(path);
-        }
-    }
     let mut complaints = Vec::new();
-    for (partition, copies) in copies {
+    for (partition, copies) in spoiling::copies_on(sim, plan) {
         let read: Vec<_> = copies.iter().map(|(dir, segments)| (dir, batches(sim, segments))).collect();
         for (one, other) in read.iter().zip(read.iter().skip(1)) {
             let differs = one.1.iter().find(|(base, batch)| other.1.get(base).is_some_and(|other| other != *batch));

@@ -36,6 +36,7 @@ use crate::{
     other_format::Foreigners,
     plan::{Mappings, Plan},
     producers::settle,
+    spoiling,
 };
 
 /// More than any life of a server takes.
@@ -90,6 +91,9 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let cores = (random.within(1..4) as usize).max(plan.drives.len());
     violations.extend(last_life(&sim, &plan, &clients, cores));
     violations.extend(copies::compare(&sim, &plan));
+    if plan.spoils_copies {
+        violations.extend(spoiling::unrepaired(&sim, &plan));
+    }
     violations.extend(judge(&clients.history.borrow()).iter().map(ToString::to_string));
     Report {
         trace: sim.trace_hash(),
@@ -177,6 +181,7 @@ pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Cl
     // Recovery believes what it reads: nothing tells it that a drive hides the end of a log from it.
     sim.set_rate(FaultKind::MisdirectedRead, 0);
     note_copies(plan, clients);
+    note_spoiled(plan, clients);
     let (process, runtimes, shards, failed) = start(sim, plan, cores);
     let death = plan.deaths.borrow_mut().next();
     let end = death.latest(sim.now() + Duration::from_micros(length_of_life(plan, random)));
@@ -204,17 +209,30 @@ pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Cl
     }
     failed.borrow().iter().for_each(|why| clients.note(Event::NotStarted(why.clone())));
     note_causes(&before, &sim.counts(), clients);
-    damage::tell(sim, clients);
+    if plan.settings.replication.is_none() {
+        damage::tell(sim, clients);
+    }
     let fault = if kill && !plan.drive_fails { Fault::Kill } else { Fault::PowerLoss };
     clients.history.borrow_mut().fault(fault);
-    damage::rot(sim, plan, clients, random);
-    damage::tell(sim, clients);
+    if plan.settings.replication.is_none() {
+        damage::rot(sim, plan, clients, random);
+        damage::tell(sim, clients);
+    } else if !kill {
+        fate.spoil(sim, plan);
+    }
 }
 
 fn note_copies(plan: &Plan, clients: &Clients) {
     if plan.settings.replication.is_some() {
         clients.note(Event::Cause(Cause::Replicated));
         clients.note(Event::Cause(Cause::Creating));
+    }
+}
+
+/// What was spoiled cannot be read until it is repaired.
+fn note_spoiled(plan: &Plan, clients: &Clients) {
+    if plan.spoils_copies {
+        clients.note(Event::Cause(Cause::Misread));
     }
 }
 

@@ -27,6 +27,8 @@ pub struct Plan {
     pub drive_fails: bool,
     /// Where its drives are; several only if partitions have several copies.
     pub drives: Vec<PathBuf>,
+    /// Something spoils single copies.
+    pub spoils_copies: bool,
     /// Of the log.
     pub settings: LogSettings,
     /// Which cores of which lives map sealed segments.
@@ -52,9 +54,8 @@ impl Mappings {
     }
 }
 
-/// Kinds of fault that no seed with several copies has.
-pub const NEVER_WITH_COPIES: [FaultKind; 3] =
-    [FaultKind::BitFlip, FaultKind::MisdirectedWrite, FaultKind::MisdirectedRead];
+/// What spoils copies; see `spoiling`.
+const SPOILING: [FaultKind; 2] = [FaultKind::BitFlip, FaultKind::MisdirectedWrite];
 
 /// How many copies a seed's partitions have, if they have several, from a stream of its own.
 fn replication(seed: u64) -> Replication {
@@ -68,13 +69,16 @@ fn replication(seed: u64) -> Replication {
 }
 
 impl Plan {
-    /// The plan of a seed in which partitions have several copies, on one drive or on several. Nothing spoils single
-    /// sectors of them.
+    /// The plan of a seed in which partitions have several copies, on one drive or on several. What spoils sectors does
+    /// so to one copy at a time, and between lives.
     pub fn with_copies(mut self, seed: u64) -> Plan {
         self.settings.replication = Some(replication(seed));
         let more = SimRandom::new(seed, 227).below(3);
         self.drives.extend((0..more).map(|drive| PathBuf::from(format!("/data{}", drive + 1))));
-        for kind in NEVER_WITH_COPIES {
+        let write_quorum = self.settings.replication.map_or(1, |replication| replication.write_quorum);
+        let any = SPOILING.iter().any(|kind| self.rates.get(*kind) > 0) || SimRandom::new(seed, 231).happens(3_000);
+        self.spoils_copies = write_quorum > 1 && any;
+        for kind in SPOILING {
             self.rates = self.rates.with(kind, 0);
         }
         self
@@ -125,6 +129,7 @@ impl Plan {
             logs: if random.happens(3_000) { 6 } else { 2 },
             drive_fails,
             drives: vec![PathBuf::from("/data")],
+            spoils_copies: false,
             settings: settings(random),
             mappings: RefCell::new(Mappings::none()),
             deaths: RefCell::new(Deaths::any_time()),
