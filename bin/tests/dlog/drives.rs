@@ -67,7 +67,6 @@ impl Host {
     /// acknowledged as durable again.
     fn until_moved(&self, server: &Server, gone: usize, what: &str) {
         let begun = Instant::now();
-        // Core i is on drive i.
         let is_elsewhere =
             |partition: &Value| partition["leads"] == true && partition["core"].as_u64() != Some(gone as u64);
         server.status_once("/partitions", |all| all.as_array().unwrap().iter().all(is_elsewhere));
@@ -86,8 +85,12 @@ impl Host {
         server.status_once("/partitions", |all| all.as_array().unwrap().iter().all(is_whole));
     }
 
-    fn any_drive(&mut self) -> usize {
-        self.random.below(DRIVES as u64) as usize
+    /// A drive on which some partition is led.
+    fn any_leading_drive(&mut self, server: &Server) -> usize {
+        let partition = self.random.below(u64::from(PARTITIONS));
+        let core = server.status_once(&format!("/partitions/{partition}/core"), Value::is_u64);
+        // Core i is on drive i.
+        core.as_u64().unwrap() as usize
     }
 
     fn pause(&mut self, millis_max: u64) {
@@ -107,7 +110,8 @@ impl Host {
         self.story.until_acknowledged(from);
         self.until_in_sync(&server);
         self.pause(500);
-        let (drive, fault) = (self.any_drive(), if round % 4 < 2 { Fault::PowerLoss } else { Fault::Kill });
+        let (drive, fault) =
+            (self.any_leading_drive(&server), if round % 4 < 2 { Fault::PowerLoss } else { Fault::Kill });
         match round % 4 {
             0 => {
                 self.drives[drive].cut();
