@@ -9,6 +9,8 @@
 //! Pure: it says which bytes it wants next and is given them. Reads, the scrub, the rebuilding of an index and the
 //! recovery of a damaged log all ask it, so that they never disagree about what is lost.
 
+use std::ops::Range;
+
 use super::{
     last_segment::WINDOW_BYTES,
     scan::{Check, Located, Step, Walk},
@@ -68,6 +70,9 @@ pub struct Survey {
     /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
     bound: Offset,
     gap: Option<Gap>,
+    /// Where the batch that is due was met elsewhere than where it is due, with a damaged body: a drive wrote its group
+    /// to a wrong place, and others stand in it.
+    astray: Option<Range<u64>>,
     /// Batches with an intact header and a damaged body that were met in gaps or in the damaged bodies of others.
     broken_bodies: u32,
     check: Check,
@@ -89,6 +94,7 @@ impl Survey {
             expected: first,
             bound,
             gap: None,
+            astray: None,
             broken_bodies: 0,
             check: Check::Whole,
         }
@@ -166,8 +172,9 @@ impl Survey {
 
     /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`. One that leaves
     /// records out is not, if what stands there are those: then a drive wrote it to a wrong place, and only what it hit
-    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place.
-    fn is_next(&self, header: &BatchHeader, bytes: &[u8], behind: usize) -> bool {
+    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place. What is
+    /// left of a group that is known to be in a wrong place is not looked at.
+    fn is_next(&self, header: &BatchHeader, (bytes, start): (&[u8], u64), behind: usize) -> bool {
         if !self.fits(header) || header.base_offset == self.expected {
             return self.fits(header);
         }
@@ -184,7 +191,10 @@ impl Survey {
                 continue;
             }
             let is_left_out = self.expected <= found.base_offset && found.base_offset < header.base_offset;
+            let is_in_astray =
+                |astray: &Range<u64>| astray.end == start + place as u64 && astray.contains(&(start + behind as u64));
             match left_out {
+                None if is_left_out && self.astray.as_ref().is_some_and(is_in_astray) => return true,
                 _ if found.base_offset == due && (left_out.is_none() || adjoins) => {}
                 // A second group of them.
                 Some(_) if found.base_offset == due => return false,
@@ -235,7 +245,7 @@ impl Survey {
         let mut walk = Walk::new(rest, self.at, segment, self.check);
         loop {
             match walk.step() {
-                Step::Batch(batch) if self.is_next(&batch.header, bytes, end_of(&batch, start)) => {
+                Step::Batch(batch) if self.is_next(&batch.header, (bytes, start), end_of(&batch, start)) => {
                     self.jump(&batch, see);
                     self.expected = batch.header.end_offset();
                     self.at = batch.position + batch.header.batch_len() as u64;
@@ -265,7 +275,8 @@ impl Survey {
                         // The header is whole, so its length is right: only this batch is lost. Its body is not, and if
                         // others stand in it they are looked for.
                         Ok(header)
-                            if self.is_next(&header, bytes, at + 1) && !self.covers_others(&header, &bytes[at..]) =>
+                            if self.is_next(&header, (bytes, start), at + 1)
+                                && !self.covers_others(&header, &bytes[at..]) =>
                         {
                             self.at = position + header.batch_len() as u64;
                             let (from, to) = (self.expected, header.end_offset());
@@ -298,7 +309,7 @@ impl Survey {
         {
             let at = from + at;
             from = at + 1;
-            if !self.is_next(&header, bytes, at + header.batch_len()) {
+            if !self.is_next(&header, (bytes, start), at + header.batch_len()) {
                 continue;
             }
             match bytes[at..].get(..header.batch_len()) {
@@ -308,7 +319,15 @@ impl Survey {
                 }
                 // Its body is damaged as well, perhaps by another batch within it, which is then the next. Not looked
                 // for again and again: records can be made to look so, each with a body to check.
-                Some(_) if self.broken_bodies < BROKEN_BODIES_MAX => self.broken_bodies += 1,
+                Some(_) if self.broken_bodies < BROKEN_BODIES_MAX => {
+                    self.broken_bodies += 1;
+                    let position = start + at as u64;
+                    if header.base_offset == self.expected
+                        && self.gap.as_ref().is_some_and(|gap| position != gap.position)
+                    {
+                        self.astray = Some(position..position + header.batch_len() as u64);
+                    }
+                }
                 Some(_) => from = at + header.batch_len(),
                 None if last => {}
                 None => {
@@ -659,6 +678,26 @@ mod tests {
         let (intact, lost) = survey(&bytes, 108);
         assert_eq!(intact, [100, 101, 102, 103, 105, 106, 107], "{lost:?}");
         assert_eq!(lost.iter().map(|one| (one.from.0, one.to.0)).collect::<Vec<_>>(), [(104, 105)]);
+    }
+
+    #[test]
+    fn the_end_of_a_group_that_was_written_too_far_on_does_not_hide_those_that_then_took_the_front() {
+        let (mut bytes, _) = stored(1, 200, 1);
+        // Due in the second block, and 3,200 bytes long: the next groups belong at 4096 and 4608.
+        bytes.resize(2560, 0);
+        for (offset, len) in [(101, 2600), (102, 300), (103, 300)] {
+            let at = bytes.len();
+            bytes.extend_from_slice(&batch_of(len));
+            stamp(&mut bytes[at..], fields(offset, 7));
+        }
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        for (offset, place) in [(104, 4096), (105, 4608)] {
+            bytes[place..place + BLOCK as usize].fill(0);
+            bytes[place..place + 200].copy_from_slice(&batch_of(200));
+            stamp(&mut bytes[place..place + 200], fields(offset, 7));
+        }
+        let (intact, lost) = survey(&bytes, 106);
+        assert_eq!((intact, ranges(&lost)), (vec![100, 104, 105], vec![(101, 104)]), "{lost:?}");
     }
 
     #[test]
