@@ -2,21 +2,22 @@
 //! engine's; here is which files there should be, and how it is told.
 
 use std::{
+    collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
 };
 
 use pyralog_engine::{
     catalog::{Catalog, LogEntry},
-    log::verify::{Disk, Finding, Kind, PartitionFiles, Remedy, Totals, check_partition},
+    log::verify::{CopyFiles, Disk, Finding, Kind, PartitionFiles, Remedy, Totals, check_partition, compare_copies},
     replication::assignment::ReplicaId,
     runtime::DirEntry,
     shard::{
-        CATALOG_FILE, CopyId, copy_dir, copy_named, decode_catalog, log_name_of,
+        CATALOG_FILE, CopyId, committed_in, copy_dir, copy_named, decode_catalog, log_name_of,
         muster::{self, FILE_NAME as DRIVE_FILE},
         placement::drive_of,
     },
-    types::{DriveId, PartitionId, PartitionIndex},
+    types::{DriveId, Offset, PartitionId, PartitionIndex},
 };
 use serde_json::{Value, json};
 
@@ -42,6 +43,9 @@ pub struct VerifyArgs {
     /// directories for itself.
     #[arg(long)]
     repair: bool,
+    /// Hold the copies of each partition, in all the directories, against each other as well.
+    #[arg(long, conflicts_with = "repair")]
+    compare: bool,
 }
 
 /// A data directory.
@@ -68,17 +72,25 @@ struct Verify {
     findings: Vec<Value>,
     /// Damage that is still there.
     damaged: u64,
+    /// Whether copies are held against each other, and of how many partitions there were several.
+    compare: bool,
+    compared: u64,
 }
+
+/// The copies that were found of one partition: by the folder of its log and its number.
+type Copies = BTreeMap<(PathBuf, PartitionIndex), Vec<(ReplicaId, PartitionFiles)>>;
 
 /// Checks the directories.
 pub fn run(args: &VerifyArgs, json: bool) -> Outcome {
     let roots = args.dirs.iter().map(|dir| Root::open(dir, args.repair)).collect::<Result<Vec<_>, _>>()?;
-    let disk = RealDisk::new(roots.iter().map(|root| bytes_below(&root.path.join("logs"))).sum());
+    let bytes: u64 = roots.iter().map(|root| bytes_below(&root.path.join("logs"))).sum();
+    let disk = RealDisk::new(if args.compare { 2 * bytes } else { bytes });
     if let (Some(process), false) = (roots.iter().find_map(|root| root.used_by.as_ref()), json) {
         say!("in use by process {process}: only sealed segments are checked, not the end of any partition");
     }
-    let totals = Totals::default();
-    let mut verify = Verify { roots, at: 0, disk, json, totals, partitions: 0, findings: Vec::new(), damaged: 0 };
+    let (totals, findings, compare) = (Totals::default(), Vec::new(), args.compare);
+    let mut verify =
+        Verify { roots, at: 0, disk, json, totals, partitions: 0, findings, damaged: 0, compare, compared: 0 };
     verify.everything();
     verify.conclude()
 }
@@ -123,13 +135,39 @@ impl Verify {
         }
         // A server takes the latest, and gives it to those that lack it.
         let latest = catalogs.into_iter().max_by_key(Catalog::revision);
+        let mut copies = Copies::new();
         for at in 0..self.roots.len() {
             self.at = at;
             let mut partitions = Vec::new();
             self.folders(latest.as_ref(), &mut partitions);
             for files in partitions {
                 self.partition(&files);
+                self.note_copy(files, &mut copies);
             }
+        }
+        let compares = self.compare;
+        copies.into_values().filter(|copies| compares && copies.len() > 1).for_each(|copies| self.compare(copies));
+    }
+
+    fn note_copy(&self, files: PartitionFiles, copies: &mut Copies) {
+        let log = files.dir.strip_prefix(&self.root().path).ok().and_then(Path::parent);
+        let named = files.dir.file_name().and_then(|name| copy_named(name.to_str()?));
+        if let Some((log, (index, copy))) = log.zip(named) {
+            copies.entry((log.to_owned(), index)).or_default().push((copy, files));
+        }
+    }
+
+    fn compare(&mut self, copies: Vec<(ReplicaId, PartitionFiles)>) {
+        self.compared += 1;
+        let with_ballot = |(copy, files): (ReplicaId, PartitionFiles)| {
+            let ballot = fs::read(files.dir.join("ballot")).unwrap_or_default();
+            let owner = files.log.map(|log| (PartitionId { log, index: files.index }, copy));
+            CopyFiles { committed: owner.map_or(Offset(0), |owner| committed_in(&ballot, owner)), files }
+        };
+        let copies: Vec<_> = copies.into_iter().map(with_ballot).collect();
+        match compare_copies(&self.disk, &copies) {
+            Ok(findings) => findings.iter().for_each(|finding| self.found(finding)),
+            Err(error) => self.found(&Finding::new(Kind::Unreadable, &copies[0].files.dir, error.to_string())),
         }
     }
 
@@ -315,6 +353,7 @@ impl Verify {
                 "in_use_by": used_by,
                 "last_segments_checked": used_by.is_none(),
                 "partitions": self.partitions,
+                "partitions_compared": self.compare.then_some(self.compared),
                 "segments": segments,
                 "batches": batches,
                 "records": records,
@@ -327,6 +366,9 @@ impl Verify {
             let (partitions, segments) = (count(self.partitions, "partition"), count(segments, "segment"));
             let (records, bytes) = (count(records, "intact record"), pyralog_tuning::units::about(bytes));
             self.disk.print(&format!("checked {partitions}, {segments}, {bytes}: {records}"));
+            if self.compare {
+                self.disk.print(&format!("compared the copies of {}", count(self.compared, "partition")));
+            }
             if self.damaged == 0 {
                 self.disk.print("no damage");
             }

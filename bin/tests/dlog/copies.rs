@@ -7,6 +7,11 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bytes::Bytes;
+use pyralog_engine::{
+    record::{BatchHeader, ServerFields, check_stored_header, mark_producer, stamp},
+    types::{LeaderEpoch, ProducerId, Sequence},
+};
 use serde_json::Value;
 
 use crate::support::{Server, dlog, failed, sample_file, scratch, start_refused};
@@ -114,6 +119,62 @@ fn a_copy_whose_files_are_gone_is_rebuilt_from_the_other() {
     assert!(rows[0].contains(" follower ") && rows[0].ends_with("yes"), "{text}");
     assert!(rows[1].contains(" leader ") && rows[1].ends_with("yes"), "{text}");
     server.stop();
+}
+
+/// Makes the first batch of a copy's segment another one of this epoch, with the same offsets and as intact.
+fn forge(segment: &Path, epoch: impl Fn(u32) -> u32) {
+    let mut bytes = fs::read(segment).unwrap();
+    let header = check_stored_header(&bytes[4096..]).unwrap();
+    let place = 4096..4096 + header.batch_len();
+    let batch = Bytes::copy_from_slice(&bytes[place.clone()]);
+    let mut other = mark_producer(batch, ProducerId(77), 1, Sequence(0)).to_vec();
+    let BatchHeader { base_offset, durable_hint, incarnation, leader_epoch, .. } = header;
+    let leader_epoch = LeaderEpoch(epoch(leader_epoch.0));
+    stamp(&mut other, ServerFields { base_offset, durable_hint, leader_epoch, incarnation });
+    bytes[place].copy_from_slice(&other);
+    fs::write(segment, bytes).unwrap();
+}
+
+#[test]
+fn copies_that_differ_where_they_must_not_are_found_offline() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let (path, _) = sample_file(root.path(), 20_000);
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--partitions", "2", "--replication-factor", "2"]);
+    server.run(&["log", "create", "b"]);
+    server.run(&["produce", "a", "--partition", "0", path.to_str().unwrap()]);
+    server.stop();
+    let compare = || {
+        let output = dlog().args(["--json", "verify", "--compare"]).arg(&data).output().unwrap();
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap_or_else(|_| panic!("{output:?}"));
+        (output.status.code().unwrap(), report)
+    };
+    let (code, report) = compare();
+    assert_eq!((code, &report["partitions_compared"], &report["clean"]), (0, &2.into(), &true.into()), "{report:#}");
+
+    // Both are intact, and nothing but the comparison can tell.
+    let (ours, theirs) = ("logs/default/a/0/00000000000000000000.seg", "logs/default/a/0.1/00000000000000000000.seg");
+    let right = fs::read(data.join(theirs)).unwrap();
+    let differences = |report: &Value| {
+        let is_one = |found: &&Value| ["diverges", "unsettled"].iter().any(|kind| found["kind"] == *kind);
+        report["findings"].as_array().unwrap().iter().filter(is_one).cloned().collect::<Vec<_>>()
+    };
+    for epoch in [0, 1] {
+        fs::write(data.join(theirs), &right).unwrap();
+        forge(&data.join(theirs), |own| own + epoch);
+        let (code, report) = compare();
+        let [found] = &differences(&report)[..] else { panic!("{report:#}") };
+        assert_eq!((code, &found["kind"], &found["file"]), (1, &"diverges".into(), &ours.into()), "{report:#}");
+        assert_eq!((&found["first_offset"], &found["position"]), (&0.into(), &4096.into()), "{report:#}");
+        assert!(found["reason"].as_str().unwrap().contains(theirs), "{report:#}");
+    }
+    // Of another epoch it may stand there for as long as not both know what is final.
+    fs::remove_file(data.join("logs/default/a/0.1/ballot")).unwrap();
+    let report = compare().1;
+    let [found] = &differences(&report)[..] else { panic!("{report:#}") };
+    assert_eq!((&found["kind"], &found["harmless"]), (&"unsettled".into(), &true.into()), "{report:#}");
 }
 
 #[test]

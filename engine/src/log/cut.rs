@@ -92,7 +92,8 @@ pub fn is_cut_file(path: &Path) -> bool {
 }
 
 impl Cut {
-    fn at(self) -> Offset {
+    /// Where the log ends then.
+    pub(super) fn at(self) -> Offset {
         match self {
             Cut::End { at, .. } | Cut::Restart { at } => at,
         }

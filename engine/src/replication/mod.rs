@@ -571,6 +571,11 @@ impl<B> Replica<B> {
         self.repair.is_some()
     }
 
+    /// The replica is about to stop: what it knows to be final shall be known to whoever opens it.
+    pub fn keep(&mut self) {
+        self.own.keep();
+    }
+
     /// Nobody waits for what is being repaired any more.
     pub fn stop_repair(&mut self) {
         self.repair = None;

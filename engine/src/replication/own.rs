@@ -162,14 +162,26 @@ impl<B> Own<B> {
             return;
         }
         self.seen = self.seen.max(now.promised);
+        self.save();
+    }
+
+    fn save(&mut self) {
         self.revision += 1;
         let (revision, ballot) = (self.revision, self.ballot);
         self.saving.push_back((revision, ballot));
         self.effect(Effect::Save { revision, ballot });
     }
 
-    /// Notes what is known to be durable on a write quorum. That is in memory only until the next save: it guards
-    /// against what should never happen, and is not worth a write of its own.
+    /// Has the ballot saved as it is, if anything in it was only noted since the last save.
+    pub(super) fn keep(&mut self) {
+        let last = self.saving.back().map_or(self.saved, |(_, ballot)| *ballot);
+        if last != self.ballot {
+            self.save();
+        }
+    }
+
+    /// Notes what is known to be durable on a write quorum. That is in memory only until the next save, at the latest
+    /// when the replica stops: it guards against what should never happen, and is not worth a write of its own.
     pub(super) fn note_committed(&mut self, committed: Offset, epoch: LeaderEpoch) {
         assert!(epoch <= self.ballot.promised, "committed {committed} in {epoch} of {}", self.ballot);
         let ballot = &mut self.ballot;

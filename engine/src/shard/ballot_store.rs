@@ -17,7 +17,7 @@ use crate::{
         ballot::Ballot,
     },
     runtime::Runtime,
-    types::{LogUid, PartitionId, PartitionIndex},
+    types::{LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 /// What is found of a ballot.
@@ -61,6 +61,14 @@ pub(super) async fn save<R: Runtime>(
     let stored = Stored { log: id.log, partition: id.index, replica, ballot: *ballot };
     let json = serde_json::to_vec(&stored).map_err(|error| LogFault::failed("writing", &path, &error.into()))?;
     copies::write(runtime, &path, &envelope::seal(BALLOT_MAGIC, &json)).await
+}
+
+/// Everything before it is final, as the ballot with these `bytes` says of its copy; zero if that says nothing.
+pub fn committed_in(bytes: &[u8], owner: (PartitionId, ReplicaId)) -> Offset {
+    match judge(bytes, owner) {
+        Found::Is(ballot) if !ballot.loss_was_accepted() => ballot.committed,
+        Found::Is(_) | Found::Missing | Found::Damaged(_) | Found::Version(_) => Offset(0),
+    }
 }
 
 fn judge(bytes: &[u8], owner: (PartitionId, ReplicaId)) -> Found {

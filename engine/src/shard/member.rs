@@ -14,7 +14,7 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned, repairing::Repairs};
+use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned, repairing::Repairs, wait_at_most};
 use crate::{
     error::RequestError,
     log::{LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, version::OtherVersion},
@@ -57,6 +57,8 @@ pub(super) struct Member<R: Runtime> {
     /// The newest ballot that is not saved, and its number.
     unsaved: RefCell<Option<(u64, Ballot)>>,
     saving: Cell<bool>,
+    /// Nothing waits to be saved any more.
+    saved: Signal,
     /// When the saving that is under way began.
     saving_since: Cell<Option<Duration>>,
     /// When the others were last told to find another leader.
@@ -157,6 +159,7 @@ impl<R: Runtime> Member<R> {
             told_producers: RefCell::default(),
             unsaved: RefCell::new(None),
             saving: Cell::new(false),
+            saved: Signal::default(),
             saving_since: Cell::new(None),
             gave_way: Cell::default(),
             answered: Cell::default(),
@@ -505,6 +508,17 @@ impl<R: Runtime> Member<R> {
         }
     }
 
+    /// Saves what is known to be final, since the server stops.
+    pub(super) async fn keep_ballot(self: &Rc<Self>, deadline: Duration) {
+        if self.closed.get() || self.log_busy.get() {
+            return;
+        }
+        self.drive(|replica, _| replica.keep());
+        while self.saving.get() && self.now() < deadline {
+            wait_at_most(self.runtime(), &self.saved, deadline.saturating_sub(self.now())).await;
+        }
+    }
+
     /// Sees to it that a task saves the newest ballot.
     fn save(self: &Rc<Self>) {
         if self.saving.replace(true) {
@@ -539,6 +553,7 @@ impl<R: Runtime> Member<R> {
                 }
             }
             member.saving.set(false);
+            member.saved.notify();
         });
     }
 

@@ -41,6 +41,7 @@ use std::{
     time::Duration,
 };
 
+pub use ballot_store::committed_in;
 pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
 pub use opening::{Wiring, copy_dir, copy_named, log_dir, log_name_of, mapped_bytes, open};
 
@@ -282,6 +283,9 @@ impl<R: Runtime> Shard<R> {
         let deadline = self.runtime().monotonic() + GRACE;
         for partition in &all {
             partition.settle(deadline).await;
+        }
+        for member in all.iter().filter_map(|partition| partition.member.as_ref()) {
+            member.keep_ballot(deadline).await;
         }
     }
 }

@@ -5,6 +5,7 @@
 //! further where recovery does not look: sealed segments, what stands behind damage, and the sidecars. It reads through
 //! [`Disk`], a window at a time, and never panics on what it reads.
 
+mod compare;
 mod last;
 mod partition;
 mod pass;
@@ -16,6 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use compare::{CopyFiles, compare_copies};
 pub use partition::{PartitionFiles, Totals, check_partition};
 use walk::first_batch;
 pub use walk::{Piece, Source, walk_segment};
@@ -73,6 +75,10 @@ pub enum Kind {
     Deleted,
     /// A segment or an index that does not belong where it is.
     Stray,
+    /// Two copies of a partition have different records where they must not.
+    Diverges,
+    /// They have where nothing is final yet.
+    Unsettled,
     /// Something that nobody here has to do with.
     Unknown,
 }
@@ -99,14 +105,16 @@ impl Kind {
             Kind::Ballot => "ballot",
             Kind::Deleted => "deleted",
             Kind::Stray => "stray",
+            Kind::Diverges => "diverges",
+            Kind::Unsettled => "unsettled",
             Kind::Unknown => "unknown",
         }
     }
 
     /// Whether it is no damage, only worth knowing: an index that was not written when the process died, what is left
-    /// of a deletion, a stranger's file.
+    /// of a deletion, records that no leader has settled yet, a stranger's file.
     pub fn is_harmless(self) -> bool {
-        matches!(self, Kind::NoIndex | Kind::Deleted | Kind::Unknown)
+        matches!(self, Kind::NoIndex | Kind::Deleted | Kind::Unsettled | Kind::Unknown)
     }
 }
 

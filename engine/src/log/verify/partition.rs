@@ -118,6 +118,23 @@ pub fn check_partition<D: Disk>(disk: &D, files: PartitionFiles) -> io::Result<(
     Ok((check.findings, check.totals))
 }
 
+/// The segments of a partition, with the first offset of each and of the one behind it; of one in use without the last,
+/// which is written to.
+pub(super) fn segments_of<D: Disk>(disk: &D, files: &PartitionFiles) -> io::Result<Vec<(PathBuf, Offset, Offset)>> {
+    let entries = disk.list(&files.dir)?;
+    let (findings, totals, producers) = (Vec::new(), Totals::default(), None);
+    let mut check = Check { disk, files: files.clone(), findings, totals, expected: None, producers };
+    let cut = check.cut(&entries);
+    let is_aside = entries.iter().any(|entry| entry.path.ends_with(REPLACEMENT_NAME));
+    let stays = |entry: &&DirEntry| !entry.is_dir && cut.is_none_or(|cut| !cut.takes(&entry.path, is_aside));
+    let base = |entry: &DirEntry| Some((entry.path.clone(), base_offset_of(&entry.path)?));
+    let all: Vec<_> = entries.iter().filter(stays).filter_map(base).collect();
+    let ends = all.iter().skip(1).map(|(_, next)| Some(*next));
+    let last = (!files.in_use).then(|| cut.map_or(Offset(u64::MAX), |cut| cut.at()));
+    let ends: Vec<_> = ends.chain([last]).collect();
+    Ok(all.into_iter().zip(ends).filter_map(|((path, base), end)| Some((path, base, end?))).collect())
+}
+
 impl<D: Disk> Check<'_, D> {
     /// The files that a server would refuse for their version. What cannot be read is told where it is needed.
     fn versions(&mut self, entries: &[DirEntry]) {
