@@ -2,7 +2,7 @@
 
 mod support;
 
-use std::{cell::LazyCell, time::Instant};
+use std::time::Instant;
 
 use bench_harness::{dataset::splitmix, target::at_once};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -17,8 +17,7 @@ use support::Served;
 const RECORDS: u64 = 2000;
 
 fn read_latency(criterion: &mut Criterion) {
-    // Not started for a benchmark that is filtered out.
-    let served = LazyCell::new(Served::start);
+    let served = support::served("read_latency");
     let mut group = criterion.benchmark_group("read_latency");
     for bytes in [100, 1000, 10_000] {
         group.throughput(Throughput::Bytes(bytes as u64));

@@ -2,17 +2,15 @@
 
 mod support;
 
-use std::{cell::LazyCell, time::Instant};
+use std::time::Instant;
 
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pyralog_engine::record::{BatchBuilder, Codec};
 use pyralog_net::client::AppendOptions;
-use support::Served;
 
 fn write_latency(criterion: &mut Criterion) {
-    // Not started for a benchmark that is filtered out.
-    let served = LazyCell::new(Served::start);
+    let served = support::served("write_latency");
     let mut group = criterion.benchmark_group("write_latency");
     for bytes in [100, 1000, 10_000] {
         group.throughput(Throughput::Bytes(bytes as u64));

@@ -1,6 +1,6 @@
 //! A real server for the benchmarks that need one, and a client of it.
 
-use std::{path::Path, process::Command};
+use std::{cell::LazyCell, path::Path, process::Command};
 
 use bench_harness::{
     args::ServerArgs,
@@ -40,6 +40,19 @@ impl Served {
         });
         Served { runtime, partition, _client: client, _server: server, _folder: folder }
     }
+}
+
+/// A server for the benchmarks of `group`. It is not started if the command line asks for others only; if it asks for
+/// these it is built and started now: within a benchmark that would be taken for time that warming up took.
+pub fn served(group: &str) -> LazyCell<Served> {
+    let served = LazyCell::new(Served::start as fn() -> Served);
+    // Numbers are the values of options.
+    let words = std::env::args().skip(1).filter(|word| !word.starts_with('-') && word.parse::<f64>().is_err());
+    let words: Vec<String> = words.collect();
+    if words.is_empty() || words.iter().any(|word| group.contains(word.as_str()) || word.contains(group)) {
+        LazyCell::force(&served);
+    }
+    served
 }
 
 /// The server's program, built as this benchmark was. Cargo builds only what a package depends on, and nothing depends
