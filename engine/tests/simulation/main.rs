@@ -26,6 +26,7 @@ mod producers;
 mod scenes;
 mod settings;
 mod spoiling;
+mod stalled_drive;
 mod trace;
 
 use lives::{Kind, Report, run_seed, shorten, try_seed};
