@@ -179,7 +179,8 @@ impl Following {
     /// waits until it has all that its leader had when the session began: it may have acknowledged that.
     fn accept<B>(&self, own: &mut Own<B>) {
         assert!(self.epoch == own.ballot.promised, "following in {} after {}", self.epoch, own.ballot);
-        let early = planted(PlantedBug::AcceptEarly) && own.is_intact();
+        let early = (planted(PlantedBug::AcceptEarly) && own.is_intact())
+            || (planted(PlantedBug::RebuiltAtOnce) && !own.is_intact());
         let needs = if early {
             Offset(0)
         } else if own.is_intact() {

@@ -68,7 +68,9 @@ impl<R: Runtime> Owned<R> {
             return Err(RequestError::UnknownPartition { partition: self.id });
         }
         // Another may lead that has more, before a write quorum has taken over the log of this one.
-        if self.member.as_ref().is_some_and(|member| !member.is_established()) {
+        if self.member.as_ref().is_some_and(|member| !member.is_established())
+            && !planted(PlantedBug::ReadUnestablished)
+        {
             return Err(self.not_leader());
         }
         let state = self.state.borrow();

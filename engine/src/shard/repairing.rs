@@ -27,6 +27,7 @@ use crate::{
     replication::{assignment::ReplicaId, message::Batches},
     runtime::Runtime,
     signal::Signal,
+    testing::bug::{PlantedBug, planted},
     types::Offset,
 };
 
@@ -108,7 +109,7 @@ impl<R: Runtime> Member<R> {
         // A log that ends at damage is mended first.
         let waits =
             self.is_closed() || self.is_changing() || owned.damage.is_some() || self.now() < self.repairs.next.get();
-        if waits || self.repairs.busy.replace(true) {
+        if waits || planted(PlantedBug::NeverRepair) || self.repairs.busy.replace(true) {
             return;
         }
         let member = Rc::clone(self);

@@ -86,6 +86,14 @@ pub enum PlantedBug {
     ForgetProducersWhenBegunAnew,
     /// What is only received by a write quorum is acknowledged as durable.
     ReceivedIsDurable,
+    /// A follower whose log is to be cut off says that it is, and cuts nothing.
+    SkipTruncation,
+    /// A copy that lost its memory counts again as soon as it follows, whatever it lacks.
+    RebuiltAtOnce,
+    /// A leader answers reads before a write quorum has taken its log over.
+    ReadUnestablished,
+    /// What is damaged on one copy stays so, whatever others have.
+    NeverRepair,
     /// Damaged records are written over with the fields that they have in the segment of another replica.
     RewriteAsItCame,
     /// Recovery does not wait for writes that a killed process left under way.
@@ -141,6 +149,11 @@ impl PlantedBug {
         PlantedBug::SkipAlignment,
         PlantedBug::LostIsNew,
         PlantedBug::ReceivedIsDurable,
+        PlantedBug::SkipTruncation,
+        PlantedBug::RebuiltAtOnce,
+        PlantedBug::ReadUnestablished,
+        PlantedBug::NeverRepair,
+        PlantedBug::RewriteAsItCame,
     ];
 
     /// Those of partitions with several copies that no seed of a run need meet.
