@@ -156,6 +156,29 @@ fn what_does_not_fit_or_is_not_what_was_there_is_refused() {
 }
 
 #[test]
+fn a_place_can_be_taken_to_reach_behind_the_next_batch_and_that_is_written_over_too() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[300], &[400, 300], &[300]]).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        edit(&runtime, &path, 4608..5120, |bytes| bytes[100] ^= 1).await;
+        let loss = loss_at(&log, 1, 4).await;
+        let mut wider = loss.clone();
+        let mut ends = Vec::new();
+        while let Some(next) = log.widened(&wider).await.unwrap() {
+            ends.push((next.lost.to.0, next.lost.end_position));
+            wider = next;
+        }
+        assert_eq!(ends[..2], [(3, 5632), (4, 6144)], "up to the next batch, and up to the end");
+        let lost = Lost { end_position: 5632, to: Offset(3), ..loss.lost.clone() };
+        let wider = Loss { lost, ..loss };
+        assert_eq!(log.rewrite(&wider, &theirs(1, &[400, 300]), Offset(4)).await, Ok(2));
+        assert!(log.losses().is_empty(), "the narrower one is repaired with it");
+        assert_eq!(offsets(&log, 0, 4).await.unwrap(), [0, 1, 2, 3]);
+    });
+}
+
+#[test]
 fn a_sealed_segment_is_repaired_also_while_it_is_mapped_and_its_index_is_as_if_nothing_had_been() {
     run(|runtime| async move {
         let context = mapping_context(&runtime, 1 << 20);
