@@ -47,6 +47,8 @@ pub struct Clients {
     pub producers: RefCell<Producers>,
     pub appends_acked: Cell<u64>,
     pub records_read: Cell<u64>,
+    /// How often a read came to the end of a partition.
+    pub ends_read: Cell<u64>,
     /// How many cores the server had last.
     pub cores: Cell<usize>,
     /// By partition: the end of what is known to be durable, and of what a later durable record's hint covers.
@@ -77,6 +79,7 @@ impl Clients {
             producers: RefCell::default(),
             appends_acked: Cell::new(0),
             records_read: Cell::new(0),
+            ends_read: Cell::new(0),
             cores: Cell::new(0),
             durable: RefCell::default(),
             spoiled: RefCell::default(),
@@ -303,6 +306,8 @@ pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, clients: &Clients
     let wanted = (Offset(from), max_bytes, Duration::from_millis(2));
     if let Ok(records) = fetch(client, shard, partition, wanted, clients).await {
         clients.records_read.set(clients.records_read.get() + records.len() as u64);
+        let is_end = |(offset, _): &(Offset, RecordTag)| offset.advance(1) >= found.high_watermark;
+        clients.ends_read.set(clients.ends_read.get() + u64::from(records.last().is_some_and(is_end)));
     }
 }
 

@@ -31,8 +31,9 @@ pub enum Death {
     RenamedTooEarly { after: Duration },
     /// It is killed while the drive takes long for a write, so that the next life meets that under way.
     Writing,
-    /// By a loss of power, just after it showed what a killed one left.
-    JustShown { after: Duration },
+    /// By a loss of power, just after it showed so many ends of what a killed one left: what that had under way stands
+    /// there.
+    JustShown { ends: u64, after: Duration },
 }
 
 /// A stream in which the kept seeds have no dangerous moments, and are the runs that they were.
@@ -63,7 +64,7 @@ impl Deaths {
         }
         let segment_bytes = random.within(24..96) << 12;
         let settings = if random.happens(5_000) { LogSettings::default() } else { plan.settings };
-        let lost = plan.rates.get(FaultKind::LostUnsynced).max([0, 3_000, 10_000][random.below(3) as usize]);
+        let lost = plan.rates.get(FaultKind::LostUnsynced).max([1_000, 10_000, 10_000][random.below(3) as usize]);
         let rates = plan.rates.clone().with(FaultKind::LostUnsynced, lost);
         Plan { deaths: RefCell::new(self), segment_bytes, settings, rates, ..plan }
     }
@@ -77,7 +78,7 @@ impl Deaths {
         let (at_once, soon) = (micros(200), micros(1_500));
         let after = if self.random.happens(5_000) { at_once } else { soon };
         if self.was_killed && self.random.happens(7_000) {
-            return Death::JustShown { after };
+            return Death::JustShown { ends: self.random.within(1..6), after };
         }
         match self.random.below(10) {
             0..3 => {
@@ -137,9 +138,9 @@ impl Death {
                 until(end + LONG, &|| sim.writes_end() > sim.now() + LONG);
                 sim.set_rate(FaultKind::Stall, plan.rates.get(FaultKind::Stall));
             }
-            Death::JustShown { after } => {
-                let read = clients.records_read.get();
-                until(end, &|| clients.records_read.get() > read);
+            Death::JustShown { ends, after } => {
+                let wanted = clients.ends_read.get() + ends;
+                until(end, &|| clients.ends_read.get() >= wanted);
                 until(sim.now() + after, &|| false);
             }
         }

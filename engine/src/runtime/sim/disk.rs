@@ -46,7 +46,7 @@ pub(super) struct Disk {
     renames: RefCell<BTreeMap<OsString, u64>>,
     /// How many of them while such a file in the directory, perhaps itself, was not synced.
     pub(super) renames_too_early: Cell<u64>,
-    /// When the last of the writes under way will end.
+    /// When the last of the writes under way will end that are more than zeros.
     writes_end: Cell<Duration>,
 }
 
@@ -338,7 +338,10 @@ impl World {
         self.trace(target ^ (len as u64) << 40);
         let ends = self.now() + self.draw_time(WRITE_NANOS);
         inode.borrow_mut().be_busy_until(ends);
-        self.disk.writes_end.set(self.disk.writes_end.get().max(ends));
+        // Neither prepared room nor padding begins a batch.
+        if bytes.first().is_some_and(|first| *first != 0) {
+            self.disk.writes_end.set(self.disk.writes_end.get().max(ends));
+        }
         let inode = Rc::clone(inode);
         self.operation_until(ends, move |world| {
             if world.fault(FaultKind::WriteError, Stream::Disk) {
@@ -439,7 +442,7 @@ impl World {
         self.disk.renames.borrow().get(kind).copied().unwrap_or_default()
     }
 
-    /// When the last of the writes under way will end.
+    /// When the last of the writes under way will end that are more than zeros.
     pub(super) fn writes_end(&self) -> Duration {
         self.disk.writes_end.get()
     }

@@ -293,7 +293,7 @@ impl Sim {
         self.world.disk.renames_too_early.get()
     }
 
-    /// When the last of the writes under way will end, or ended.
+    /// When the last of the writes under way that are more than zeros will end, or ended.
     pub fn writes_end(&self) -> Duration {
         self.world.writes_end()
     }
