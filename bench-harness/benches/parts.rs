@@ -204,6 +204,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         retention_interval: Duration::from_secs(5),
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
+        calm: Duration::from_secs(1),
     }
 }
 

@@ -32,6 +32,9 @@ pub struct LogEntry {
     /// How many drives there were when it was created: the drive of each copy follows from that.
     #[serde(default = "one_drive", skip_serializing_if = "is_one")]
     pub drives: u16,
+    /// The copy that is to lead a partition where that is not the first one, in the order of the partitions.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub leaders: Vec<(PartitionIndex, ReplicaId)>,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -54,6 +57,12 @@ impl LogEntry {
     /// Its copies, if there are several of each partition.
     pub fn replication(&self) -> Option<Replication> {
         self.settings.replication.filter(|replication| replication.replication_factor > 1)
+    }
+
+    /// The copy that is to lead a partition, if it can.
+    pub fn preferred(&self, partition: PartitionIndex) -> ReplicaId {
+        let at = self.leaders.binary_search_by_key(&partition, |(index, _)| *index);
+        at.map_or(ReplicaId(0), |at| self.leaders[at].1)
     }
 
     /// The copies of each partition that it is created with.
@@ -139,6 +148,7 @@ impl Catalog {
             settings: request.settings,
             founding: false,
             drives: 1,
+            leaders: Vec::new(),
             created_ms: now_ms,
         });
         let founding = log.replication().is_some();
@@ -170,6 +180,19 @@ impl Catalog {
         let mut next = self.clone();
         next.replace(Arc::clone(&log));
         Ok((next, log))
+    }
+
+    /// The catalogue in which `copy` is to lead `partition`.
+    pub fn with_leader(&self, partition: PartitionId, copy: ReplicaId) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&partition.log) {
+            let others = log.leaders.iter().copied().filter(|(index, _)| *index != partition.index);
+            let own = (copy != ReplicaId(0)).then_some((partition.index, copy));
+            let mut leaders: Vec<_> = others.chain(own).collect();
+            leaders.sort_unstable();
+            next.replace(Arc::new(LogEntry { leaders, ..LogEntry::clone(log) }));
+        }
+        next
     }
 
     fn replace(&mut self, log: Arc<LogEntry>) {
@@ -231,6 +254,21 @@ mod tests {
         let nothing = LogChanges { retention_ms: Some(Some(Bound::AtMost(0))), ..LogChanges::default() };
         let refused = catalog.with_changes(&AlterLog { name: made.name.clone(), changes: nothing });
         assert!(matches!(refused, Err(RequestError::SettingsRefused { .. })));
+    }
+
+    #[test]
+    fn the_first_copy_leads_unless_another_is_to() {
+        let (catalog, log) = Catalog::default().with_log(&create("a", 3), (1, 0)).unwrap();
+        let partition = |index| PartitionId { log: log.uid, index: PartitionIndex(index) };
+        let moved = catalog.with_leader(partition(2), ReplicaId(1)).with_leader(partition(0), ReplicaId(2));
+        let leaders = |catalog: &Catalog| {
+            let log = catalog.by_uid(log.uid).unwrap();
+            [0, 1, 2].map(|index| log.preferred(PartitionIndex(index)).0)
+        };
+        assert_eq!((leaders(&catalog), leaders(&moved)), ([0, 0, 0], [2, 0, 1]));
+        let back = moved.with_leader(partition(0), ReplicaId(1)).with_leader(partition(2), ReplicaId(0));
+        assert_eq!(leaders(&back), [1, 0, 0]);
+        assert_eq!(back.with_leader(partition(0), ReplicaId(0)), catalog);
     }
 
     #[test]

@@ -74,6 +74,12 @@ pub enum RequestError {
         /// The high watermark: the offset after the last visible record.
         end: Offset,
     },
+    /// A partition cannot be moved to that core, or not now.
+    #[error("the partition was not moved: {reason}")]
+    MoveRefused {
+        /// Why.
+        reason: String,
+    },
     /// The batch breaks the format or a limit.
     #[error("the batch was refused: {reason}")]
     BatchRefused {
@@ -254,7 +260,8 @@ impl RequestError {
             E::OffsetOutOfRange { .. } | E::BatchRefused { .. } | E::NameRefused(_) => ErrorClass::Refused,
             E::WrongOffset { .. } | E::OutOfSequence { .. } | E::ProducerFenced { .. } => ErrorClass::Refused,
             E::UnknownProducer { .. } | E::SequenceReused { .. } => ErrorClass::Refused,
-            E::LogExists { .. } | E::SettingsRefused { .. } | E::RecoveryRefused { .. } => ErrorClass::Refused,
+            E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
+            E::RecoveryRefused { .. } | E::MoveRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
             E::PartitionOpening { .. } | E::NotLeader { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,

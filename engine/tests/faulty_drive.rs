@@ -46,6 +46,7 @@ fn config() -> ShardConfig {
         retention_interval: Duration::from_millis(50),
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
+        calm: Duration::from_secs(1),
     }
 }
 

@@ -2,6 +2,7 @@
 
 mod config;
 mod consume;
+mod cores;
 mod cutting;
 mod dump;
 mod fault;
@@ -66,6 +67,9 @@ enum Command {
     /// Create, change, list, describe, trim and delete logs.
     #[command(subcommand)]
     Log(log::LogCommand),
+    /// Move partitions among the cores of a server.
+    #[command(subcommand)]
+    Cores(cores::CoresCommand),
     /// Write records: one for each line of the files, or of stdin.
     Produce(produce::ProduceArgs),
     /// Print records.
@@ -113,6 +117,9 @@ fn run(cli: Cli) -> Outcome {
         }
         Some(Command::Recover(args)) => {
             on_tokio(global.with_client(async |client| recover::run(client, &args, global.json).await))
+        }
+        Some(Command::Cores(command)) => {
+            on_tokio(global.with_client(async |client| cores::run(client, &command, global.json).await))
         }
         Some(Command::Produce(args)) => {
             on_tokio(global.with_client(async |client| produce::run(client, &args, global.json).await))

@@ -39,6 +39,10 @@ const _: () = assert!(COPIES_MAX == REPLICAS_MAX as u64, "the configuration allo
 /// Messages that may wait in the ring from one core to another. A burst beyond that waits in the sender's own queue.
 const MAILBOX_MESSAGES: usize = 1024;
 
+/// How long a copy that is to lead must have kept up before it leads again: longer than it takes to see whether its
+/// core or its drive fails again at once.
+const CALM: Duration = Duration::from_secs(10);
+
 /// The part of a core's read cache that is for the newest batches of its partitions, as a divisor: they stay after they
 /// were written. The rest is for what was read from the drive.
 const TAIL_SHARE: u64 = 4;
@@ -123,6 +127,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         retention_interval: Duration::from_millis(retention.check_interval_ms.0),
         replication: replication(config),
         drive_timeout: Duration::from_millis(config.storage.drive_timeout_ms.0),
+        calm: CALM,
     }
 }
 

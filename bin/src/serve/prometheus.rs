@@ -43,6 +43,7 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_scrub_errors_total", "Segments that the scrub could not read.", |m| &m.scrub_errors),
     ("dlog_scrub_passes_total", "Passes of the scrub over all segments, of all cores.", |m| &m.scrub_passes),
     ("dlog_leader_elections_total", "Copies that began to lead their partition.", |m| &m.leader_elections),
+    ("dlog_leaders_moved_total", "Leaderships that were handed over by plan.", |m| &m.leaders_moved),
     ("dlog_forced_leaders_total", "Copies that an operator had lead though records may be lost.", |m| {
         &m.forced_leaders
     }),

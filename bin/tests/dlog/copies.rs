@@ -340,3 +340,56 @@ fn refused_without_touching(data: &Path) {
     assert!(code == 2 && message.contains("it needs 2 cores, one for each copy; this server has 1"), "{message}");
     assert!(!data.exists(), "it touched the disk");
 }
+
+#[test]
+fn a_partition_is_led_by_the_core_that_the_operator_names() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--replication-factor", "2"]);
+    let (mut written, mut last) = (String::new(), 0);
+    for round in 0..6 {
+        let core = round % 2;
+        let text = server.text(&["cores", "move", "a/0", &core.to_string()]);
+        assert!(
+            text.starts_with("partition 0 of default/a is led by copy ") && text.contains(&format!(" core {core}, "))
+        );
+        let partition = &described(&server, "a")["partitions"][0];
+        assert_eq!(partition["core"], core);
+        let epoch = partition["epoch"].as_u64().unwrap();
+        assert!(epoch >= last, "{partition}");
+        last = epoch;
+        let line = format!("round {round}\n");
+        server.feed(&["produce", "a"], line.as_bytes());
+        written += &line;
+        assert_eq!(server.text(&["consume", "a"]), written);
+    }
+    let (code, message) = server.refused(&["cores", "move", "a/0", "7"]);
+    assert!(code == 1 && message.contains("there is no core 7; there are 0 to 1"), "{message}");
+    server.stop();
+    let server = Server::start(&data, &["--cores", &two]);
+    server.status_once("/partitions/0", |partition| partition["leads"] == true && partition["core"] == 1);
+    server.stop();
+}
+
+#[test]
+fn the_cores_are_listed_with_what_they_lead_and_follow() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--replication-factor", "2", "--partitions", "3"]);
+    (0..3).for_each(|partition| drop(server.run(&["cores", "move", &format!("a/{partition}"), "1"])));
+    server.run(&["log", "create", "b"]);
+    let listed: Value = serde_json::from_slice(&server.run(&["--json", "cores", "list"])).unwrap();
+    let of = |field: &str| [0, 1].map(|core: usize| listed[core][field].as_u64().unwrap());
+    assert_eq!(of("core"), [0, 1]);
+    let (leads, follows) = (of("leads"), of("follows"));
+    assert_eq!((leads[0] + leads[1], follows), (4, [3, 0]), "{listed}");
+    assert_eq!(of("write_requests_per_s"), [0, 0]);
+    let text = server.text(&["cores", "list"]);
+    let rows: Vec<_> = text.lines().skip(1).collect();
+    assert!(rows.len() == 2 && rows.iter().all(|row| row.ends_with(data.to_str().unwrap())), "{text}");
+    server.stop();
+}

@@ -297,6 +297,11 @@ pub fn next_epoch(seen: LeaderEpoch, replica: ReplicaId) -> LeaderEpoch {
     LeaderEpoch(next)
 }
 
+/// The replica that leads in an epoch.
+pub fn leader_of(epoch: LeaderEpoch) -> ReplicaId {
+    ReplicaId((epoch.0 % u32::from(REPLICAS_MAX)) as u8)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     testing::bug::{PlantedBug, planted},
-    types::{LeaderEpoch, Offset},
+    types::{AckLevel, LeaderEpoch, Offset},
 };
 
 /// See the module.
@@ -53,6 +53,8 @@ pub(super) struct Leader {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 struct Handover {
     to: ReplicaId,
+    /// How safe somebody still waits for the log to be: whoever waits for that is to hear of it before.
+    wanted: AckLevel,
     /// When it has come to nothing.
     until: Duration,
     /// The other one was told to take over.
@@ -266,7 +268,12 @@ impl Leader {
     /// Begins to hand leadership over.
     ///
     /// Errors: `NotEstablished`, `Changing`, `NotInSync`.
-    pub(super) fn hand_over<B>(&mut self, own: &mut Own<B>, to: ReplicaId, now: Duration) -> Result<(), NotNow> {
+    pub(super) fn hand_over<B>(
+        &mut self,
+        own: &mut Own<B>,
+        (to, wanted): (ReplicaId, AckLevel),
+        now: Duration,
+    ) -> Result<(), NotNow> {
         let changing = self.change.is_some() || own.ballot.config.incoming.is_some();
         let fit = own.ballot.config.replicas().contains(to) && self.followers.get(&to).is_some_and(|p| p.in_sync);
         match (self.established, changing || self.handover.is_some(), fit) {
@@ -274,7 +281,7 @@ impl Leader {
             (true, true, _) => Err(NotNow::Changing),
             (true, false, false) => Err(NotNow::NotInSync(to)),
             (true, false, true) => {
-                self.handover = Some(Handover { to, until: now + own.pace.handover_max, told: false });
+                self.handover = Some(Handover { to, wanted, until: now + own.pace.handover_max, told: false });
                 own.effect(Effect::Drain);
                 Ok(())
             }
@@ -435,7 +442,13 @@ impl Leader {
         let Some(handover) = self.handover.as_mut().filter(|handover| !handover.told) else { return };
         let Some(progress) = self.followers.get(&handover.to) else { return };
         let Some(session) = progress.session() else { return };
-        if progress.accepted && progress.held.received == own.held.received {
+        let held = match handover.wanted {
+            AckLevel::Received => self.moved.received,
+            AckLevel::Written => self.moved.written,
+            AckLevel::Durable | AckLevel::Quorum => self.moved.durable,
+        };
+        let end = own.held.received;
+        if progress.accepted && progress.held.received == end && held == end {
             handover.told = true;
             own.send(handover.to, Message::TakeOver { epoch: self.epoch, session });
         }

@@ -40,7 +40,7 @@ pub use reads::ReadTicket;
 
 use crate::{
     limits::{BATCH_BYTES_MAX, REPLICATION_WINDOW_BYTES},
-    types::{LeaderEpoch, Offset},
+    types::{AckLevel, LeaderEpoch, Offset},
 };
 
 /// How fast, how patient, how much at once. No promise depends on these: they decide when something is tried again.
@@ -554,12 +554,13 @@ impl<B> Replica<B> {
         Ok(())
     }
 
-    /// Begins to hand leadership over to a replica that keeps up.
+    /// Begins to hand leadership over to a replica that keeps up, as soon as everything is as safe as somebody waits
+    /// for: as `wanted`.
     ///
     /// Errors: `NotLeading`, `NotEstablished`, `Changing`, `NotInSync`.
-    pub fn hand_over(&mut self, to: ReplicaId, now: Duration) -> Result<(), NotNow> {
+    pub fn hand_over(&mut self, to: ReplicaId, wanted: AckLevel, now: Duration) -> Result<(), NotNow> {
         let Role::Leader(leader) = &mut self.role else { return Err(NotNow::NotLeading) };
-        leader.hand_over(&mut self.own, to, now)?;
+        leader.hand_over(&mut self.own, (to, wanted), now)?;
         leader.settle(&mut self.own, now);
         Ok(())
     }

@@ -115,7 +115,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Makes `next` the catalogue: on disk first, then on every core.
-    async fn change(self: &Rc<Self>, next: Catalog) -> Result<(), RequestError> {
+    pub(super) async fn change(self: &Rc<Self>, next: Catalog) -> Result<(), RequestError> {
         if self.common.draining.get() {
             return Err(RequestError::ShuttingDown);
         }

@@ -70,6 +70,49 @@ pub struct ReplicaStatus {
     pub lag_ms: u64,
 }
 
+/// Where a partition is led after it was moved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Moved {
+    /// The core.
+    pub core: CoreId,
+    /// The copy that leads.
+    pub replica: ReplicaId,
+    /// Its reign.
+    pub epoch: LeaderEpoch,
+}
+
+/// What a core has, and what it has done since it was started. Rates follow from two of these.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreStatus {
+    /// Which core.
+    pub core: CoreId,
+    /// Its drive,
+    pub drive: u16,
+    /// and where that is.
+    pub data_dir: String,
+    /// What it does; none if it does not answer.
+    pub doing: Option<CoreDoing>,
+}
+
+/// See [`CoreStatus`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CoreDoing {
+    /// When this was said, in microseconds of a clock that only that core has.
+    pub at_us: u64,
+    /// Partitions that are led here, those with one copy included.
+    pub leads: u64,
+    /// Copies here that do not lead.
+    pub follows: u64,
+    /// Batches acknowledged,
+    pub write_requests: u64,
+    /// and their bytes.
+    pub write_bytes: u64,
+    /// Fetches answered,
+    pub read_requests: u64,
+    /// and the bytes of batches handed out.
+    pub read_bytes: u64,
+}
+
 /// What a copy is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

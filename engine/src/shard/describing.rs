@@ -1,21 +1,29 @@
-//! How a partition is, as one copy of it sees it: for whoever watches, and for `dlog log describe`.
+//! How a partition is, as one copy of it sees it: for whoever watches, and for `dlog log describe`; and how a core is.
 
 use std::{rc::Rc, time::Duration};
+
+use futures_util::future::join_all;
 
 use super::{
     CopyId, Core, Slot,
     completion::ReplyTo,
-    control::{CopyStanding, DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole, ReplicaStatus},
+    control::{
+        CopyStanding, CoreDoing, CoreStatus, DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole,
+        ReplicaStatus,
+    },
     member::Member,
     owned::Owned,
-    request::Reply,
+    request::{Reply, Request},
 };
 use crate::{
     replication::{FollowerView, assignment::ReplicaId, ballot::Memory, message::Held},
     runtime::Runtime,
     settings::Replication,
-    types::{LeaderEpoch, PartitionId},
+    types::{CoreId, LeaderEpoch, PartitionId},
 };
+
+/// A core that does not say for so long how it is does not answer.
+const CORE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl<R: Runtime> Core<R> {
     /// Answers how a partition is: as its leader sees it, or else as a copy of this core does.
@@ -29,6 +37,46 @@ impl<R: Runtime> Core<R> {
             open.ok_or(error)
         });
         reply.send(found.map(|owned| Reply::Described(Box::new(owned.status()))));
+    }
+}
+
+impl<R: Runtime> Core<R> {
+    /// Answers what all cores have and do. Core 0 asks them.
+    pub(super) fn describe_cores(self: &Rc<Self>, reply: ReplyTo) {
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            let all = (0..core.cores as u16).map(CoreId).map(|id| core.core_status(id));
+            let all = join_all(all).await;
+            reply.send(Ok(Reply::Cores(all)));
+        });
+    }
+
+    async fn core_status(self: &Rc<Self>, core: CoreId) -> CoreStatus {
+        let drives = &self.common.config.drives;
+        let doing = match self.call_within(Request::Doing(core), CORE_PATIENCE).await {
+            Some(Ok(Reply::Doing(doing))) => Some(doing),
+            _ => None,
+        };
+        let data_dir = drives.dir_of(core).display().to_string();
+        CoreStatus { core, drive: drives.of(core).0, data_dir, doing }
+    }
+
+    /// What this core has and does.
+    pub(super) fn doing(&self) -> CoreDoing {
+        let copies = self.open_partitions();
+        let leads = |owned: &&Rc<Owned<R>>| owned.member.as_ref().is_none_or(|member| member.leads());
+        let led = copies.iter().filter(leads).count();
+        let metrics = &self.common.context.metrics;
+        let at_us = self.common.context.runtime.monotonic().as_micros();
+        CoreDoing {
+            at_us: u64::try_from(at_us).unwrap_or(u64::MAX),
+            leads: led as u64,
+            follows: (copies.len() - led) as u64,
+            write_requests: metrics.write_requests.get(),
+            write_bytes: metrics.write_bytes.get(),
+            read_requests: metrics.read_requests.get(),
+            read_bytes: metrics.read_bytes.get(),
+        }
     }
 }
 

@@ -14,7 +14,9 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 
-use super::{Common, CopyId, Core, ballot_store, mailbox, owned::Owned, repairing::Repairs, wait_at_most};
+use super::{
+    Common, CopyId, Core, ballot_store, mailbox, moving::Homing, owned::Owned, repairing::Repairs, wait_at_most,
+};
 use crate::{
     error::RequestError,
     log::{LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, version::OtherVersion},
@@ -74,6 +76,8 @@ pub(super) struct Member<R: Runtime> {
     stuck_said: Cell<Option<Duration>>,
     /// What is damaged here and is got back from the others.
     pub(super) repairs: Repairs,
+    /// Whether the copy that is to lead is given leadership back.
+    pub(super) homing: Homing,
 }
 
 /// How often that is said.
@@ -168,6 +172,7 @@ impl<R: Runtime> Member<R> {
             closed: Cell::new(false),
             stuck_said: Cell::new(None),
             repairs: Repairs::default(),
+            homing: Homing::default(),
         }))
     }
 
@@ -183,7 +188,10 @@ impl<R: Runtime> Member<R> {
 
     /// Whether this copy leads, established or not.
     pub(super) fn leads(&self) -> bool {
-        !self.closed.get() && self.replica.borrow().role() == RoleName::Leader
+        let is_leader = self.replica.borrow().role() == RoleName::Leader;
+        let goes_on =
+            planted(PlantedBug::ServeAfterHandover) && self.owned().is_some_and(|owned| owned.state.borrow().leads());
+        !self.closed.get() && (is_leader || goes_on)
     }
 
     /// Whether it leads, and everything that it has is final or on its way to be.
@@ -448,7 +456,9 @@ impl<R: Runtime> Member<R> {
             Effect::Follow { leader, epoch } => {
                 tracing::debug!(copy = %self.id, %epoch, ?leader, "follows");
                 self.leader.set(leader);
-                owned.follow();
+                if !planted(PlantedBug::ServeAfterHandover) {
+                    owned.follow();
+                }
                 self.answers.notify();
                 if leader.is_some() && owned.damage.is_some() {
                     // It has all that was acknowledged: nobody needs what is behind the damage any more.

@@ -18,6 +18,7 @@ mod fetching;
 mod flusher;
 pub mod mailbox;
 mod member;
+mod moving;
 pub mod muster;
 mod opening;
 mod owned;
@@ -51,7 +52,7 @@ use control::InUse;
 use mailbox::{Mailbox, Message};
 use owned::Owned;
 use placement::Drives;
-use request::{Outcome, Request};
+use request::{Outcome, Reply, Request};
 use stages::Stage;
 use trust::Trust;
 
@@ -109,6 +110,8 @@ pub struct ShardConfig {
     pub replication: Replication,
     /// A write or a sync of a leader that takes longer than this makes another copy lead.
     pub drive_timeout: Duration,
+    /// How long the copy that is to lead must have kept up before it is given leadership back.
+    pub calm: Duration,
 }
 
 /// One copy of a partition.
@@ -299,8 +302,11 @@ impl<R: Runtime> Core<R> {
             Request::FindOffset(find) => self.owner(find.partition),
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
+            Request::Doing(core) => *core,
+            Request::HandOver(copy) => self.owner(copy.partition),
             Request::StandingOf(copy) | Request::Force(copy) => self.home_of(*copy).unwrap_or(self.common.id),
-            Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) | Request::Recover(_) => CATALOG_CORE,
+            Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
+            Request::Recover(_) | Request::Move(_) | Request::DescribeCores => CATALOG_CORE,
         };
         if owner == self.common.id {
             self.carry_out(request, reply);
@@ -333,6 +339,10 @@ impl<R: Runtime> Core<R> {
             Request::AlterLog(alter) => self.alter_log(alter, reply),
             Request::DeleteLog(name) => self.delete_log(name, reply),
             Request::Recover(recover) => self.recover_partition(recover, reply),
+            Request::Move(request) => self.move_partition(request, reply),
+            Request::DescribeCores => self.describe_cores(reply),
+            Request::Doing(_) => reply.send(Ok(Reply::Doing(self.doing()))),
+            Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
             Request::Force(copy) => self.force(copy, reply),
         }

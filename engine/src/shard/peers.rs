@@ -15,6 +15,7 @@ use crate::{
     catalog::LogEntry,
     replication::assignment::ReplicaId,
     runtime::Runtime,
+    testing::bug::{PlantedBug, planted},
     types::{CoreId, LeaderEpoch, PartitionId},
 };
 
@@ -79,6 +80,9 @@ impl<R: Runtime> Core<R> {
     pub(super) fn note_leader(&self, partition: PartitionId, epoch: LeaderEpoch, core: CoreId) {
         let mut leaders = self.peers.leaders.borrow_mut();
         let known = leaders.entry(partition).or_insert((epoch, core));
+        if planted(PlantedBug::ServeAfterHandover) && known.1 == self.common.id {
+            return;
+        }
         if epoch >= known.0 {
             *known = (epoch, core);
         }
@@ -189,6 +193,7 @@ impl<R: Runtime> Core<R> {
                 led.for_each(|member| member.suspect_leader());
             }
             members.iter().for_each(|member| member.tick());
+            self.give_leadership_back(&members, now);
         }
     }
 

@@ -116,7 +116,8 @@ impl<R: Runtime> Core<R> {
         Ok(epoch)
     }
 
-    async fn call_within(self: &Rc<Self>, request: Request, patience: Duration) -> Option<Outcome> {
+    /// An answer of whatever core is to give it, if it comes in time.
+    pub(super) async fn call_within(self: &Rc<Self>, request: Request, patience: Duration) -> Option<Outcome> {
         let shard = Shard(Rc::clone(self));
         let call = std::pin::pin!(shard.call(request));
         let sleep = std::pin::pin!(self.common.context.runtime.sleep(patience));

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::{
     CopyId,
-    control::{CopyStanding, PartitionStatus, RecoveryReport},
+    control::{CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, RecoveryReport},
     stages::StageClock,
 };
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     name::LogName,
     replication::assignment::ReplicaId,
     settings::{LogChanges, LogSettings},
-    types::{AckLevel, LeaderEpoch, Offset, PartitionId},
+    types::{AckLevel, CoreId, LeaderEpoch, Offset, PartitionId},
 };
 
 /// A request; any shard takes any request and passes it on to the core that owns what it concerns.
@@ -39,6 +39,14 @@ pub enum Request {
     DeleteLog(LogName),
     /// Have a copy of a partition that nobody leads lead it, whatever is lost with that.
     Recover(Recover),
+    /// Have the copy of a partition that is on a core lead it, now and from now on.
+    Move(Move),
+    /// Tell what the cores have and do.
+    DescribeCores,
+    /// Tell what this core has and does. Among cores.
+    Doing(CoreId),
+    /// Hand leadership over to this copy. Among cores.
+    HandOver(CopyId),
     /// Tell how a copy stands by itself. Among cores.
     StandingOf(CopyId),
     /// Have this copy lead by the operator's word. Among cores.
@@ -135,6 +143,15 @@ pub struct Recover {
     pub accept_data_loss: bool,
 }
 
+/// Have the copy of a partition that is on a core lead it.
+#[derive(Clone, Copy, Debug)]
+pub struct Move {
+    /// Which partition.
+    pub partition: PartitionId,
+    /// The core.
+    pub to: CoreId,
+}
+
 /// The answer to a [`Request`].
 pub type Outcome = Result<Reply, RequestError>;
 
@@ -159,6 +176,14 @@ pub enum Reply {
     LogDeleted,
     /// To [`Request::Recover`].
     Recovery(Box<RecoveryReport>),
+    /// To [`Request::Move`].
+    Moved(Moved),
+    /// To [`Request::DescribeCores`], in their order.
+    Cores(Vec<CoreStatus>),
+    /// To [`Request::Doing`].
+    Doing(CoreDoing),
+    /// To [`Request::HandOver`]: the copy leads in this reign.
+    HandedOver(LeaderEpoch),
     /// To [`Request::StandingOf`].
     Stands(Box<CopyStanding>),
     /// To [`Request::Force`]: the reign that it begins.

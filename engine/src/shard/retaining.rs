@@ -84,7 +84,8 @@ impl<R: Runtime> Owned<R> {
     /// Errors: `OutcomeUnknown`, if it does not any more.
     async fn wait_as_leader(&self, condition: impl Fn() -> bool) -> Result<(), RequestError> {
         self.news.wait_until(|| condition() || self.refuses_trims().is_some()).await;
-        if condition() {
+        // Of one that follows by now it may hold though no write quorum has come so far: whoever leads then shows less.
+        if self.state.borrow().leads() && condition() {
             return Ok(());
         }
         Err(RequestError::OutcomeUnknown { reason: "another copy leads the partition".to_owned() })

@@ -78,6 +78,8 @@ pub enum PlantedBug {
     ReadUnconfirmed,
     /// A leader shows that records are deleted before the others have deleted them.
     ShowTrimEarly,
+    /// A core that led a partition goes on to answer for it when another leads.
+    ServeAfterHandover,
     /// A copy whose ballot is gone is taken for a new one.
     LostIsNew,
     /// A drive that was away, or is an old copy, is taken for one that has everything.
@@ -154,6 +156,7 @@ impl PlantedBug {
         PlantedBug::ReadUnestablished,
         PlantedBug::NeverRepair,
         PlantedBug::RewriteAsItCame,
+        PlantedBug::ServeAfterHandover,
     ];
 
     /// Those of partitions with several copies that no seed of a run need meet.

@@ -2,6 +2,7 @@
 //! another number of cores.
 
 mod copies;
+mod moves;
 mod support;
 
 use std::time::Duration;

@@ -39,6 +39,7 @@ pub fn config(data_dir: &Path) -> ShardConfig {
         retention_interval: Duration::from_millis(20),
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
+        calm: Duration::from_secs(1),
     }
 }
 

@@ -11,8 +11,16 @@ use pyralog_engine::{
         scan::{Check, Step, Walk},
         segment::{SegmentHeader, base_offset_of},
     },
-    runtime::sim::{DriveImage, Sim, SimRandom},
+    runtime::{
+        Runtime,
+        sim::{DriveImage, Sim, SimRandom, SimRuntime},
+    },
+    shard::{
+        Shard,
+        request::{Move, Request},
+    },
     testing::history::{Cause, Event},
+    types::CoreId,
 };
 
 use crate::{clients::Clients, plan::Plan, spoiling};
@@ -92,6 +100,26 @@ impl Fate {
             }
         }
     }
+}
+
+/// For as long as the server lives, leadership of its partitions is moved from core to core.
+pub fn keep_moving(sim: &Sim, runtime: &SimRuntime, (shard, cores): (Shard<SimRuntime>, u64)) {
+    let mut random = SimRandom::new(sim.now().as_nanos() as u64, 229);
+    let pause = random.within(5_000..300_000);
+    runtime.spawn(async move {
+        loop {
+            shard.runtime().sleep(Duration::from_micros(random.within(1_000..pause.max(2_000)))).await;
+            let catalog = shard.catalog();
+            let partitions: Vec<_> = catalog.logs().flat_map(|log| log.partition_ids()).collect();
+            if partitions.is_empty() {
+                continue;
+            }
+            let partition = partitions[random.below(partitions.len() as u64) as usize];
+            let to = CoreId(random.below(cores) as u16);
+            // Whether it could be done is of no concern here.
+            drop(shard.call(Request::Move(Move { partition, to })).await);
+        }
+    });
 }
 
 /// The batches of a copy, by offset: what they end with, their reign, and their fingerprint.

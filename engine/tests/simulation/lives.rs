@@ -263,6 +263,9 @@ fn serve(
         let core = random.below(shards.len() as u64) as usize;
         runtimes[core].spawn(be_client(client, shards[core].clone(), Rc::clone(clients)));
     }
+    if plan.settings.replication.is_some() {
+        copies::keep_moving(sim, &runtimes[0], (shards[0].clone(), shards.len() as u64));
+    }
     sim.keep_going_until(end + Duration::from_secs(1));
     let died = death.wait(sim, (plan, clients), end);
     if random.happens(2_000) && !died {

@@ -156,6 +156,7 @@ impl Plan {
             retention_interval: Duration::from_millis(7),
             replication: Replication::SINGLE,
             drive_timeout: Duration::from_millis(500),
+            calm: Duration::from_millis(100),
         }
     }
 }

@@ -21,7 +21,7 @@ use pyralog_engine::{
     limits::BATCH_BYTES_MAX,
     name::LogName,
     record::{BatchError, BatchHeader},
-    shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Recover, Trim},
+    shard::request::{AlterLog, Append, Appended, CreateLog, FindOffset, Move, Recover, Trim},
 };
 use tokio::net::ToSocketAddrs;
 
@@ -55,10 +55,12 @@ pub use pyralog_engine::{
     replication::assignment::ReplicaId,
     settings::{Bound, LogChanges, LogSettings, Replication},
     shard::{
-        control::{CopyStanding, PartitionStatus, RecoveryReport, ReplicaRole, ReplicaStatus},
+        control::{
+            CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, RecoveryReport, ReplicaRole, ReplicaStatus,
+        },
         request::{Found, OffsetAt},
     },
-    types::{AckLevel, Offset, PartitionIndex as PartitionId},
+    types::{AckLevel, CoreId, Offset, PartitionIndex as PartitionId},
 };
 pub use record::{IntoKey, IntoRecord, Record};
 pub use router::Facts;
@@ -248,6 +250,33 @@ impl PyralogClient {
         let body =
             self.write_admin(move |out, correlation| request::encode_recover(out, correlation, &recover)).await?;
         Ok(reply::decode_json(Api::Recover, &body)?)
+    }
+
+    /// What the cores have, and what they have done since they were started.
+    pub async fn describe_cores(&self) -> Result<Vec<CoreStatus>> {
+        let describe = |connection: Arc<connection::Connection>| async move {
+            let request = Outgoing::Admin(Box::new(request::encode_describe_cores));
+            let frame = connection.have_read(connection.read(request).await)?;
+            Ok(reply::decode_json(Api::DescribeCores, &frame.body)?)
+        };
+        self.router.anywhere(describe).await
+    }
+
+    /// Has the copy of a partition that is on a core lead it, now and from now on. Whoever writes and reads is led
+    /// there.
+    ///
+    /// Errors: `MOVE_REFUSED`, if there is none, or it does not keep up. Then it leads as soon as it does.
+    pub async fn move_partition(&self, log: impl Borrow<LogId>, partition: PartitionId, to: CoreId) -> Result<Moved> {
+        let log_id = log.borrow();
+        let log = self.describe_log(log_id).await?;
+        if partition.0 >= log.partitions {
+            let (partitions, log) = (log.partitions, log.name);
+            return Err(RequestError::PartitionOutOfRange { log, partition, partitions }.into());
+        }
+        let request = Move { partition: log.partition(partition), to };
+        let body = self.write_admin(move |out, correlation| request::encode_move(out, correlation, &request)).await?;
+        self.router.forget(log_id);
+        Ok(reply::decode_json(Api::Move, &body)?)
     }
 
     /// What the server is and how it is configured.

@@ -23,9 +23,9 @@ use crate::wire::{
     code::{ProtocolError, WireError},
     frame::{Frame, FrameHeader},
     reply::{
-        Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_fetched_head, encode_found,
-        encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_partition_description,
-        encode_recovery, encode_server_description,
+        Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_cores, encode_fetched_head,
+        encode_found, encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_moved,
+        encode_partition_description, encode_recovery, encode_server_description,
     },
     request::{MetadataRequest, Produce, Request},
 };
@@ -108,6 +108,10 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
         Request::DescribePartition(partition) => {
             pipeline.submit(correlation, Asked::DescribePartition, EngineRequest::Describe(partition), memory);
         }
+        Request::DescribeCores => {
+            pipeline.submit(correlation, Asked::DescribeCores, EngineRequest::DescribeCores, memory);
+        }
+        Request::Move(request) => pipeline.submit(correlation, Asked::Move, EngineRequest::Move(request), memory),
         Request::Recover(recover) => {
             pipeline.submit(correlation, Asked::Recover, EngineRequest::Recover(recover), memory);
         }
@@ -176,6 +180,8 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         Asked::Trim => Api::Trim,
         Asked::DescribePartition => Api::DescribePartition,
         Asked::Recover => Api::Recover,
+        Asked::Move => Api::Move,
+        Asked::DescribeCores => Api::DescribeCores,
     };
     let reply = match outcome {
         Ok(reply) => reply,
@@ -208,6 +214,8 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         (Asked::DescribePartition, Reply::Described(status)) => {
             burst.put(|out| encode_partition_description(out, correlation, &status));
         }
+        (Asked::DescribeCores, Reply::Cores(cores)) => burst.put(|out| encode_cores(out, correlation, &cores)),
+        (Asked::Move, Reply::Moved(moved)) => burst.put(|out| encode_moved(out, correlation, &moved)),
         (Asked::Recover, Reply::Recovery(report)) => burst.put(|out| encode_recovery(out, correlation, &report)),
         (Asked::DeleteLog, Reply::LogDeleted) => burst.put(|out| encode_log_deleted(out, correlation)),
         (_, reply) => unreachable!("the shard answered {} with {reply:?}", api.name()),

@@ -51,6 +51,8 @@ pub(super) enum Asked {
     Trim,
     DescribePartition,
     Recover,
+    Move,
+    DescribeCores,
 }
 
 struct Slot {

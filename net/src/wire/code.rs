@@ -98,6 +98,8 @@ codes! {
     SETTINGS_REFUSED = 208;
     /// A partition is not led by an operator's word.
     RECOVERY_REFUSED = 209;
+    /// A partition cannot be moved to that core, or not now.
+    MOVE_REFUSED = 210;
     /// The append was to be made at another offset than the next one.
     WRONG_OFFSET = 211;
     /// A batch of the producer is missing before this one.
@@ -259,6 +261,7 @@ impl From<&RequestError> for WireError {
             E::LogExists { name } => (C::LOG_EXISTS, json!({ "name": name })),
             E::SettingsRefused { reason } => (C::SETTINGS_REFUSED, json!({ "reason": reason })),
             E::RecoveryRefused { reason } => (C::RECOVERY_REFUSED, json!({ "reason": reason })),
+            E::MoveRefused { reason } => (C::MOVE_REFUSED, json!({ "reason": reason })),
             E::Overloaded => (C::OVERLOADED, Value::Null),
             E::ShuttingDown => (C::SHUTTING_DOWN, Value::Null),
             E::DiskFull { path, free_bytes, reserve_bytes } => (
@@ -340,6 +343,7 @@ mod tests {
             E::LogExists { name: "a/b".parse().unwrap() },
             E::SettingsRefused { reason: reason.clone() },
             E::RecoveryRefused { reason: reason.clone() },
+            E::MoveRefused { reason: reason.clone() },
             E::Overloaded,
             E::ShuttingDown,
             E::DiskFull { path: "/d".into(), free_bytes: 7, reserve_bytes: 9 },

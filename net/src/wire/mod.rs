@@ -44,6 +44,10 @@ pub enum Api {
     DescribePartition = 11,
     /// Have a copy of a partition that nobody leads lead it, whatever is lost with that.
     Recover = 12,
+    /// Have the copy of a partition that is on a core lead it.
+    Move = 13,
+    /// What the cores have and do.
+    DescribeCores = 14,
 }
 
 impl Api {
@@ -62,6 +66,8 @@ impl Api {
             10 => Api::Trim,
             11 => Api::DescribePartition,
             12 => Api::Recover,
+            13 => Api::Move,
+            14 => Api::DescribeCores,
             _ => return None,
         })
     }
@@ -86,6 +92,8 @@ impl Api {
             Api::Trim => "trim",
             Api::DescribePartition => "describe partition",
             Api::Recover => "recover",
+            Api::Move => "move",
+            Api::DescribeCores => "describe cores",
         }
     }
 }
@@ -97,7 +105,7 @@ mod tests {
     #[test]
     fn every_api_is_found_by_its_number() {
         let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
-        assert_eq!(all.len(), 12);
+        assert_eq!(all.len(), 14);
         for api in all {
             assert_eq!(Api::from_number(api.number()), Some(api));
         }

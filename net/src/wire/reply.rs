@@ -7,7 +7,7 @@ use pyralog_engine::{
     name::LogName,
     settings::LogSettings,
     shard::{
-        control::{PartitionStatus, RecoveryReport},
+        control::{CoreStatus, Moved, PartitionStatus, RecoveryReport},
         request::{Appended, Fetched, Found},
         stages::{Stage, StageClock, Stages},
     },
@@ -218,6 +218,16 @@ pub fn encode_recovery(out: &mut BytesMut, correlation: u64, report: &RecoveryRe
     put_json(out, Api::Recover, correlation, report);
 }
 
+/// Appends the reply to a move request.
+pub fn encode_moved(out: &mut BytesMut, correlation: u64, moved: &Moved) {
+    put_json(out, Api::Move, correlation, moved);
+}
+
+/// Appends the reply to a describe cores request.
+pub fn encode_cores(out: &mut BytesMut, correlation: u64, cores: &[CoreStatus]) {
+    put_json(out, Api::DescribeCores, correlation, &cores);
+}
+
 /// Appends the reply to a delete log request.
 pub fn encode_log_deleted(out: &mut BytesMut, correlation: u64) {
     FrameHeader::new(Api::DeleteLog, correlation, 0).encode(out);
@@ -405,6 +415,7 @@ mod tests {
             settings,
             founding: false,
             drives: 1,
+            leaders: Vec::new(),
             created_ms: 9,
         };
         let metadata = Metadata {

@@ -13,8 +13,8 @@ use pyralog_engine::{
     record::Codec,
     replication::assignment::ReplicaId,
     settings::{Bound, LogChanges, LogSettings, Replication},
-    shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, OffsetAt, Recover, Trim},
-    types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
+    shard::request::{AlterLog, Append, CreateLog, Fetch, FindOffset, Move, OffsetAt, Recover, Trim},
+    types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
@@ -42,6 +42,7 @@ const FETCH_BYTES: usize = 32;
 const FIND_OFFSET_BYTES: usize = 24;
 const TRIM_BYTES: usize = 24;
 const DESCRIBE_PARTITION_BYTES: usize = 16;
+const MOVE_BYTES: usize = 16;
 
 const _: () = assert!(
     PRODUCE_HEAD_BYTES + EXPECTED_OFFSET_BYTES + BATCH_BYTES_MAX <= BODY_BYTES_MAX,
@@ -75,6 +76,10 @@ pub enum Request {
     DescribePartition(PartitionId),
     /// Have a copy lead by the operator's word, or say what that would come to.
     Recover(Recover),
+    /// Have the copy of a partition that is on a core lead it.
+    Move(Move),
+    /// What the cores have and do.
+    DescribeCores,
 }
 
 /// Which logs a client asks about.
@@ -159,6 +164,11 @@ impl Request {
             }
             Api::Trim => Request::Trim(decode_trim(&body)?),
             Api::DescribePartition => Request::DescribePartition(decode_describe_partition(&body)?),
+            Api::DescribeCores => {
+                exactly(api, &body, 0)?;
+                Request::DescribeCores
+            }
+            Api::Move => Request::Move(decode_move(&body)?),
             Api::Recover => {
                 let RecoverBody { log, partition: index, copy, accept_data_loss } = json(api, &body)?;
                 Request::Recover(Recover { partition: PartitionId { log, index }, copy, accept_data_loss })
@@ -290,6 +300,15 @@ pub fn encode_recover(out: &mut BytesMut, correlation: u64, recover: &Recover) {
     put_json(out, Api::Recover, correlation, &body);
 }
 
+/// Appends a move frame.
+pub fn encode_move(out: &mut BytesMut, correlation: u64, request: &Move) {
+    FrameHeader::new(Api::Move, correlation, MOVE_BYTES).encode(out);
+    out.put_u64_le(request.partition.log.0);
+    out.put_u32_le(request.partition.index.0);
+    out.put_u16_le(request.to.0);
+    out.put_u16_le(0);
+}
+
 /// Appends a delete log frame.
 pub fn encode_delete_log(out: &mut BytesMut, correlation: u64, name: &LogName) {
     put_json(out, Api::DeleteLog, correlation, &DeleteLogBody { name: name.to_string() });
@@ -298,6 +317,11 @@ pub fn encode_delete_log(out: &mut BytesMut, correlation: u64, name: &LogName) {
 /// Appends a describe server frame.
 pub fn encode_describe_server(out: &mut BytesMut, correlation: u64) {
     FrameHeader::new(Api::DescribeServer, correlation, 0).encode(out);
+}
+
+/// Appends a describe cores frame.
+pub fn encode_describe_cores(out: &mut BytesMut, correlation: u64) {
+    FrameHeader::new(Api::DescribeCores, correlation, 0).encode(out);
 }
 
 /// Appends a frame whose body is JSON.
@@ -404,6 +428,15 @@ fn decode_describe_partition(body: &[u8]) -> Result<PartitionId, ProtocolError> 
     let partition = get_partition(body);
     zero(Api::DescribePartition, body, 4)?;
     Ok(partition)
+}
+
+fn decode_move(body: &[u8]) -> Result<Move, ProtocolError> {
+    exactly(Api::Move, body, MOVE_BYTES)?;
+    let body = &mut &body[..];
+    let partition = get_partition(body);
+    let to = CoreId(body.get_u16_le());
+    zero(Api::Move, body, 2)?;
+    Ok(Move { partition, to })
 }
 
 fn name(text: &str) -> Result<LogName, WireError> {
@@ -625,6 +658,9 @@ mod tests {
         assert_eq!((got.partition, got.before), (trim.partition, trim.before));
         let describe = decoded(|out| encode_describe_partition(out, 42, PARTITION));
         assert!(matches!(describe, Request::DescribePartition(PARTITION)));
+        let request = Move { partition: PARTITION, to: CoreId(0x0102) };
+        let Request::Move(got) = decoded(|out| encode_move(out, 42, &request)) else { panic!() };
+        assert_eq!((got.partition, got.to), (PARTITION, request.to));
         for (copy, accept_data_loss) in [(None, false), (Some(ReplicaId(3)), true)] {
             let recover = Recover { partition: PARTITION, copy, accept_data_loss };
             let Request::Recover(back) = decoded(|out| encode_recover(out, 42, &recover)) else { panic!() };
@@ -634,6 +670,7 @@ mod tests {
         let Request::DeleteLog(got) = decoded(|out| encode_delete_log(out, 42, &log)) else { panic!() };
         assert_eq!(got, log);
         assert!(matches!(decoded(|out| encode_describe_server(out, 42)), Request::DescribeServer));
+        assert!(matches!(decoded(|out| encode_describe_cores(out, 42)), Request::DescribeCores));
     }
 
     #[test]
@@ -654,6 +691,8 @@ mod tests {
             (Api::Trim, &[1; 24], "must be zero"),
             (Api::DescribePartition, &[0; 15], "15 bytes instead of 16"),
             (Api::DescribePartition, &[1; 16], "must be zero"),
+            (Api::Move, &[0; 15], "15 bytes instead of 16"),
+            (Api::Move, &[1; 16], "must be zero"),
             (Api::Recover, b"{\"log\":1}", "missing field `partition`"),
             (Api::Recover, b"{\"log\":1,\"partition\":0,\"force\":1}", "unknown field `force`"),
             (Api::CreateLog, br#"{"name":"a","partitions":1,"replication":{"factor":2}}"#, "factor"),

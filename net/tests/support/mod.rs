@@ -69,6 +69,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         retention_interval: Duration::from_millis(50),
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
+        calm: Duration::from_secs(1),
         reserve_bytes: 0,
     }
 }

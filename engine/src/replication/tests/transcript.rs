@@ -9,7 +9,7 @@ use super::{
     super::assignment::{Members, ReplicaId},
     world::{Disk, Habits, Letter, World, members},
 };
-use crate::types::Offset;
+use crate::types::{AckLevel, Offset};
 
 /// A transcript that is being played.
 struct Play {
@@ -143,7 +143,10 @@ impl Play {
             }
             "hand-over" => {
                 let to = self::replica(rest[0]);
-                return world.act(id, |replica| replica.hand_over(to, now)).err().map(|error| error.to_string());
+                return world
+                    .act(id, |replica| replica.hand_over(to, AckLevel::Durable, now))
+                    .err()
+                    .map(|error| error.to_string());
             }
             "change" => {
                 let members = parse_members(rest);

@@ -8,7 +8,7 @@ use super::{
     super::{RoleName, assignment::ReplicaSet},
     world::{Habits, Letter, World, members},
 };
-use crate::types::Offset;
+use crate::types::{AckLevel, Offset};
 
 /// Splitmix64: a walk is the same for ever.
 struct Chance(u64);
@@ -112,7 +112,7 @@ impl Walk {
     fn hand_over(&mut self, id: ReplicaId) {
         let (now, to) = (self.now, self.chance.replica(&self.world));
         // Refused where it makes no sense.
-        let _ = self.world.act(id, |replica| replica.hand_over(to, now));
+        let _ = self.world.act(id, |replica| replica.hand_over(to, AckLevel::Received, now));
     }
 
     fn change(&mut self, id: ReplicaId) {
