@@ -30,10 +30,12 @@ impl<R: Runtime> Loaded<R> {
         Loaded { entries: RefCell::default(), index_bytes: Cell::new(0), index_bytes_max }
     }
 
-    /// The sealed `segment` of `log` was loaded. What no longer has room beside it goes.
+    /// The sealed `segment` of `log` was loaded. What no longer has room beside it goes, never itself: it is last.
     fn add(&self, log: &Rc<Log<R>>, segment: &Segment<R>) {
         let index_bytes = segment.index.borrow().as_ref().map_or(0, |index| index.memory_bytes());
         let entry = Entry { log: Rc::downgrade(log), base: segment.base_offset(), index_bytes };
+        // Two readers may have loaded it at once. With a second entry it could be told to go the moment it came.
+        self.forget(&entry);
         self.index_bytes.set(self.index_bytes.get() + index_bytes);
         self.entries.borrow_mut().push_back(entry);
         // Everybody gets a second chance once.
@@ -50,6 +52,14 @@ impl<R: Runtime> Loaded<R> {
             } else {
                 known.unload();
             }
+        }
+    }
+
+    fn forget(&self, known: &Entry<R>) {
+        let mut entries = self.entries.borrow_mut();
+        let is_known = |one: &Entry<R>| one.base == known.base && one.log.ptr_eq(&known.log);
+        if let Some(entry) = entries.iter().position(is_known).and_then(|at| entries.remove(at)) {
+            self.index_bytes.set(self.index_bytes.get() - entry.index_bytes);
         }
     }
 
@@ -82,6 +92,8 @@ impl<R: Runtime> Log<R> {
 #[cfg(test)]
 mod tests {
     use std::path::PathBuf;
+
+    use futures_util::future::join_all;
 
     use super::*;
     use crate::{
@@ -131,6 +143,40 @@ mod tests {
                 (segment.file.borrow().is_some(), segment.index.borrow().is_some())
             };
             assert!(file && index, "what is read all the time was unloaded");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn whoever_loaded_a_segment_can_read_it_however_many_load_it_at_once() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
+            let batch = batch_of(8192);
+            let header = check_produced(&batch).unwrap();
+            for offset in 0..3000 {
+                log.append(&batch, &header, placed(offset, 0));
+                log.write_waiting(Commit::Written).await.unwrap();
+            }
+            let bases: Vec<Offset> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+            let read = async |offset: Offset| {
+                let range = ReadRange { offset, end: Offset(3000), max_bytes: 1 };
+                assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
+            };
+            for _ in 0..3 {
+                for at in 0..bases.len() - 1 {
+                    let at = |ahead: usize| bases[(at + ahead) % (bases.len() - 1)];
+                    join_all([at(0), at(0), at(1), at(1), at(7), at(0)].map(read)).await;
+                }
+            }
+            assert!(context.loaded.index_bytes.get() <= context.loaded.index_bytes_max);
+            let entries = context.loaded.entries.borrow().len();
+            let loaded = log.segments.borrow().iter().filter(|one| one.index.borrow().is_some()).count();
+            // The active segment has an index and no entry.
+            assert_eq!(entries, loaded - 1);
         };
         sim.block_on(&cores[0], story, 5_000_000).unwrap();
     }

@@ -101,6 +101,9 @@ impl Collector {
     }
 }
 
+/// How often a reader loads a segment that others push out before it comes to read it.
+const LOADS_MAX: u32 = 8;
+
 impl<R: Runtime> Log<R> {
     /// Reads without waiting, if the first record wanted is in memory. `None` if it is not.
     pub fn read_memory(&self, range: ReadRange) -> Option<Vec<Bytes>> {
@@ -193,16 +196,24 @@ impl<R: Runtime> Log<R> {
         self: &Rc<Self>,
         offset: Offset,
     ) -> Result<(Rc<Segment<R>>, Option<IndexBlock>), RequestError> {
-        if self.locate(offset).is_none() {
+        for _ in 0..LOADS_MAX {
+            if let Some(found) = self.locate(offset) {
+                return Ok(found);
+            }
+            // If another reader was faster, what it loaded may have gone by now.
             self.load_segment(offset).await?;
         }
-        self.locate(offset).ok_or_else(|| RequestError::Corrupt {
-            file: self.dir.clone(),
-            position: 0,
-            from: offset,
-            to: offset,
-            reason: format!("no segment holds offset {offset}"),
-        })
+        let (file, position, from, to) = (self.dir.clone(), 0, offset, offset);
+        match self.segment_of(offset) {
+            None => {
+                let reason = format!("no segment holds offset {offset}");
+                Err(RequestError::Corrupt { file, position, from, to, reason })
+            }
+            Some(segment) => {
+                let reason = "its index was pushed out of memory by others again and again".to_owned();
+                Err(RequestError::ReadFailed { file: segment.path.clone(), position, from, to, reason })
+            }
+        }
     }
 
     /// The bytes worth reading at once for `range`: whole index blocks from `first` on.
