@@ -10,9 +10,9 @@ use pyralog_net::wire::{
     VERSION,
     frame::{FrameDecoder, FrameHeader},
     request::{
-        Request, encode_alter_log, encode_create_log, encode_delete_log, encode_describe_partition,
-        encode_describe_server, encode_fetch, encode_find_offset, encode_metadata, encode_produce_head,
-        encode_subscribe, encode_trim,
+        Request, encode_alter_log, encode_create_log, encode_delete_log, encode_describe_cores,
+        encode_describe_partition, encode_describe_server, encode_fetch, encode_find_offset, encode_metadata,
+        encode_move, encode_produce_head, encode_recover, encode_subscribe, encode_trim,
     },
 };
 
@@ -20,7 +20,7 @@ fuzz_target!(|input: &[u8]| {
     let Some((&[api, odd], body)) = input.split_first_chunk() else { return };
     // Now and then another version or a status, which no request has.
     let (version, status) = if odd == 255 { (VERSION + 1, 0) } else { (VERSION, u16::from(odd == 254)) };
-    let header = FrameHeader { body_bytes: body.len() as u32, version, api: api % 13, status, correlation: 7 };
+    let header = FrameHeader { body_bytes: body.len() as u32, version, api: api % 16, status, correlation: 7 };
     let Ok(request) = Request::decode(&header, Bytes::copy_from_slice(body)) else { return };
     let mut out = BytesMut::new();
     match &request {
@@ -38,6 +38,9 @@ fuzz_target!(|input: &[u8]| {
         Request::Subscribe(fetch) => encode_subscribe(&mut out, 7, fetch),
         Request::DescribePartition(partition) => encode_describe_partition(&mut out, 7, *partition),
         Request::DescribeServer => encode_describe_server(&mut out, 7),
+        Request::Recover(recover) => encode_recover(&mut out, 7, recover),
+        Request::Move(request) => encode_move(&mut out, 7, request),
+        Request::DescribeCores => encode_describe_cores(&mut out, 7),
     }
     let mut decoder = FrameDecoder::new();
     decoder.push(out.freeze());

@@ -67,7 +67,10 @@ impl Collector {
             }
             let len = batch.header.batch_len();
             let full = self.bytes > 0 && self.bytes + len > self.range.max_bytes;
-            if batch.header.base_offset >= self.range.end || full {
+            // Behind what was checked may stand what was cut off: also batches of smaller offsets, if a drive wrote
+            // them to a wrong place.
+            let goes_on = self.bytes == 0 || batch.header.base_offset == self.next;
+            if batch.header.base_offset >= self.range.end || !goes_on || full {
                 self.done = true;
                 break;
             }
@@ -450,6 +453,26 @@ mod tests {
     /// The same with the batch at offset `lost` overwritten with zeros.
     async fn with_a_hole(runtime: SimRuntime, lost: u64) -> Rc<Log<SimRuntime>> {
         with_damage(runtime, |bytes| bytes[place(lost)].fill(0)).await
+    }
+
+    #[test]
+    fn what_was_cut_off_behind_the_end_is_not_served_though_it_begins_before_the_end() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let runtime = cores[0].clone();
+        let story = async move {
+            // A batch of an earlier offset, with a damaged body, where the last group is padded.
+            let log = with_damage(runtime, |bytes| {
+                let stray = place(3).end;
+                bytes.copy_within(place(1), stray);
+                bytes[stray + BATCH - 9] ^= 1;
+            });
+            let log = log.await;
+            for offset in 0..4 {
+                assert_eq!(offsets_from(&log, offset, 4).await.unwrap(), (offset..4).collect::<Vec<_>>());
+            }
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
     }
 
     /// The offsets that a reader of all gets at once who begins at `offset`.
