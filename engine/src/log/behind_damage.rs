@@ -32,9 +32,9 @@ pub(super) async fn read_behind_damage<R: Runtime>(
             durable = durable.max(batch.header.durable_hint);
         }
     };
-    run_survey(context, file, new_survey(), &mut hints).await.map_err(fault)?;
+    run_survey(context, file, &mut new_survey(), &mut hints).await.map_err(fault)?;
     let (mut losses, mut ended) = (Vec::new(), false);
-    let survey = new_survey();
+    let mut survey = new_survey();
     let mut gather = |shown| match shown {
         Found::Lost(lost) => {
             ended |= lost.from >= durable;
@@ -54,15 +54,16 @@ pub(super) async fn read_behind_damage<R: Runtime>(
             found.reigns.note(header.leader_epoch, header.base_offset);
         }
     };
-    run_survey(context, file, survey, &mut gather).await.map_err(fault)?;
+    run_survey(context, file, &mut survey, &mut gather).await.map_err(fault)?;
     found.durable_hint = durable;
     Ok(losses)
 }
 
-async fn run_survey<R: Runtime>(
+/// Gives a survey the bytes that it wants, as the file has them.
+pub(super) async fn run_survey<R: Runtime>(
     context: &LogContext<R>,
     file: &R::File,
-    mut survey: Survey,
+    survey: &mut Survey,
     see: &mut impl FnMut(Found),
 ) -> std::io::Result<()> {
     let align = file.alignment();

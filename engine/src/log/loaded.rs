@@ -98,14 +98,34 @@ mod tests {
     use super::*;
     use crate::{
         log::{
+            LogContext,
             fixture::{P, batch_of, context, edit, placed},
             flush::Commit,
             read::ReadRange,
             recovery,
         },
         record::{BatchBuilder, Codec, check_produced},
-        runtime::sim::{Sim, SimConfig},
+        runtime::sim::{Sim, SimConfig, SimRuntime},
     };
+
+    /// A log of 3,000 records in more segments than there is room for, and where they begin.
+    async fn of_many_segments(context: &Rc<LogContext<SimRuntime>>) -> (Rc<Log<SimRuntime>>, Vec<Offset>) {
+        context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
+        let log = recovery::open(context, P, PathBuf::from("/p")).await.unwrap().log;
+        let batch = batch_of(8192);
+        let header = check_produced(&batch).unwrap();
+        for offset in 0..3000 {
+            log.append(&batch, &header, placed(offset, 0));
+            log.write_waiting(Commit::Written).await.unwrap();
+        }
+        let bases = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+        (log, bases)
+    }
+
+    async fn read_one(log: &Rc<Log<SimRuntime>>, offset: Offset) {
+        let range = ReadRange { offset, end: Offset(3000), max_bytes: 1 };
+        assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
+    }
 
     #[test]
     fn of_many_segments_a_few_are_open_and_what_is_read_often_stays() {
@@ -113,20 +133,9 @@ mod tests {
         let (_, cores) = sim.process(1);
         let context = context(&cores[0], 4096);
         let story = async move {
-            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
-            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
-            let batch = batch_of(8192);
-            let header = check_produced(&batch).unwrap();
-            for offset in 0..3000 {
-                log.append(&batch, &header, placed(offset, 0));
-                log.write_waiting(Commit::Written).await.unwrap();
-            }
-            let bases: Vec<Offset> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+            let (log, bases) = of_many_segments(&context).await;
             assert!(bases.len() > 20, "{} segments", bases.len());
-            let read = async |offset: Offset| {
-                let range = ReadRange { offset, end: Offset(3000), max_bytes: 1 };
-                assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
-            };
+            let read = async |offset: Offset| read_one(&log, offset).await;
             let open = || {
                 let segments = log.segments.borrow();
                 segments.iter().filter(|segment| segment.file.borrow().is_some()).count()
@@ -153,19 +162,8 @@ mod tests {
         let (_, cores) = sim.process(1);
         let context = context(&cores[0], 4096);
         let story = async move {
-            context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
-            let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
-            let batch = batch_of(8192);
-            let header = check_produced(&batch).unwrap();
-            for offset in 0..3000 {
-                log.append(&batch, &header, placed(offset, 0));
-                log.write_waiting(Commit::Written).await.unwrap();
-            }
-            let bases: Vec<Offset> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
-            let read = async |offset: Offset| {
-                let range = ReadRange { offset, end: Offset(3000), max_bytes: 1 };
-                assert_eq!(log.read_disk(range).await.unwrap().len(), 1);
-            };
+            let (log, bases) = of_many_segments(&context).await;
+            let read = async |offset: Offset| read_one(&log, offset).await;
             for _ in 0..3 {
                 for at in 0..bases.len() - 1 {
                     let at = |ahead: usize| bases[(at + ahead) % (bases.len() - 1)];

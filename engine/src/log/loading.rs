@@ -62,11 +62,7 @@ impl<R: Runtime> Log<R> {
         let first = self.first_offset_of(&segment, block).max(start);
         let mut range = ReadRange { offset: first, end, max_bytes: BATCH_BYTES_MAX };
         while range.offset < end {
-            let read = match self.read_memory(range) {
-                Some(pieces) => Ok(pieces),
-                None => self.read_disk(range).await,
-            };
-            let pieces = match read {
+            let pieces = match self.read(range).await {
                 Ok(pieces) => pieces,
                 Err(RequestError::Corrupt { to, .. }) if to > range.offset => {
                     range.offset = to;

@@ -126,6 +126,16 @@ impl<R: Runtime> Log<R> {
         Some(collector.into_pieces()).filter(|pieces| !pieces.is_empty())
     }
 
+    /// Reads what was appended lately from memory, the rest from the device.
+    ///
+    /// Errors: those of [`Log::read_disk`].
+    pub async fn read(self: &Rc<Self>, range: ReadRange) -> Result<Vec<Bytes>, RequestError> {
+        match self.read_memory(range) {
+            Some(pieces) => Ok(pieces),
+            None => self.read_disk(range).await,
+        }
+    }
+
     /// Reads from the device what [`Log::read_memory`] did not find: up to the next damage, if there is some, and not
     /// across it.
     ///

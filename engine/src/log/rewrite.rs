@@ -13,6 +13,7 @@ use thiserror::Error;
 
 use super::{
     Log, LogFault,
+    behind_damage::run_survey,
     damage::Loss,
     segment::{Segment, SegmentHeader, header_block},
     survey::{Found, Lost, Survey, records_in},
@@ -172,7 +173,7 @@ impl<R: Runtime> Log<R> {
             }
         };
         let mut survey = Survey::new(&header, (loss.lost.end_position, end), (loss.lost.to, bound));
-        self.run(&file, &mut survey, &mut see).await.map_err(|error| unreadable(&segment, &error))?;
+        run_survey(&self.context, &file, &mut survey, &mut see).await.map_err(|error| unreadable(&segment, &error))?;
         let (end_position, to) = behind.unwrap_or((end, bound));
         let lost = Lost { end_position, to, ..loss.lost.clone() };
         Ok(Some(Loss { lost, ..loss.clone() }))
@@ -215,21 +216,9 @@ impl<R: Runtime> Log<R> {
                 losses.push(lost);
             }
         };
-        self.run(file, &mut survey, &mut see).await?;
+        run_survey(&self.context, file, &mut survey, &mut see).await?;
         survey.finish(&mut see);
         Ok(losses)
-    }
-
-    async fn run(&self, file: &R::File, survey: &mut Survey, see: &mut impl FnMut(Found)) -> std::io::Result<()> {
-        let align = file.alignment();
-        while let Some((position, len)) = survey.wants() {
-            let first = position - position % align;
-            let skip = (position - first) as usize;
-            let bytes = file.read_at(first, (skip + len).next_multiple_of(align as usize)).await?;
-            survey.take(&bytes[skip.min(bytes.len())..(skip + len).min(bytes.len())], see);
-            self.context.runtime.yield_now().await;
-        }
-        Ok(())
     }
 
     async fn write_over(

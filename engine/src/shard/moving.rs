@@ -76,9 +76,7 @@ impl<R: Runtime> Core<R> {
     }
 
     async fn moved(self: &Rc<Self>, Move { partition, to }: Move) -> Result<Moved, RequestError> {
-        let found = self.catalog.borrow().by_uid(partition.log).map(Arc::clone);
-        let log = found.filter(|log| partition.index.0 < log.partitions);
-        let log = log.ok_or(RequestError::UnknownPartition { partition })?;
+        let log = self.entry_of(partition)?;
         if usize::from(to.0) >= self.cores {
             return Err(refused(format!("there is no core {to}; there are 0 to {}", self.cores - 1)));
         }

@@ -43,9 +43,7 @@ impl<R: Runtime> Core<R> {
 
     async fn recovery(self: &Rc<Self>, request: Recover) -> Result<RecoveryReport, RequestError> {
         let Recover { partition, copy, accept_data_loss } = request;
-        let found = self.catalog.borrow().by_uid(partition.log).map(Arc::clone);
-        let log = found.filter(|log| partition.index.0 < log.partitions);
-        let log = log.ok_or(RequestError::UnknownPartition { partition })?;
+        let log = self.entry_of(partition)?;
         let Some(replication) = log.replication() else {
             return Err(refused("the partition has one copy, and nobody to disagree with".to_owned()));
         };
@@ -125,6 +123,12 @@ impl<R: Runtime> Core<R> {
             Either::Left((outcome, _)) => Some(outcome),
             Either::Right(_) => None,
         }
+    }
+
+    /// The catalogue's entry of the log that has this partition.
+    pub(super) fn entry_of(&self, partition: PartitionId) -> Result<Arc<LogEntry>, RequestError> {
+        let found = self.catalog.borrow().by_uid(partition.log).map(Arc::clone);
+        found.filter(|log| partition.index.0 < log.partitions).ok_or(RequestError::UnknownPartition { partition })
     }
 
     /// The core that has a copy; `None` if its drive is away, or the log is gone.

@@ -225,11 +225,7 @@ impl<R: Runtime> Member<R> {
         let range = ReadRange { offset: from, end: until, max_bytes: SPARE_BYTES_MAX };
         let member = Rc::clone(self);
         self.runtime().clone().spawn_background(async move {
-            let read = match owned.log.read_memory(range) {
-                Some(pieces) => Ok(pieces),
-                None => owned.log.read_disk(range).await,
-            };
-            match read.map(|pieces| extent(&join(&pieces))) {
+            match owned.log.read(range).await.map(|pieces| extent(&join(&pieces))) {
                 Ok(Some(batches)) => member.drive(|replica, _| replica.handle_spare(to, batches)),
                 Ok(None) => {}
                 Err(error) => tracing::warn!(copy = %member.id, %error, "another copy cannot be given what it lost"),

@@ -98,10 +98,7 @@ impl<R: Runtime> Owned<R> {
             return Ok(offset);
         }
         let range = ReadRange { offset, end, max_bytes: 1 };
-        let pieces = match self.log.read_memory(range) {
-            Some(pieces) => pieces,
-            None => self.log.read_disk(range).await?,
-        };
+        let pieces = self.log.read(range).await?;
         let first = pieces.first().and_then(|piece| BatchHeader::decode(piece).ok());
         Ok(first.map_or(offset, |header| header.base_offset))
     }
