@@ -65,6 +65,11 @@ impl LogEntry {
         at.map_or(ReplicaId(0), |at| self.leaders[at].1)
     }
 
+    /// Whether each partition has such a copy.
+    pub fn has_slot(&self, copy: ReplicaId) -> bool {
+        self.slots().any(|slot| slot == copy)
+    }
+
     /// The copies of each partition that it is created with.
     pub fn slots(&self) -> impl Iterator<Item = ReplicaId> + use<> {
         (0..self.replication().map_or(1, |replication| replication.replication_factor)).map(ReplicaId)

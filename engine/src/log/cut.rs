@@ -247,7 +247,7 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Nothing is written any more when this returns, and what was read is forgotten.
-    async fn come_to_rest(&self) {
+    pub(super) async fn come_to_rest(&self) {
         self.end.has_come.set(true);
         self.end.settled.wait_until(|| self.end.writers.get() == 0).await;
         self.close_spare().await;

@@ -229,11 +229,9 @@ impl<R: Runtime> Log<R> {
         Ok(producer_snapshot::load(&self.context, segment, &header).await.is_some())
     }
 
-    /// Lets go of the log's files: its log is deleted.
+    /// Lets go of the log's files. Nothing writes to them any more when this returns: they may be another's then.
     pub async fn close(&self) {
-        self.close_spare().await;
-        self.context.cache.forget(self.opening);
-        self.forget_all_windows();
+        self.come_to_rest().await;
         self.segments.borrow().iter().for_each(|segment| drop(segment.file.borrow_mut().take()));
     }
 }

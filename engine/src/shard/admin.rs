@@ -3,13 +3,11 @@
 
 use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
 
-use futures_util::future::join_all;
-
 use super::{
-    CatalogError, CopyId, Core, Slot, catalog_store,
+    CatalogError, Core, catalog_store,
     completion::ReplyTo,
     mailbox::Message,
-    opening::{log_dir, open_partition},
+    opening::log_dir,
     request::{AlterLog, CreateLog, Reply},
     trust::Sufferer,
 };
@@ -142,7 +140,7 @@ impl<R: Runtime> Core<R> {
             }
         }
         let next = Arc::new(next);
-        let (told, opened) = futures_util::future::join(self.tell_others(&next), self.open_new(&next)).await;
+        let (told, opened) = futures_util::future::join(self.tell_others(&next), self.open_missing(&next)).await;
         let result = opened.and(self.have_made(&next)).and(told);
         // The last to show a new log: whoever sees it here finds it open everywhere.
         self.adopt(next).await;
@@ -207,71 +205,6 @@ impl<R: Runtime> Core<R> {
         self.admin.answers.borrow_mut().insert(id, None);
         self.mailbox.outbox(core).push(Message::Catalog { id, catalog: Arc::clone(catalog) });
         id
-    }
-
-    /// Takes a catalogue over from core 0. Until then requests for partitions of new logs are answered that they are
-    /// not open yet.
-    pub(super) async fn take_catalog(self: &Rc<Self>, next: Arc<Catalog>) -> Result<(), RequestError> {
-        let opened = self.open_new(&next).await.and(self.have_made(&next));
-        self.adopt(next).await;
-        opened
-    }
-
-    /// Whether this core's copies of logs that are being founded are there.
-    ///
-    /// Errors: why one is not.
-    fn have_made(&self, catalog: &Catalog) -> Result<(), RequestError> {
-        let partitions = self.partitions.borrow();
-        let mut copies = catalog.logs().filter(|log| log.founding).flat_map(|log| self.mine(log));
-        copies.try_for_each(|id| match partitions.get(&id) {
-            Some(Slot::Open(_)) => Ok(()),
-            Some(Slot::Broken(error)) => Err(error.clone()),
-            Some(Slot::NoRoom) | None => Err(self.common.disk_full()),
-        })
-    }
-
-    /// Opens this core's partitions of logs that `next` has and the present catalogue has not.
-    async fn open_new(self: &Rc<Self>, next: &Catalog) -> Result<(), RequestError> {
-        let current = Arc::clone(&self.catalog.borrow());
-        let new = next.logs().filter(|log| current.by_uid(log.uid).is_none());
-        let mine = new.flat_map(|log| self.mine(log).map(|id| open_partition(Rc::clone(self), id, Arc::clone(log))));
-        join_all(mine).await.into_iter().collect()
-    }
-
-    /// This core's copies of the partitions of a log.
-    pub(super) fn mine(&self, log: &LogEntry) -> impl Iterator<Item = CopyId> + use<R> {
-        let (id, drives, known) = (self.common.id, self.common.config.drives.clone(), log.drives);
-        let copies = log.slots().collect::<Vec<_>>();
-        let all = log
-            .partition_ids()
-            .flat_map(move |partition| copies.clone().into_iter().map(move |copy| CopyId { partition, copy }));
-        all.filter(move |CopyId { partition, copy }| drives.home(*partition, *copy, known) == Some(id))
-    }
-
-    /// Makes `next`, whose new partitions are open, the catalogue of this core: those of deleted logs are closed when
-    /// this returns, and the others keep to their settings.
-    async fn adopt(self: &Rc<Self>, next: Arc<Catalog>) {
-        let current = Arc::clone(&self.catalog.borrow());
-        *self.catalog.borrow_mut() = Arc::clone(&next);
-        for partition in self.open_partitions() {
-            if let Some(entry) = next.by_uid(partition.id.log) {
-                let before = partition.entry.replace(Arc::clone(entry));
-                if before.founding && !entry.founding {
-                    // All copies are there: nobody needs to wait for anybody.
-                    partition.member.iter().for_each(|member| member.begin());
-                }
-            }
-        }
-        let gone = current.logs().filter(|log| next.by_uid(log.uid).is_none());
-        self.forget_leaders(|partition| next.by_uid(partition.log).is_some());
-        let closing = gone.flat_map(|log| self.mine(log)).filter_map(|id| self.partitions.borrow_mut().remove(&id));
-        for slot in closing.collect::<Vec<_>>() {
-            match slot {
-                Slot::Open(partition) => partition.delete().await,
-                Slot::NoRoom => drop(self.openings.take().await),
-                Slot::Broken(_) => {}
-            }
-        }
     }
 }
 

@@ -42,8 +42,6 @@ pub(super) struct Member<R: Runtime> {
     /// For the rings, and to be put in place anew when the log was opened anew. The core holds its members.
     core: Weak<Core<R>>,
     pub(super) id: CopyId,
-    /// How many drives there were when the log was made.
-    drives: u16,
     dir: PathBuf,
     replica: RefCell<Replica<Bytes>>,
     /// The present opening of the log. That holds this.
@@ -108,7 +106,7 @@ impl<R: Runtime> Member<R> {
     /// a ballot has lost its memory.
     pub(super) async fn open(
         core: &Rc<Core<R>>,
-        (id, known_drives): (CopyId, u16),
+        id: CopyId,
         (dir, recovered): (PathBuf, &Recovered<R>),
         (config, founding): (Configuration, bool),
     ) -> Result<Rc<Self>, LogFault> {
@@ -153,7 +151,6 @@ impl<R: Runtime> Member<R> {
             common: Rc::clone(&core.common),
             core: Rc::downgrade(core),
             id,
-            drives: known_drives,
             dir,
             replica: RefCell::new(replica),
             owned: RefCell::new(Weak::new()),
@@ -246,9 +243,16 @@ impl<R: Runtime> Member<R> {
         self.log_busy.get()
     }
 
+    /// Waits until the log is not changed any more.
+    pub(super) async fn until_unchanging(&self) {
+        while self.log_busy.get() {
+            self.runtime().sleep(LOG_BUSY_PAUSE).await;
+        }
+    }
+
     /// The core of another copy; `None` if its drive is away.
     pub(super) fn home(&self, copy: ReplicaId) -> Option<CoreId> {
-        self.common.config.drives.home(self.id.partition, copy, self.drives)
+        self.core.upgrade()?.home_of(CopyId { copy, ..self.id })
     }
 
     /// Runs the protocol, then does what it asks for.
@@ -309,14 +313,11 @@ impl<R: Runtime> Member<R> {
     ///
     /// Errors: why it does not.
     pub(super) async fn force(self: &Rc<Self>) -> Result<LeaderEpoch, String> {
-        let runtime = &self.common.context.runtime;
         let damaged = self.owned.borrow().upgrade().filter(|owned| owned.damage.is_some() && !self.log_busy.get());
         if let Some(owned) = damaged {
             self.change_log(owned, Change::Mend);
         }
-        while self.log_busy.get() && !self.closed.get() {
-            runtime.sleep(LOG_BUSY_PAUSE).await;
-        }
+        self.until_unchanging().await;
         if self.closed.get() {
             return Err("is out of service until the server is restarted".to_owned());
         }
@@ -369,7 +370,7 @@ impl<R: Runtime> Member<R> {
         self.tell_suspicion();
     }
 
-    /// The log is deleted: the copy says nothing more.
+    /// The log is deleted, or the copy is not on this core any more: it says nothing more here.
     pub(super) fn forget(&self) {
         self.closed.set(true);
         self.answers.notify();
@@ -529,6 +530,11 @@ impl<R: Runtime> Member<R> {
         }
     }
 
+    /// Waits until nothing is being saved.
+    pub(super) async fn until_saved(&self) {
+        self.saved.wait_until(|| !self.saving.get()).await;
+    }
+
     /// Sees to it that a task saves the newest ballot.
     fn save(self: &Rc<Self>) {
         if self.saving.replace(true) {
@@ -590,10 +596,13 @@ impl<R: Runtime> Member<R> {
                 Ok(()) => member.reopen(owned, losses).await,
                 Err(fault) => Err(fault.to_string()),
             };
-            if let Err(reason) = reopened {
-                return member.close(&reason);
+            if let Err(reason) = &reopened {
+                member.close(reason);
             }
             member.log_busy.set(false);
+            if reopened.is_err() {
+                return;
+            }
             if let Change::Cut(at) | Change::Restart(at) = change {
                 let now = member.common.context.runtime.monotonic();
                 member.replica.borrow_mut().handle_truncated(at, now);

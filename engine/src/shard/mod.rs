@@ -6,6 +6,7 @@
 //! (`admin`). What keeps the copies of a partition one is [`crate::replication`], carried out by `member`.
 
 mod admin;
+mod adopting;
 mod ballot_store;
 pub mod budget;
 mod catalog_store;
@@ -420,7 +421,7 @@ impl<R: Runtime> Core<R> {
                 }
             }
             Message::Suspect { partition, copy } => self.suspect(partition, copy),
-            Message::Leads { partition, epoch } => self.note_leader(partition, epoch, sender),
+            Message::Leads { partition, epoch } => self.note_leader(partition, epoch),
             Message::Pulse => self.hear_pulse(sender),
             Message::DriveFailed { sufferer, reason } => self.take_drive_fault(sufferer, &reason),
         }

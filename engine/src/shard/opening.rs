@@ -257,13 +257,14 @@ pub(super) async fn open_partition<R: Runtime>(
 }
 
 impl<R: Runtime> Core<R> {
-    /// Puts a copy that was opened in its place.
+    /// Puts a copy that was opened in its place. `entry` may have changed meanwhile.
     pub(super) fn place(
         &self,
         id: CopyId,
         (entry, member): (Arc<LogEntry>, Option<Rc<Member<R>>>),
         recovered: Recovered<R>,
     ) {
+        let entry = self.catalog.borrow().by_uid(id.partition.log).map_or(entry, Arc::clone);
         let owned = Owned::new(&self.common, id.partition, (entry, member), recovered);
         self.partitions.borrow_mut().insert(id, Slot::Open(owned));
     }
@@ -292,7 +293,7 @@ async fn open_copy<R: Runtime>(
     };
     let dir = copy_dir(&core.common.data_dir, &entry.name, id);
     let config = Configuration::founding(members);
-    let member = Member::open(core, (id, entry.drives), (dir, &recovered), (config, entry.founding)).await?;
+    let member = Member::open(core, id, (dir, &recovered), (config, entry.founding)).await?;
     core.begin_to_keep_time();
     Ok((recovered, Some(member)))
 }

@@ -75,7 +75,7 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) unwritten_counted: Cell<usize>,
     /// The drive was full at the last try.
     pub(super) full: Cell<bool>,
-    /// The log was deleted.
+    /// The log was deleted, or the copy is on another core.
     pub(super) deleted: Cell<bool>,
     /// This opening of the log ends.
     pub(super) retired: Cell<bool>,
@@ -485,17 +485,20 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
-    /// Ends the partition because its log was deleted. Nothing of it touches its files any more when this returns,
-    /// except for who reads from them.
-    pub(super) async fn delete(self: &Rc<Self>) {
+    /// Ends the partition here, for `reason`. Nothing of it touches its files any more when this returns, except for
+    /// who reads from them.
+    pub(super) async fn end(self: &Rc<Self>, reason: &str) {
         self.deleted.set(true);
-        self.state.borrow_mut().handle_close("the log was deleted");
+        self.state.borrow_mut().handle_close(reason);
         self.member.iter().for_each(|member| member.forget());
         self.carry_effects();
-        self.drain().await;
-        self.core.context.metrics.undurable_bytes.sub(self.appended_bytes.get() - self.durable_bytes.get());
-        self.expose(None);
-        let _turn = self.start_turns.take().await;
+        // One whose log could not be opened anew has ended already.
+        if !self.retired.get() {
+            self.retire().await;
+        }
+        if let Some(member) = &self.member {
+            member.until_saved().await;
+        }
         self.log.close().await;
     }
 

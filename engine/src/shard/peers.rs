@@ -13,7 +13,7 @@ use std::{
 use super::{CopyId, Core, Slot, mailbox::Message, member::Member, owned::Owned};
 use crate::{
     catalog::LogEntry,
-    replication::assignment::ReplicaId,
+    replication::assignment::{ReplicaId, leader_of},
     runtime::Runtime,
     testing::bug::{PlantedBug, planted},
     types::{CoreId, LeaderEpoch, PartitionId},
@@ -41,8 +41,8 @@ pub(super) struct Peers {
     /// A write, a sync or the saving of a ballot takes too long on this core's drive.
     drive_stalls: Cell<bool>,
     keeps_time: Cell<bool>,
-    /// The newest leader of each partition that was ever announced.
-    leaders: RefCell<BTreeMap<PartitionId, (LeaderEpoch, CoreId)>>,
+    /// The newest reign over each partition that was ever announced: that says which copy leads.
+    leaders: RefCell<BTreeMap<PartitionId, LeaderEpoch>>,
 }
 
 impl<R: Runtime> Core<R> {
@@ -60,37 +60,32 @@ impl<R: Runtime> Core<R> {
         {
             return self.common.id;
         }
-        let known = self.peers.leaders.borrow().get(&partition).map(|(_, core)| *core);
-        let placed = || {
-            let drives = self.catalog.borrow().by_uid(partition.log).map_or(1, |log| log.drives);
-            self.common.config.drives.home(partition, ReplicaId(0), drives)
-        };
-        known.or_else(placed).unwrap_or_default()
+        let known = self.led_in(partition).map(|epoch| CopyId { partition, copy: leader_of(epoch) });
+        let known = known.and_then(|leader| self.home_of(leader));
+        known.or_else(|| self.home_of(CopyId::only(partition))).unwrap_or_default()
     }
 
     /// A copy of this core leads `partition` from now on: tell everybody.
     pub(super) fn announce_leader(&self, partition: PartitionId, epoch: LeaderEpoch) {
-        self.note_leader(partition, epoch, self.common.id);
+        self.note_leader(partition, epoch);
         for core in self.other_cores() {
             self.mailbox.outbox(core).push(Message::Leads { partition, epoch });
         }
     }
 
-    /// `core` leads `partition`.
-    pub(super) fn note_leader(&self, partition: PartitionId, epoch: LeaderEpoch, core: CoreId) {
-        let mut leaders = self.peers.leaders.borrow_mut();
-        let known = leaders.entry(partition).or_insert((epoch, core));
-        if planted(PlantedBug::ServeAfterHandover) && known.1 == self.common.id {
+    /// A reign over `partition` has begun.
+    pub(super) fn note_leader(&self, partition: PartitionId, epoch: LeaderEpoch) {
+        if planted(PlantedBug::ServeAfterHandover) && self.owner(partition) == self.common.id {
             return;
         }
-        if epoch >= known.0 {
-            *known = (epoch, core);
-        }
+        let mut leaders = self.peers.leaders.borrow_mut();
+        let known = leaders.entry(partition).or_insert(epoch);
+        *known = epoch.max(*known);
     }
 
     /// The newest reign over a partition that was ever announced.
     pub(super) fn led_in(&self, partition: PartitionId) -> Option<LeaderEpoch> {
-        self.peers.leaders.borrow().get(&partition).map(|(epoch, _)| *epoch)
+        self.peers.leaders.borrow().get(&partition).copied()
     }
 
     /// Waits until all partitions of a new log are led, as far as is known here; but not for ever.

@@ -131,12 +131,6 @@ impl<R: Runtime> Core<R> {
         found.filter(|log| partition.index.0 < log.partitions).ok_or(RequestError::UnknownPartition { partition })
     }
 
-    /// The core that has a copy; `None` if its drive is away, or the log is gone.
-    pub(super) fn home_of(&self, id: CopyId) -> Option<CoreId> {
-        let drives = self.catalog.borrow().by_uid(id.partition.log).map(|log| log.drives)?;
-        self.common.config.drives.home(id.partition, id.copy, drives)
-    }
-
     /// Answers how a copy of this core stands.
     pub(super) fn standing_of(&self, id: CopyId) -> Outcome {
         let own = Some(self.common.id);
