@@ -26,6 +26,7 @@ pub mod read;
 pub mod recovery;
 pub mod reigns;
 pub mod removal;
+pub mod renew;
 pub mod retention;
 pub mod rewrite;
 pub mod room;

@@ -52,8 +52,10 @@ use super::{
     missing::{BEGUN, MissingEnd, Names},
     new_header, producer_snapshot,
     reigns::Reigns,
-    removal::Reaper,
-    segment::{Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
+    removal::{Reaper, unless_gone},
+    segment::{
+        RENEWED_NAME, Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path,
+    },
     start,
     version::Versions,
 };
@@ -115,6 +117,10 @@ pub async fn open<R: Runtime>(
         runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
         damage = cut::finish_begun(runtime, (&dir, (partition.log, partition.index))).await?;
         entries = list().await?;
+    }
+    for path in files_in(&entries).filter(|path| path.ends_with(RENEWED_NAME)) {
+        // It did not come to take a segment's place.
+        unless_gone(runtime.remove_file(path).await).map_err(|e| fault("removing", &path.to_path_buf(), e))?;
     }
     let names = Names::of(files_in(&entries));
     let found = segments_in(context, partition, &dir, entries).await;

@@ -63,6 +63,12 @@ pub enum RewriteError {
         /// The segment file.
         path: PathBuf,
     },
+    /// The segment is not sealed.
+    #[error("{} is still being written", path.display())]
+    Active {
+        /// The segment file.
+        path: PathBuf,
+    },
     /// The log is about to end.
     #[error("the log ends")]
     Ending,
@@ -91,9 +97,9 @@ pub enum Look {
 }
 
 /// A batch that is to stand somewhere.
-struct Wanted {
-    bytes: Bytes,
-    header: BatchHeader,
+pub(super) struct Wanted {
+    pub(super) bytes: Bytes,
+    pub(super) header: BatchHeader,
 }
 
 impl<R: Runtime> Log<R> {
@@ -332,7 +338,7 @@ impl<R: Runtime> Log<R> {
     }
 }
 
-fn unreadable<R: Runtime>(segment: &Segment<R>, error: &std::io::Error) -> RewriteError {
+pub(super) fn unreadable<R: Runtime>(segment: &Segment<R>, error: &std::io::Error) -> RewriteError {
     RewriteError::Unreadable { path: segment.path.clone(), reason: error.to_string() }
 }
 
@@ -356,11 +362,19 @@ impl Loss {
 
 /// The batches in `bytes`, which must be all the records of `lost`, and intact.
 fn split(bytes: &Bytes, lost: &Lost) -> Result<Vec<Wanted>, RewriteError> {
-    let (mut due, mut rest, mut all) = (lost.from, bytes.clone(), Vec::new());
+    let all = batches_in(bytes, lost.from, lost.to)?;
+    let end = all.last().map_or(lost.from, |last| last.header.end_offset());
+    let short = || RewriteError::Wrong { at: end, reason: format!("it ends there and not at {}", lost.to) };
+    if end == lost.to { Ok(all) } else { Err(short()) }
+}
+
+/// The batches in `bytes`, of which the first begins at `due`, up to the end `to`; all of them intact, at least one.
+pub(super) fn batches_in(bytes: &Bytes, mut due: Offset, to: Offset) -> Result<Vec<Wanted>, RewriteError> {
+    let (mut rest, mut all) = (bytes.clone(), Vec::new());
     let wrong = |at, reason: String| RewriteError::Wrong { at, reason };
-    while !rest.is_empty() && due < lost.to {
+    while !rest.is_empty() && due < to {
         let header = check_stored_header(&rest).map_err(|error| wrong(due, error.to_string()))?;
-        if header.base_offset != due || header.batch_len() > rest.len() {
+        if header.base_offset != due || header.batch_len() > rest.len() || header.end_offset() > to {
             return Err(wrong(due, format!("a batch at {} of {} bytes", header.base_offset, header.batch_len())));
         }
         let batch = rest.split_to(header.batch_len());
@@ -368,7 +382,7 @@ fn split(bytes: &Bytes, lost: &Lost) -> Result<Vec<Wanted>, RewriteError> {
         due = header.end_offset();
         all.push(Wanted { bytes: batch, header });
     }
-    if due == lost.to { Ok(all) } else { Err(wrong(due, format!("it ends there and not at {}", lost.to))) }
+    if all.is_empty() { Err(wrong(due, "nothing came".to_owned())) } else { Ok(all) }
 }
 
 /// A damaged place of a segment file.

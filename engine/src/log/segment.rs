@@ -43,6 +43,8 @@ const SIDECAR_SUFFIXES: [&str; 3] = ["idx", "prd", ASIDE_SUFFIX];
 pub(super) const REPLACEMENT_NAME: &str = "next.segment";
 /// That of its snapshot of producers.
 pub(super) const REPLACEMENT_PRODUCERS_NAME: &str = "next.producers";
+/// The name of a segment that is written anew, until it takes the place of the damaged one.
+pub(super) const RENEWED_NAME: &str = "renewed.segment";
 /// That of the snapshot of producers while it is written.
 pub(super) const ASIDE_SUFFIX: &str = "prn";
 
@@ -316,10 +318,10 @@ pub fn belongs_to_log(path: &Path) -> bool {
         || path.file_name().is_some_and(|name| name == BEGUN)
 }
 
-/// Whether a file is one that waits to be the next segment. It holds nothing.
+/// Whether a file is one that waits to be a segment. It holds nothing that is not elsewhere.
 pub fn is_spare(path: &Path) -> bool {
-    path.file_name()
-        .is_some_and(|name| [SPARE_NAME, REPLACEMENT_NAME, REPLACEMENT_PRODUCERS_NAME].iter().any(|ours| name == *ours))
+    let names = [SPARE_NAME, REPLACEMENT_NAME, REPLACEMENT_PRODUCERS_NAME, RENEWED_NAME];
+    path.file_name().is_some_and(|name| names.iter().any(|ours| name == *ours))
 }
 
 /// The block at the start of a segment file with `header`.

@@ -7,6 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
+    fmt,
     path::PathBuf,
     rc::{Rc, Weak},
     time::Duration,
@@ -19,7 +20,10 @@ use super::{
 };
 use crate::{
     error::RequestError,
-    log::{LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, version::OtherVersion},
+    log::{
+        LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, renew::Renewal,
+        version::OtherVersion,
+    },
     metrics::CoreMetrics,
     record::{ProducerHistory, check_stored_header},
     replication::{
@@ -91,14 +95,26 @@ fn pace() -> Pace {
 }
 
 /// What has to happen to a log before it can go on.
-#[derive(Clone, Copy, Debug)]
-enum Change {
+pub(super) enum Change<R: Runtime> {
     /// See [`Effect::Truncate`].
     Cut(Offset),
     /// See [`Effect::Restart`].
     Restart(Offset),
     /// It ends at damage, and there is a leader: what is behind the damage is of no more use.
     Mend,
+    /// A damaged segment was written anew.
+    Renew(Renewal<R>),
+}
+
+impl<R: Runtime> fmt::Display for Change<R> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Change::Cut(at) => write!(f, "it is cut off at {at}, to agree with its leader's"),
+            Change::Restart(at) => write!(f, "it begins anew at {at}, as its leader's does"),
+            Change::Mend => f.write_str("it ends at the damage"),
+            Change::Renew(renewal) => write!(f, "{renewal} takes its place"),
+        }
+    }
 }
 
 impl<R: Runtime> Member<R> {
@@ -574,13 +590,17 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Changes the log as nothing but a new opening can take over, and opens it anew.
-    fn change_log(self: &Rc<Self>, owned: Rc<Owned<R>>, change: Change) {
+    pub(super) fn change_log(self: &Rc<Self>, owned: Rc<Owned<R>>, change: Change<R>) {
         self.log_busy.set(true);
         let member = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
-            tracing::info!(copy = %member.id, ?change, "the log is changed to agree with its leader's");
+            tracing::info!(copy = %member.id, %change, "the log is opened anew");
             owned.retire().await;
-            let losses = owned.log.losses().all();
+            let mut losses = owned.log.losses().all();
+            let cut_at = match &change {
+                Change::Cut(at) | Change::Restart(at) => Some(*at),
+                Change::Mend | Change::Renew(_) => None,
+            };
             let changed = match change {
                 Change::Cut(_) if planted(PlantedBug::SkipTruncation) => Ok(()),
                 Change::Cut(to) => owned.log.cut(to).await,
@@ -591,6 +611,10 @@ impl<R: Runtime> Member<R> {
                     owned.log.restart(at, &producers).await
                 }
                 Change::Mend => owned.log.mend().await,
+                Change::Renew(renewal) => {
+                    losses.retain(|loss| !renewal.is_of(&loss.file));
+                    owned.log.put_in_place(renewal).await
+                }
             };
             let reopened = match changed {
                 Ok(()) => member.reopen(owned, losses).await,
@@ -603,7 +627,7 @@ impl<R: Runtime> Member<R> {
             if reopened.is_err() {
                 return;
             }
-            if let Change::Cut(at) | Change::Restart(at) = change {
+            if let Some(at) = cut_at {
                 let now = member.common.context.runtime.monotonic();
                 member.replica.borrow_mut().handle_truncated(at, now);
             }

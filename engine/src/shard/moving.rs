@@ -188,7 +188,7 @@ impl<R: Runtime> Core<R> {
 
 impl<R: Runtime> Member<R> {
     /// Begins to hand leadership over: what somebody waits for is told before, and nothing is admitted meanwhile.
-    fn hand_over(self: &Rc<Self>, to: ReplicaId) -> Result<(), NotNow> {
+    pub(super) fn hand_over(self: &Rc<Self>, to: ReplicaId) -> Result<(), NotNow> {
         let wanted = self.owned().map(|owned| owned.most_wanted()).unwrap_or(AckLevel::Received);
         self.drive(|replica, now| replica.hand_over(to, wanted, now))?;
         self.metrics().leaders_moved.add(1);

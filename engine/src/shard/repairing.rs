@@ -1,6 +1,9 @@
 //! Getting back from other copies what is damaged on this one: each damaged place that a reader, the scrub or an
 //! opening finds is looked at again, its records are fetched and written over it ([`crate::log::rewrite`]).
 //!
+//! Where they do not fit, the whole segment is written anew ([`crate::log::renew`]); for that a copy that leads hands
+//! over.
+//!
 //! One place after the other, so that what is fetched takes bounded memory. What cannot be repaired now, because the
 //! others are away or it is not known yet to be final, is tried again for as long as it is damaged. A reader waits for
 //! the repair of what he asked for, but not for ever.
@@ -14,11 +17,12 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    member::{Member, extent, join},
+    member::{Change, Member, extent, join},
     owned::Owned,
     wait_at_most,
 };
 use crate::{
+    error::RequestError,
     log::{
         damage::Loss,
         read::ReadRange,
@@ -98,6 +102,10 @@ enum NotNow {
     Deleted,
     #[error("no other copy gives them")]
     NotGiven,
+    #[error("the segment is to be written anew, and this copy leads: {0}")]
+    Leads(String),
+    #[error(transparent)]
+    Unreadable(#[from] RequestError),
     #[error(transparent)]
     Refused(#[from] RewriteError),
 }
@@ -117,7 +125,7 @@ impl<R: Runtime> Member<R> {
             let mut pause = None;
             owned.log.losses().forget_before(owned.kept_start.get());
             for loss in owned.log.losses().all() {
-                if member.is_closed() || owned.retired.get() || owned.deleted.get() {
+                if member.is_closed() || member.is_changing() || owned.retired.get() || owned.deleted.get() {
                     break;
                 }
                 pause = pause.max(member.repair(&owned, &loss).await.err());
@@ -141,7 +149,7 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Gives when to try again if something is left.
-    async fn repair(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<(), Duration> {
+    async fn repair(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<(), Duration> {
         let outcome = self.try_repair(owned, loss).await;
         self.repairs.came.borrow_mut().clear();
         let copy = self.id;
@@ -172,12 +180,21 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Gives how many batches were written; none if nothing is damaged.
-    async fn try_repair(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<Option<u64>, NotNow> {
+    async fn try_repair(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<Option<u64>, NotNow> {
         match owned.log.look_again(loss).await? {
             Look::Intact => return Ok(None),
             Look::Restored => return Ok(Some(0)),
             Look::Lost => {}
         }
+        match self.repair_in_place(owned, loss).await {
+            Err(NotNow::TooLong | NotNow::Refused(RewriteError::Misfit { .. })) => {
+                self.renew(owned, loss).await.map(Some)
+            }
+            outcome => outcome.map(Some),
+        }
+    }
+
+    async fn repair_in_place(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<u64, NotNow> {
         let mut loss = loss.clone();
         // The others have no more than that.
         loss.lost.from = loss.lost.from.max(owned.kept_start.get());
@@ -187,18 +204,60 @@ impl<R: Runtime> Member<R> {
                     Some(wider) => loss = wider,
                     None => return Err(why.into()),
                 },
-                outcome => return outcome.map(Some),
+                outcome => return outcome,
             }
         }
-        self.fetch_and_rewrite(owned, &loss).await.map(Some)
+        self.fetch_and_rewrite(owned, &loss).await
+    }
+
+    /// Writes the segment of `loss` anew, with what is intact of it and what others give. Gives how many batches those
+    /// gave.
+    async fn renew(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<u64, NotNow> {
+        let from = loss.lost.from;
+        let mut renewal = match owned.log.begin_renewal(from).await {
+            Err(RewriteError::Active { .. }) if owned.roll().await => owned.log.begin_renewal(from).await?,
+            begun => begun?,
+        };
+        if self.leads() {
+            let other = self.look(|replica| replica.in_sync().without(self.id.copy).iter().next());
+            let handed = other.ok_or("no other copy keeps up".to_owned());
+            let handed = handed.and_then(|other| self.hand_over(other).map_err(|error| error.to_string()));
+            return Err(NotNow::Leads(handed.err().unwrap_or("another is to lead".to_owned())));
+        }
+        let mut given = 0;
+        while let Some((next, end)) = renewal.wants() {
+            let range = ReadRange { offset: next, end, max_bytes: SPARE_BYTES_MAX };
+            let batches = match owned.log.read(range).await {
+                Ok(pieces) => join(&pieces),
+                Err(RequestError::Corrupt { .. }) => {
+                    given += 1;
+                    // One batch: how many bytes the others are is not known.
+                    self.fetch(next, Offset(next.0 + 1)).await?
+                }
+                Err(error) => return Err(error.into()),
+            };
+            owned.log.renew(&mut renewal, &batches).await?;
+        }
+        let may_not = self.leads() || self.is_closed() || self.is_changing();
+        if may_not || owned.retired.get() || owned.deleted.get() {
+            return Err(RewriteError::Ending.into());
+        }
+        self.change_log(Rc::clone(owned), Change::Renew(renewal));
+        Ok(given)
     }
 
     async fn fetch_and_rewrite(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<u64, NotNow> {
-        self.repairs.came.borrow_mut().clear();
         let (from, to) = (loss.lost.from, loss.lost.to);
         if loss.bytes() > REWRITE_BYTES_MAX {
             return Err(NotNow::TooLong);
         }
+        let bytes = self.fetch(from, to).await?;
+        Ok(owned.log.rewrite(loss, &bytes, owned.held.get().durable).await?)
+    }
+
+    /// Gets the records from `from` to `to` from others.
+    async fn fetch(self: &Rc<Self>, from: Offset, to: Offset) -> Result<Bytes, NotNow> {
+        self.repairs.came.borrow_mut().clear();
         if self.look(|replica| replica.committed()) < to {
             return Err(NotNow::NotFinal);
         }
@@ -206,9 +265,9 @@ impl<R: Runtime> Member<R> {
             return Err(NotNow::Deleted);
         }
         let deadline = self.now() + PATIENCE;
-        let bytes = loop {
+        loop {
             if let Some(bytes) = self.repairs.all_until(to) {
-                break bytes;
+                return Ok(bytes);
             }
             let left = deadline.saturating_sub(self.now());
             if left.is_zero() || self.is_closed() {
@@ -216,8 +275,7 @@ impl<R: Runtime> Member<R> {
                 return Err(NotNow::NotGiven);
             }
             wait_at_most(self.runtime(), &self.repairs.news, left).await;
-        };
-        Ok(owned.log.rewrite(loss, &bytes, owned.held.get().durable).await?)
+        }
     }
 
     /// Reads for another copy what is damaged there.

@@ -225,7 +225,7 @@ impl<R: Runtime> Owned<R> {
 
     /// Seals the active segment of a partition that has nothing to carry; one that has is left for the next look. Says
     /// whether it did.
-    async fn roll(self: &Rc<Self>) -> bool {
+    pub(super) async fn roll(self: &Rc<Self>) -> bool {
         if self.flushing.get() || self.refuses_trims().is_some() || self.log.unwritten_bytes() > 0 {
             return false;
         }
