@@ -11,7 +11,7 @@ use crate::{
     replication::assignment::ReplicaId,
     settings::{LogSettings, Replication},
     shard::request::{AlterLog, CreateLog},
-    types::{LogUid, PartitionId, PartitionIndex},
+    types::{CoreId, LogUid, PartitionId, PartitionIndex},
 };
 
 /// One log.
@@ -35,6 +35,9 @@ pub struct LogEntry {
     /// The copy that is to lead a partition where that is not the first one, in the order of the partitions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaders: Vec<(PartitionIndex, ReplicaId)>,
+    /// Copies that were moved away from the core that they would be on.
+    #[serde(default, skip_serializing_if = "Places::is_empty")]
+    pub places: Places,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -45,6 +48,36 @@ fn one_drive() -> u16 {
 
 fn is_one(drives: &u16) -> bool {
     *drives == 1
+}
+
+/// The cores that copies of a log were moved to. A choice among so many cores says nothing about another number: there
+/// it does not hold, and the next move forgets it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    cores: u16,
+    /// In the order of the copies.
+    moved: Vec<(PartitionIndex, ReplicaId, CoreId)>,
+}
+
+impl Places {
+    fn is_empty(&self) -> bool {
+        self.moved.is_empty()
+    }
+
+    /// The core that a copy was moved to, on a server that has `cores` of them.
+    pub fn of(&self, (partition, copy): (PartitionIndex, ReplicaId), cores: u16) -> Option<CoreId> {
+        let at = self.moved.binary_search_by_key(&(partition, copy), |(partition, copy, _)| (*partition, *copy));
+        at.ok().filter(|_| self.cores == cores).map(|at| self.moved[at].2)
+    }
+
+    /// The same with a copy on `core`; on the one that it would be on anyway, if that is none.
+    fn with(&self, (partition, copy): (PartitionIndex, ReplicaId), core: Option<CoreId>, cores: u16) -> Places {
+        let hold = self.moved.iter().filter(|_| self.cores == cores);
+        let others = hold.filter(|(index, other, _)| (*index, *other) != (partition, copy)).copied();
+        let mut moved: Vec<_> = others.chain(core.map(|core| (partition, copy, core))).collect();
+        moved.sort_unstable();
+        Places { cores: if moved.is_empty() { 0 } else { cores }, moved }
+    }
 }
 
 impl LogEntry {
@@ -154,6 +187,7 @@ impl Catalog {
             founding: false,
             drives: 1,
             leaders: Vec::new(),
+            places: Places::default(),
             created_ms: now_ms,
         });
         let founding = log.replication().is_some();
@@ -196,6 +230,17 @@ impl Catalog {
             let mut leaders: Vec<_> = others.chain(own).collect();
             leaders.sort_unstable();
             next.replace(Arc::new(LogEntry { leaders, ..LogEntry::clone(log) }));
+        }
+        next
+    }
+
+    /// The catalogue in which `copy` of `partition` is on `core`, of a server that has `cores` of them; on the one that
+    /// it would be on anyway, if that is none.
+    pub fn with_place(&self, (partition, copy): (PartitionId, ReplicaId), core: Option<CoreId>, cores: u16) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&partition.log) {
+            let places = log.places.with((partition.index, copy), core, cores);
+            next.replace(Arc::new(LogEntry { places, ..LogEntry::clone(log) }));
         }
         next
     }
@@ -274,6 +319,23 @@ mod tests {
         let back = moved.with_leader(partition(0), ReplicaId(1)).with_leader(partition(2), ReplicaId(0));
         assert_eq!(leaders(&back), [1, 0, 0]);
         assert_eq!(back.with_leader(partition(0), ReplicaId(0)), catalog);
+    }
+
+    #[test]
+    fn a_place_holds_for_the_number_of_cores_that_it_was_chosen_among() {
+        let (catalog, log) = Catalog::default().with_log(&create("a", 3), (1, 0)).unwrap();
+        let copy = |index, copy| (PartitionId { log: log.uid, index: PartitionIndex(index) }, ReplicaId(copy));
+        let place = |catalog: &Catalog, (partition, copy): (PartitionId, ReplicaId), cores| {
+            catalog.by_uid(log.uid).unwrap().places.of((partition.index, copy), cores)
+        };
+        let moved = catalog.with_place(copy(2, 0), Some(CoreId(3)), 4).with_place(copy(1, 1), Some(CoreId(0)), 4);
+        assert_eq!(place(&moved, copy(2, 0), 4), Some(CoreId(3)));
+        assert_eq!(place(&moved, copy(1, 1), 4), Some(CoreId(0)));
+        assert_eq!((place(&moved, copy(1, 0), 4), place(&moved, copy(2, 0), 5)), (None, None));
+        let elsewhere = moved.with_place(copy(0, 0), Some(CoreId(4)), 5);
+        assert_eq!((place(&elsewhere, copy(0, 0), 5), place(&elsewhere, copy(2, 0), 4)), (Some(CoreId(4)), None));
+        let back = moved.with_place(copy(2, 0), None, 4).with_place(copy(1, 1), None, 4);
+        assert_eq!(back, catalog);
     }
 
     #[test]

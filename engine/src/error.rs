@@ -46,7 +46,7 @@ pub enum RequestError {
         /// The partition asked for.
         partition: PartitionId,
     },
-    /// The partition has several copies, and the one that was asked does not lead.
+    /// The partition has several copies, and the one that was asked does not lead; or its copy is on another core.
     #[error("partition {partition} (log number/partition) is led by {}; try again", leader_name(*leader))]
     NotLeader {
         /// The partition asked for.

@@ -155,6 +155,8 @@ pub struct CoreMetrics {
     pub leader_elections: Counter,
     /// Copies of this core that began to hand leadership over to another by plan.
     pub leaders_moved: Counter,
+    /// Copies that were moved from one core to another. Core 0 counts them.
+    pub copies_moved: Counter,
     /// For how many microseconds the worst follower of a partition led here has not had all that its leader has.
     pub replication_lag_us: Counter,
     /// Segments that were given up: trimmed, or too many, or too old.

@@ -19,14 +19,16 @@ pub enum CoresCommand {
     /// List the cores: the drive of each, how many partitions it leads and of how many it has a copy that does not, and
     /// its load, which is measured for a second.
     List,
-    /// Have the copy of a partition that is on a core lead it, now and from now on.
+    /// Have a core lead a partition, now and from now on.
     ///
-    /// Nothing is lost and nothing is copied. If that copy does not keep up now, it leads as soon as it does.
+    /// If the core has a copy of it, that one leads. Else a copy goes there, which must be on the drive of that core:
+    /// the only one, or of several the one that leads, if it is. Nothing is lost and no record is copied. A copy that
+    /// does not keep up now leads as soon as it does.
     Move {
         /// LOG/NUMBER, such as orders/0 or eu/orders/3.
         #[arg(value_name = "LOG/PARTITION", value_parser = partition)]
         partition: (LogId, PartitionId),
-        /// The core's number, as `dlog log describe` shows it.
+        /// The core's number, as `dlog cores list` shows it.
         core: u16,
     },
 }
@@ -41,7 +43,11 @@ pub async fn run(client: &PyralogClient, command: &CoresCommand, json: bool) -> 
                 say!("{}", json!(moved));
             } else {
                 let (core, copy, epoch) = (moved.core, moved.replica, moved.epoch);
-                say!("partition {index} of {log} is led by copy {copy} on core {core}, in epoch {epoch}");
+                if epoch.0 == 0 {
+                    say!("partition {index} of {log} is on core {core}");
+                } else {
+                    say!("partition {index} of {log} is led by copy {copy} on core {core}, in epoch {epoch}");
+                }
             }
         }
     }

@@ -44,6 +44,7 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_scrub_passes_total", "Passes of the scrub over all segments, of all cores.", |m| &m.scrub_passes),
     ("dlog_leader_elections_total", "Copies that began to lead their partition.", |m| &m.leader_elections),
     ("dlog_leaders_moved_total", "Leaderships that were handed over by plan.", |m| &m.leaders_moved),
+    ("dlog_copies_moved_total", "Copies that were moved from one core to another.", |m| &m.copies_moved),
     ("dlog_forced_leaders_total", "Copies that an operator had lead though records may be lost.", |m| {
         &m.forced_leaders
     }),

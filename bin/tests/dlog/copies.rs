@@ -17,7 +17,7 @@ use serde_json::Value;
 use crate::support::{Server, dlog, failed, sample_file, scratch, start_refused};
 
 /// The first so many CPUs of this machine, for `--cores`; `None` if it has fewer.
-fn cores(count: usize) -> Option<String> {
+pub fn cores(count: usize) -> Option<String> {
     let allowed = pyralog_tuning::cores::allowed().unwrap();
     (allowed.len() >= count).then(|| pyralog_tuning::cores::list(&allowed[..count]))
 }

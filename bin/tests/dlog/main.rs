@@ -14,6 +14,7 @@ mod full_drive;
 mod idempotence;
 mod mappings;
 mod power;
+mod relocations;
 mod retention;
 mod server;
 mod support;

@@ -212,8 +212,10 @@ pub struct Outcomes {
     written: usize,
     /// As durable, or more.
     pub durable: usize,
-    refused: usize,
-    unknown: usize,
+    /// Not stored, and that is known.
+    pub refused: usize,
+    /// Stored or not.
+    pub unknown: usize,
 }
 
 impl Outcomes {

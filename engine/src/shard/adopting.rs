@@ -6,7 +6,7 @@ use std::{rc::Rc, sync::Arc};
 
 use futures_util::future::join_all;
 
-use super::{CopyId, Core, Slot, opening::open_partition};
+use super::{CopyId, Core, Slot, opening::open_partition, owned::Gone};
 use crate::{
     catalog::{Catalog, LogEntry},
     error::RequestError,
@@ -31,8 +31,8 @@ impl<R: Runtime> Core<R> {
     }
 
     /// The same by another entry of its log.
-    fn home_in(&self, log: &LogEntry, CopyId { partition, copy }: CopyId) -> Option<CoreId> {
-        self.common.config.drives.home(partition, copy, log.drives)
+    fn home_in(&self, log: &LogEntry, id: CopyId) -> Option<CoreId> {
+        self.common.config.drives.place(log, id)
     }
 
     /// Whether a catalogue places a copy on this core.
@@ -59,13 +59,14 @@ impl<R: Runtime> Core<R> {
         copies.try_for_each(|id| match partitions.get(&id) {
             Some(Slot::Open(_)) => Ok(()),
             Some(Slot::Broken(error)) => Err(error.clone()),
-            Some(Slot::NoRoom) | None => Err(self.common.disk_full()),
+            Some(Slot::NoRoom | Slot::Released(_)) | None => Err(self.common.disk_full()),
         })
     }
 
     /// Opens the copies that `next` places on this core and that are not open. What could not be opened before is left
     /// as it is.
     pub(super) async fn open_missing(self: &Rc<Self>, next: &Catalog) -> Result<(), RequestError> {
+        self.call_back(|id| self.places_here(next, id)).await;
         let mut missing = Vec::new();
         for log in next.logs() {
             let partitions = self.partitions.borrow();
@@ -92,22 +93,23 @@ impl<R: Runtime> Core<R> {
         let gone: Vec<_> =
             self.partitions.borrow().keys().copied().filter(|id| !self.places_here(&next, *id)).collect();
         for id in gone {
-            self.let_go(id, "it is not on this core any more").await;
+            let exists = next.by_uid(id.partition.log).is_some();
+            self.let_go(id, if exists { Gone::Elsewhere(self.home_of(id)) } else { Gone::Deleted }).await;
         }
     }
 
     /// Closes a copy: nobody touches its files any more when this returns, except for who reads from them.
-    async fn let_go(self: &Rc<Self>, id: CopyId, reason: &str) {
+    async fn let_go(self: &Rc<Self>, id: CopyId, gone: Gone) {
         // A log that is being changed is opened anew at the end of that, by a task of its own.
         if let Some(member) = self.copy(id).and_then(|owned| owned.member.clone()) {
             member.until_unchanging().await;
         }
         let slot = self.partitions.borrow_mut().remove(&id);
         match slot {
-            Some(Slot::Open(partition)) => partition.end(reason).await,
+            Some(Slot::Open(partition)) => partition.end(gone).await,
             // Whoever tries to open it again has its turn, and sees that it need not.
             Some(Slot::NoRoom) => drop(self.openings.take().await),
-            Some(Slot::Broken(_)) | None => {}
+            Some(Slot::Broken(_) | Slot::Released(_)) | None => {}
         }
     }
 }

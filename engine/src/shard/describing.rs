@@ -32,7 +32,7 @@ impl<R: Runtime> Core<R> {
             let partitions = self.partitions.borrow();
             let open = partitions.range(CopyId::all_of(id)).find_map(|(_, slot)| match slot {
                 Slot::Open(owned) => Some(Rc::clone(owned)),
-                Slot::Broken(_) | Slot::NoRoom => None,
+                Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
             });
             open.ok_or(error)
         });

@@ -64,8 +64,8 @@ impl<R: Runtime> Owned<R> {
 
     /// Whether the record at `offset` is visible now; an error if it never will be.
     fn readable(&self, offset: Offset) -> Result<bool, RequestError> {
-        if self.deleted.get() {
-            return Err(RequestError::UnknownPartition { partition: self.id });
+        if let Some(error) = self.absence() {
+            return Err(error);
         }
         // Another may lead that has more, before a write quorum has taken over the log of this one.
         if self.member.as_ref().is_some_and(|member| !member.is_established())

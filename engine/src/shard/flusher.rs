@@ -131,8 +131,8 @@ impl<R: Runtime> Owned<R> {
                 || state.waits_for(AckLevel::Written)
                 || self.log.has_full_group()
                 || crowded
-                || self.stops(),
-            sync_wanted: durable_wanted || self.stops(),
+                || self.hurries(),
+            sync_wanted: durable_wanted || self.hurries(),
             undurable: self.is_undurable(),
             just_wrote,
             buffered_for: now.saturating_sub(self.oldest_unwritten.get()).min(config.buffer_time_max),
@@ -142,9 +142,14 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
+    /// Whether what was accepted is to become durable as soon as it can.
+    fn hurries(&self) -> bool {
+        self.stops() || self.departure().is_some()
+    }
+
     /// Whether there is no later: the server stops, or the log is gone.
     fn stops(&self) -> bool {
-        self.core.draining.get() || self.deleted.get() || self.retired.get()
+        self.core.draining.get() || self.is_gone() || self.retired.get()
     }
 
     /// Whether the device has taken something that is not durable.
@@ -206,7 +211,7 @@ impl<R: Runtime> Owned<R> {
         // The bytes stay in memory for readers, but they no longer wait for the device.
         self.count_unwritten(0);
         self.set_full(false);
-        if self.deleted.get() {
+        if self.is_gone() {
             return;
         }
         match fault {

@@ -227,6 +227,22 @@ impl<R: Runtime> Member<R> {
         self.closed.get()
     }
 
+    /// Whether it hears the others: not if it is about to go to another core, so that it comes to rest. To them it is
+    /// one that is silent for a moment.
+    fn listens(&self) -> bool {
+        !self.closed.get() && self.common.leaving.to(self.id).is_none()
+    }
+
+    /// Whether nothing is under way on its drive but what its log does.
+    pub(super) fn is_at_rest(&self) -> bool {
+        !self.log_busy.get() && !self.saving.get()
+    }
+
+    /// Whether the partition has no other copy.
+    pub(super) fn is_alone(&self) -> bool {
+        self.look(|replica| replica.ballot().config.replicas().len() == 1)
+    }
+
     /// The reign that this copy takes part in.
     pub(super) fn epoch(&self) -> LeaderEpoch {
         self.replica.borrow().ballot().promised
@@ -292,7 +308,7 @@ impl<R: Runtime> Member<R> {
 
     /// Another copy says something.
     pub(super) fn receive(self: &Rc<Self>, from: ReplicaId, message: Message<Bytes>) {
-        if !self.closed.get() {
+        if self.listens() {
             self.drive(|replica, now| replica.handle_message(from, message, now));
         }
     }
@@ -304,7 +320,7 @@ impl<R: Runtime> Member<R> {
 
     /// Time passes.
     pub(super) fn tick(self: &Rc<Self>) {
-        if !self.closed.get() {
+        if self.listens() {
             self.drive(|replica, now| replica.tick(now));
             self.see_to_damage();
         }
@@ -312,7 +328,7 @@ impl<R: Runtime> Member<R> {
 
     /// The copy `other` does not answer, or its drive does not.
     pub(super) fn suspect(self: &Rc<Self>, other: ReplicaId) {
-        if !self.closed.get() && other != self.id.copy {
+        if self.listens() && other != self.id.copy {
             self.drive(|replica, now| replica.handle_suspect(other, now));
         }
     }

@@ -26,6 +26,7 @@ mod owned;
 mod peers;
 pub mod placement;
 mod recovering;
+mod relocating;
 mod repairing;
 pub mod request;
 mod retaining;
@@ -169,6 +170,7 @@ struct Common<R: Runtime> {
     exposure: exposure::Exposure,
     /// No new work is accepted.
     draining: Cell<bool>,
+    leaving: relocating::Leaving,
     /// What failed on this core and was not reported yet.
     drive_faults: drive::Faults,
     /// What failed on any core.
@@ -183,6 +185,9 @@ enum Slot<R: Runtime> {
     Broken(RequestError),
     /// Its log could not be opened for want of room. It is tried again.
     NoRoom,
+    /// It does not any more: its files are shut, so that this core can open them. It is forgotten, or opened again,
+    /// when the next catalogue comes.
+    Released(CoreId),
 }
 
 /// A core's shard; cheap to clone, never leaves its core.
@@ -305,7 +310,9 @@ impl<R: Runtime> Core<R> {
             Request::Describe(partition) => self.owner(*partition),
             Request::Doing(core) => *core,
             Request::HandOver(copy) => self.owner(copy.partition),
-            Request::StandingOf(copy) | Request::Force(copy) => self.home_of(*copy).unwrap_or(self.common.id),
+            Request::StandingOf(copy) | Request::Force(copy) | Request::Release(copy, _) => {
+                self.home_of(*copy).unwrap_or(self.common.id)
+            }
             Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
             Request::Recover(_) | Request::Move(_) | Request::DescribeCores => CATALOG_CORE,
         };
@@ -346,6 +353,7 @@ impl<R: Runtime> Core<R> {
             Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
             Request::Force(copy) => self.force(copy, reply),
+            Request::Release(copy, to) => self.release(copy, to, reply),
         }
     }
 
@@ -369,6 +377,10 @@ impl<R: Runtime> Core<R> {
                 Slot::Open(owned) => owned.not_leader(),
                 Slot::Broken(error) => why.unwrap_or_else(|| error.clone()),
                 Slot::NoRoom => why.unwrap_or_else(|| self.common.disk_full()),
+                Slot::Released(to) => {
+                    let leader = if self.led_in(id).is_some() { self.led_elsewhere(id) } else { Some(*to) };
+                    why.unwrap_or(RequestError::NotLeader { partition: id, leader })
+                }
             });
         }
         let catalog = self.catalog.borrow();
@@ -377,8 +389,8 @@ impl<R: Runtime> Core<R> {
             // Its log is newer than the catalogue of this core.
             (None, None) if id.log.0 >= catalog.next_uid() => RequestError::PartitionOpening { partition: id },
             // The copy that was here, or led here, is elsewhere.
-            (None, Some(log)) if log.replication().is_some() && id.index.0 < log.partitions => {
-                RequestError::NotLeader { partition: id, leader: Some(self.owner(id)) }
+            (None, Some(log)) if id.index.0 < log.partitions => {
+                RequestError::NotLeader { partition: id, leader: self.led_elsewhere(id) }
             }
             (None, _) => RequestError::UnknownPartition { partition: id },
         })
@@ -388,7 +400,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         let open = partitions.values().filter_map(|slot| match slot {
             Slot::Open(partition) => Some(Rc::clone(partition)),
-            Slot::Broken(_) | Slot::NoRoom => None,
+            Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
         });
         open.collect()
     }

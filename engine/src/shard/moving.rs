@@ -18,7 +18,7 @@ use crate::{
         assignment::{ReplicaId, leader_of},
     },
     runtime::Runtime,
-    types::{AckLevel, CoreId, LeaderEpoch},
+    types::{AckLevel, LeaderEpoch},
 };
 
 /// How long it is tried to hand over before whoever asked is told that it was not possible: several elections.
@@ -66,7 +66,7 @@ impl Homing {
 }
 
 impl<R: Runtime> Core<R> {
-    /// Has the copy of a partition that is on a core lead it.
+    /// Has a core lead a partition: by the copy that it has, or by one that comes to it ([`super::relocating`]).
     pub(super) fn move_partition(self: &Rc<Self>, request: Move, reply: ReplyTo) {
         let core = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
@@ -82,7 +82,7 @@ impl<R: Runtime> Core<R> {
         }
         let homes: Vec<_> = log.slots().map(|copy| (copy, self.home_of(CopyId { partition, copy }))).collect();
         let Some((replica, _)) = homes.iter().find(|(_, home)| *home == Some(to)) else {
-            return Err(refused(no_copy_on(to, homes.iter().filter_map(|(_, home)| *home))));
+            return self.relocate(partition, to).await;
         };
         let id = CopyId { partition, copy: *replica };
         self.prefer(id).await?;
@@ -105,7 +105,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Asks whoever leads, again while that is not settled.
-    async fn have_handed_over(self: &Rc<Self>, id: CopyId) -> Result<LeaderEpoch, RequestError> {
+    pub(super) async fn have_handed_over(self: &Rc<Self>, id: CopyId) -> Result<LeaderEpoch, RequestError> {
         let runtime = &self.common.context.runtime;
         let until = runtime.monotonic() + PATIENCE;
         loop {
@@ -142,7 +142,11 @@ impl<R: Runtime> Core<R> {
         });
     }
 
-    async fn hand_over_from(&self, member: &Rc<Member<R>>, to: ReplicaId) -> Result<LeaderEpoch, RequestError> {
+    pub(super) async fn hand_over_from(
+        &self,
+        member: &Rc<Member<R>>,
+        to: ReplicaId,
+    ) -> Result<LeaderEpoch, RequestError> {
         let before = member.epoch();
         member.hand_over(to).map_err(|error| refused(error.to_string()))?;
         let runtime = &self.common.context.runtime;
@@ -196,13 +200,8 @@ impl<R: Runtime> Member<R> {
     }
 }
 
-fn refused(reason: String) -> RequestError {
+pub(super) fn refused(reason: String) -> RequestError {
     RequestError::MoveRefused { reason }
-}
-
-fn no_copy_on(core: CoreId, homes: impl Iterator<Item = CoreId>) -> String {
-    let homes: Vec<_> = homes.map(|home| home.to_string()).collect();
-    format!("core {core} has no copy of it; those are on {}", homes.join(", "))
 }
 
 #[cfg(test)]

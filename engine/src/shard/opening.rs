@@ -104,6 +104,7 @@ pub async fn open<R: Runtime>(
         unwritten_bytes: Cell::new(0),
         exposure: Default::default(),
         draining: Cell::new(false),
+        leaving: Default::default(),
         drive_faults: Default::default(),
         trust: Default::default(),
     });

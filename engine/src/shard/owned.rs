@@ -30,7 +30,7 @@ use crate::{
     runtime::Runtime,
     signal::{Signal, Turns},
     testing::bug::{PlantedBug, planted},
-    types::{AckLevel, LeaderEpoch, Offset, PartitionId},
+    types::{AckLevel, CoreId, LeaderEpoch, Offset, PartitionId},
 };
 
 /// An append that waits for its ack.
@@ -42,6 +42,15 @@ pub(super) struct AppendToken {
     level: AckLevel,
     /// The batch is there already.
     duplicate: bool,
+}
+
+/// Why a partition is not here any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Gone {
+    /// Its log was deleted.
+    Deleted,
+    /// It is on another core.
+    Elsewhere(Option<CoreId>),
 }
 
 /// See the module.
@@ -75,8 +84,8 @@ pub(super) struct Owned<R: Runtime> {
     pub(super) unwritten_counted: Cell<usize>,
     /// The drive was full at the last try.
     pub(super) full: Cell<bool>,
-    /// The log was deleted, or the copy is on another core.
-    pub(super) deleted: Cell<bool>,
+    /// It is over here, for this reason.
+    gone: Cell<Option<Gone>>,
     /// This opening of the log ends.
     pub(super) retired: Cell<bool>,
     /// Since when a write or a sync is under way.
@@ -140,7 +149,7 @@ impl<R: Runtime> Owned<R> {
             write_begun: Cell::new(Duration::ZERO),
             unwritten_counted: Cell::new(0),
             full: Cell::new(false),
-            deleted: Cell::new(false),
+            gone: Cell::new(None),
             retired: Cell::new(false),
             io_since: Cell::new(None),
             kept_start: Cell::new(start),
@@ -178,15 +187,39 @@ impl<R: Runtime> Owned<R> {
         reply.send(Err(refusal));
     }
 
+    /// Whether it is not here any more.
+    pub(super) fn is_gone(&self) -> bool {
+        self.gone.get().is_some()
+    }
+
+    /// What is answered then.
+    pub(super) fn absence(&self) -> Option<RequestError> {
+        let partition = self.id;
+        self.gone.get().map(|gone| match (gone, &self.member) {
+            (Gone::Deleted, _) => RequestError::UnknownPartition { partition },
+            (Gone::Elsewhere(leader), None) => RequestError::NotLeader { partition, leader },
+            (Gone::Elsewhere(_), Some(member)) => member.not_leader(),
+        })
+    }
+
+    /// What is answered to whoever would change it while it is about to go to another core.
+    pub(super) fn departure(&self) -> Option<RequestError> {
+        let leader = self.core.leaving.to(self.copy_id())?;
+        Some(RequestError::NotLeader { partition: self.id, leader: Some(leader) })
+    }
+
     fn refuses_writes(&self) -> Option<RequestError> {
-        if self.deleted.get() {
-            return Some(RequestError::UnknownPartition { partition: self.id });
+        if let Some(error) = self.absence() {
+            return Some(error);
         }
         if self.core.draining.get() {
             return Some(RequestError::ShuttingDown);
         }
         if self.member.as_ref().is_some_and(|member| !member.admits_appends()) {
             return Some(self.not_leader());
+        }
+        if let Some(error) = self.departure() {
+            return Some(error);
         }
         if let Some(reason) = self.state.borrow().fence() {
             return Some(RequestError::ReadOnly { partition: self.id, reason: reason.to_owned() });
@@ -485,11 +518,14 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
-    /// Ends the partition here, for `reason`. Nothing of it touches its files any more when this returns, except for
-    /// who reads from them.
-    pub(super) async fn end(self: &Rc<Self>, reason: &str) {
-        self.deleted.set(true);
-        self.state.borrow_mut().handle_close(reason);
+    /// Ends the partition here. Nothing of it touches its files any more when this returns, except for who reads from
+    /// them.
+    pub(super) async fn end(self: &Rc<Self>, gone: Gone) {
+        self.gone.set(Some(gone));
+        self.state.borrow_mut().handle_close(match gone {
+            Gone::Deleted => "the log was deleted",
+            Gone::Elsewhere(_) => "the copy is on another core",
+        });
         self.member.iter().for_each(|member| member.forget());
         self.carry_effects();
         // One whose log could not be opened anew has ended already.

@@ -65,6 +65,11 @@ impl<R: Runtime> Core<R> {
         known.or_else(|| self.home_of(CopyId::only(partition))).unwrap_or_default()
     }
 
+    /// The same, if it is another core.
+    pub(super) fn led_elsewhere(&self, partition: PartitionId) -> Option<CoreId> {
+        Some(self.owner(partition)).filter(|core| *core != self.common.id)
+    }
+
     /// A copy of this core leads `partition` from now on: tell everybody.
     pub(super) fn announce_leader(&self, partition: PartitionId, epoch: LeaderEpoch) {
         self.note_leader(partition, epoch);
@@ -130,7 +135,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         let open = partitions.values().filter_map(|slot| match slot {
             Slot::Open(owned) => owned.member.clone(),
-            Slot::Broken(_) | Slot::NoRoom => None,
+            Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
         });
         open.collect()
     }

@@ -1,6 +1,7 @@
 //! Which core has which copy of which partition: rendezvous hashing, so that every core computes the same answer, and a
-//! change of the core count moves as few partitions as possible. Nothing on disk depends on a core; on which drive a
-//! copy is depends on how many there were when its log was made, and on nothing else.
+//! change of the core count moves as few partitions as possible; unless the catalogue says that the copy was moved.
+//! Nothing on disk depends on a core; on which drive a copy is depends on how many there were when its log was made,
+//! and on nothing else.
 //!
 //! Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the
 //! hash.
@@ -10,7 +11,9 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use super::CopyId;
 use crate::{
+    catalog::LogEntry,
     replication::assignment::ReplicaId,
     types::{CoreId, DriveId, PartitionId},
 };
@@ -110,8 +113,18 @@ impl Drives {
         &self.at(core).1
     }
 
-    /// The core that has this copy of `partition`, whose log was made when there were `drives` of them: copies are on
-    /// drives of their own while there are enough, and on cores of their own. `None` if its drive is away.
+    /// The core that has a copy of `log`: that which it was moved to, if that is possible here, or else that which it
+    /// is on by itself. `None` if its drive is away.
+    pub fn place(&self, log: &LogEntry, CopyId { partition, copy }: CopyId) -> Option<CoreId> {
+        let moved = log.places.of((partition.index, copy), self.cores as u16);
+        let drive = drive_of(partition, copy, log.drives);
+        let is_possible = |core: &CoreId| usize::from(core.0) < self.cores && self.of(*core) == drive;
+        moved.filter(is_possible).or_else(|| self.home(partition, copy, log.drives))
+    }
+
+    /// The core that by itself has this copy of `partition`, whose log was made when there were `drives` of them:
+    /// copies are on drives of their own while there are enough, and on cores of their own. `None` if its drive is
+    /// away.
     pub fn home(&self, partition: PartitionId, copy: ReplicaId, drives: u16) -> Option<CoreId> {
         let drive = drive_of(partition, copy, drives);
         let (copy, drives) = (usize::from(copy.0), usize::from(drives.max(1)));
@@ -155,7 +168,12 @@ fn mix(value: u64) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{LogUid, PartitionIndex};
+    use crate::{
+        catalog::Catalog,
+        settings::LogSettings,
+        shard::request::CreateLog,
+        types::{LogUid, PartitionIndex},
+    };
 
     fn all() -> impl Iterator<Item = PartitionId> {
         (1..=100).flat_map(|log| (0..40).map(move |p| PartitionId { log: LogUid(log), index: PartitionIndex(p) }))
@@ -203,6 +221,24 @@ mod tests {
             }
             let fair = 4000 / cores;
             assert!(leaders.iter().all(|n| *n > fair / 2), "{leaders:?}");
+        }
+    }
+
+    #[test]
+    fn a_copy_is_where_it_was_moved_to_if_that_core_has_its_drive() {
+        let name = "a".parse().unwrap();
+        let create = CreateLog { name, partitions: 1, settings: LogSettings::default() };
+        let (catalog, log) = Catalog::default().with_log(&create, (2, 0)).unwrap();
+        let id = CopyId::only(log.partition_ids().next().unwrap());
+        let server = drives(2, 6);
+        let own = server.place(&log, id).unwrap();
+        for core in (0..8).map(CoreId) {
+            let moved = catalog.with_place((id.partition, id.copy), Some(core), 6);
+            let is_possible = core.0 < 6 && server.of(core) == server.of(own);
+            let place = server.place(moved.by_uid(log.uid).unwrap(), id);
+            assert_eq!(place, Some(if is_possible { core } else { own }), "{core}");
+            let away = Drives::new(vec![(DriveId(1 - server.of(own).0), PathBuf::from("/other"))]).on(6);
+            assert_eq!(away.place(moved.by_uid(log.uid).unwrap(), id), None);
         }
     }
 

@@ -141,6 +141,7 @@ impl<R: Runtime> Core<R> {
             },
             Some(Slot::Broken(error)) => unknown(id, own, error.to_string()),
             Some(Slot::NoRoom) => unknown(id, own, self.common.disk_full().to_string()),
+            Some(Slot::Released(to)) => unknown(id, own, format!("it is on its way to core {to}")),
             None => unknown(id, own, "it is not where it should be".to_owned()),
         };
         Ok(Reply::Stands(Box::new(standing)))

@@ -125,7 +125,7 @@ impl<R: Runtime> Member<R> {
             let mut pause = None;
             owned.log.losses().forget_before(owned.kept_start.get());
             for loss in owned.log.losses().all() {
-                if member.is_closed() || member.is_changing() || owned.retired.get() || owned.deleted.get() {
+                if member.is_closed() || member.is_changing() || owned.retired.get() || owned.is_gone() {
                     break;
                 }
                 pause = pause.max(member.repair(&owned, &loss).await.err());
@@ -239,7 +239,7 @@ impl<R: Runtime> Member<R> {
             owned.log.renew(&mut renewal, &batches).await?;
         }
         let may_not = self.leads() || self.is_closed() || self.is_changing();
-        if may_not || owned.retired.get() || owned.deleted.get() {
+        if may_not || owned.retired.get() || owned.is_gone() {
             return Err(RewriteError::Ending.into());
         }
         self.change_log(Rc::clone(owned), Change::Renew(renewal));

@@ -39,7 +39,7 @@ pub enum Request {
     DeleteLog(LogName),
     /// Have a copy of a partition that nobody leads lead it, whatever is lost with that.
     Recover(Recover),
-    /// Have the copy of a partition that is on a core lead it, now and from now on.
+    /// Have a core lead a partition, now and from now on; a copy goes there if it has none.
     Move(Move),
     /// Tell what the cores have and do.
     DescribeCores,
@@ -51,6 +51,8 @@ pub enum Request {
     StandingOf(CopyId),
     /// Have this copy lead by the operator's word. Among cores.
     Force(CopyId),
+    /// Close this copy, since this core is to open it. Among cores.
+    Release(CopyId, CoreId),
 }
 
 /// Append one batch to one partition.
@@ -143,7 +145,7 @@ pub struct Recover {
     pub accept_data_loss: bool,
 }
 
-/// Have the copy of a partition that is on a core lead it.
+/// Have a core lead a partition.
 #[derive(Clone, Copy, Debug)]
 pub struct Move {
     /// Which partition.
@@ -188,6 +190,8 @@ pub enum Reply {
     Stands(Box<CopyStanding>),
     /// To [`Request::Force`]: the reign that it begins.
     Forced(LeaderEpoch),
+    /// To [`Request::Release`]: nobody has its files open.
+    Released,
 }
 
 /// A batch was stored.

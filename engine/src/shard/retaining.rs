@@ -106,7 +106,7 @@ impl<R: Runtime> Owned<R> {
     /// The leader has given up the records before `before`, or whoever voted for this copy has: so does it.
     pub(super) async fn keep_start(self: &Rc<Self>, before: Offset) -> Result<(), RequestError> {
         let _turn = self.start_turns.take().await;
-        if self.deleted.get() || self.retired.get() {
+        if self.is_gone() || self.retired.get() {
             return Err(RequestError::UnknownPartition { partition: self.id });
         }
         self.move_start(before).await
@@ -114,14 +114,17 @@ impl<R: Runtime> Owned<R> {
 
     /// A fenced partition is left as it is: what is damaged is evidence, and the operator's.
     fn refuses_trims(&self) -> Option<RequestError> {
-        if self.deleted.get() {
-            return Some(RequestError::UnknownPartition { partition: self.id });
+        if let Some(error) = self.absence() {
+            return Some(error);
         }
         if self.core.draining.get() {
             return Some(RequestError::ShuttingDown);
         }
         if self.member.as_ref().is_some_and(|member| !member.is_established() || !member.admits_appends()) {
             return Some(self.not_leader());
+        }
+        if let Some(error) = self.departure() {
+            return Some(error);
         }
         let reason = self.state.borrow().fence()?.to_owned();
         Some(RequestError::ReadOnly { partition: self.id, reason })
@@ -164,7 +167,7 @@ impl<R: Runtime> Owned<R> {
     /// to another log of the same name.
     pub(super) async fn bury(&self) {
         let _turn = self.start_turns.take().await;
-        if self.deleted.get() || !self.log.has_released() {
+        if self.is_gone() || !self.log.has_released() {
             return;
         }
         if let Err(error) = self.log.bury().await {

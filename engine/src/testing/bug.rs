@@ -80,6 +80,10 @@ pub enum PlantedBug {
     ShowTrimEarly,
     /// A core that led a partition goes on to answer for it when another leads.
     ServeAfterHandover,
+    /// A copy is opened on another core before the one that has it has let go of it.
+    MoveWithoutRelease,
+    /// A copy goes to another core before all that was accepted is durable.
+    LeaveUndrained,
     /// A copy whose ballot is gone is taken for a new one.
     LostIsNew,
     /// A drive that was away, or is an old copy, is taken for one that has everything.
@@ -169,6 +173,8 @@ impl PlantedBug {
 
     /// All others.
     pub const ALL: &[PlantedBug] = &[
+        PlantedBug::MoveWithoutRelease,
+        PlantedBug::LeaveUndrained,
         PlantedBug::SkipFsync,
         PlantedBug::AckBeforeSync,
         PlantedBug::TrustStaleTail,

@@ -132,6 +132,8 @@ pub enum Cause {
     Creating,
     /// Partitions have several copies, which take a moment to agree on a leader.
     Replicated,
+    /// Copies move from core to core: for a moment nobody answers for one.
+    Moving,
 }
 
 /// Stored bytes that a drive spoiled.

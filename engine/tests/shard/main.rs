@@ -3,6 +3,7 @@
 
 mod copies;
 mod moves;
+mod relocations;
 mod support;
 
 use std::time::Duration;

@@ -16,25 +16,25 @@ use pyralog_engine::{
 
 use crate::support::{ask, batch, check, data_dir, partitions_of, serve};
 
-async fn create(shard: &Shard<GlommioRuntime>, name: &str, (n, w, r): (u8, u8, u8)) {
+pub async fn create(shard: &Shard<GlommioRuntime>, name: &str, (n, w, r): (u8, u8, u8)) {
     let replication = Some(Replication { replication_factor: n, write_quorum: w, read_quorum: r });
     let settings = LogSettings { replication, ..LogSettings::default() };
     let create = CreateLog { name: name.parse().unwrap(), partitions: 2, settings };
     assert!(matches!(shard.call(Request::CreateLog(create)).await, Ok(Reply::LogCreated(_))));
 }
 
-async fn move_to(shard: &Shard<GlommioRuntime>, partition: PartitionId, core: u16) -> Outcome {
+pub async fn move_to(shard: &Shard<GlommioRuntime>, partition: PartitionId, core: u16) -> Outcome {
     shard.call(Request::Move(Move { partition, to: CoreId(core) })).await
 }
 
-async fn status(shard: &Shard<GlommioRuntime>, partition: PartitionId) -> PartitionStatus {
+pub async fn status(shard: &Shard<GlommioRuntime>, partition: PartitionId) -> PartitionStatus {
     match shard.call(Request::Describe(partition)).await {
         Ok(Reply::Described(status)) => *status,
         other => panic!("{other:?}"),
     }
 }
 
-async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, first: usize) {
+pub async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, first: usize) {
     let append = Append { partition, batch: batch(first, 10), ack: Some(AckLevel::Durable), expected_offset: None };
     match ask(shard, Request::Append(append)).await {
         Ok(Reply::Appended(appended)) => assert_eq!(appended.base_offset, Offset(first as u64)),
@@ -43,7 +43,7 @@ async fn append(shard: &Shard<GlommioRuntime>, partition: PartitionId, first: us
 }
 
 /// Waits until `core` leads a partition, for 10 s at most.
-async fn until_led_by(shard: &Shard<GlommioRuntime>, partition: PartitionId, core: u16) {
+pub async fn until_led_by(shard: &Shard<GlommioRuntime>, partition: PartitionId, core: u16) {
     for _ in 0..1_000 {
         let status = status(shard, partition).await;
         if status.leads && status.core == CoreId(core) {
@@ -118,9 +118,5 @@ fn what_cannot_be_moved_is_refused_with_the_reason() {
             other => panic!("{other:?}"),
         };
         assert_eq!(reason(move_to(&shard, partition, 3).await), "there is no core 3; there are 0 to 2");
-        let homes = status(&shard, partition).await.replicas;
-        let without = (0..3).find(|core| homes.iter().all(|copy| copy.core != Some(CoreId(*core)))).unwrap();
-        let words = reason(move_to(&shard, partition, without).await);
-        assert!(words.starts_with(&format!("core {without} has no copy of it; those are on ")), "{words}");
     });
 }

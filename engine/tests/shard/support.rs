@@ -1,6 +1,6 @@
 //! A server in this process, on a directory of its own, and what tests ask of it.
 
-use std::{path::Path, path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use pyralog_engine::{
@@ -21,9 +21,9 @@ use pyralog_engine::{
     types::{AckLevel, CoreId, Offset, PartitionId},
 };
 
-pub fn config(data_dir: &Path) -> ShardConfig {
+pub fn config(drives: Drives) -> ShardConfig {
     ShardConfig {
-        drives: Drives::single(data_dir),
+        drives,
         segment_bytes: 1 << 20,
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
@@ -49,15 +49,25 @@ pub fn serve<Fut: Future<Output = ()> + 'static>(
     cores: usize,
     story: impl FnOnce(Shard<GlommioRuntime>) -> Fut + Clone + Send + 'static,
 ) {
+    serve_on(Drives::single(&data_dir), cores, story);
+}
+
+/// The same on several drives.
+pub fn serve_on<Fut: Future<Output = ()> + 'static>(
+    drives: Drives,
+    cores: usize,
+    story: impl FnOnce(Shard<GlommioRuntime>) -> Fut + Clone + Send + 'static,
+) {
     let cpus: Vec<usize> = (0..cores).map(|core| core % 2).collect();
     let seats = Arc::new(std::sync::Mutex::new(mesh::<Message>(cores, 64).into_iter().map(Some).collect::<Vec<_>>()));
     let (stop, stopped) = async_channel::bounded::<()>(1);
-    let options = LaunchOptions { data_dirs: vec![data_dir.clone()], abort_on_panic: false, ..Default::default() };
+    let data_dirs = drives.all().map(|(_, dir)| dir.to_path_buf()).collect();
+    let options = LaunchOptions { data_dirs, abort_on_panic: false, ..Default::default() };
     let threads = launch(&cpus, &options, move |core: CoreId, runtime: GlommioRuntime| async move {
         let seat = seats.lock().unwrap()[usize::from(core.0)].take().unwrap();
         let mesh = seat.connect(&runtime).await;
         let wiring = shard::Wiring { core, mesh, control: None, metrics: Arc::default() };
-        let shard = shard::open(runtime, config(&data_dir), wiring).await.unwrap();
+        let shard = shard::open(runtime, config(drives), wiring).await.unwrap();
         if core == CoreId(0) {
             story(shard).await;
             stop.close();

@@ -102,7 +102,8 @@ impl Fate {
     }
 }
 
-/// For as long as the server lives, leadership of its partitions is moved from core to core.
+/// For as long as the server lives, its partitions are moved from core to core: leadership goes to a core that has a
+/// copy, and a copy to one that has none.
 pub fn keep_moving(sim: &Sim, runtime: &SimRuntime, (shard, cores): (Shard<SimRuntime>, u64)) {
     let mut random = SimRandom::new(sim.now().as_nanos() as u64, 229);
     let pause = random.within(5_000..300_000);

@@ -34,7 +34,7 @@ use crate::{
     copies, damage,
     deaths::{Death, Deaths},
     other_format::Foreigners,
-    plan::{Mappings, Plan},
+    plan::{Mappings, Plan, moves},
     producers::settle,
     spoiling,
 };
@@ -65,6 +65,7 @@ pub enum Kind {
 pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
     let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
+    let plan = Plan { moves: moves(seed, &plan.rates), ..plan };
     let plan = Deaths::of_seed(seed).arrange(plan);
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
@@ -167,7 +168,7 @@ fn muster(sim: &Sim, plan: &Plan, runtime: &SimRuntime, failed: &Rc<RefCell<Opti
 pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Clients>, random: &mut SimRandom) {
     let cores = random.within(1..4) as usize;
     let cores = if plan.settings.replication.is_some() && clients.cores.get() == 0 { 3 } else { cores };
-    let cores = cores.max(plan.drives.len());
+    let cores = cores.max(plan.drives.len()) + plan.more_cores;
     if ![0, cores].contains(&clients.cores.replace(cores)) {
         sim.count(FaultKind::OtherCores);
     }
@@ -227,6 +228,9 @@ fn note_copies(plan: &Plan, clients: &Clients) {
         clients.note(Event::Cause(Cause::Replicated));
         clients.note(Event::Cause(Cause::Creating));
     }
+    if plan.moves {
+        clients.note(Event::Cause(Cause::Moving));
+    }
 }
 
 /// What was spoiled cannot be read until it is repaired.
@@ -263,7 +267,7 @@ fn serve(
         let core = random.below(shards.len() as u64) as usize;
         runtimes[core].spawn(be_client(client, shards[core].clone(), Rc::clone(clients)));
     }
-    if plan.settings.replication.is_some() {
+    if plan.moves && shards.len() > 1 {
         copies::keep_moving(sim, &runtimes[0], (shards[0].clone(), shards.len() as u64));
     }
     sim.keep_going_until(end + Duration::from_secs(1));

@@ -29,6 +29,10 @@ pub struct Plan {
     pub drives: Vec<PathBuf>,
     /// Something spoils single copies.
     pub spoils_copies: bool,
+    /// An operator moves partitions from core to core.
+    pub moves: bool,
+    /// How many cores each life has besides those that it draws: then some have no copy of a partition.
+    pub more_cores: usize,
     /// Of the log.
     pub settings: LogSettings,
     /// Which cores of which lives map sealed segments.
@@ -54,6 +58,14 @@ impl Mappings {
     }
 }
 
+/// Whether the only copies of a seed are moved from core to core. Like [`Mappings::of_seed`]. Not where a drive takes
+/// one place for another: a copy that moves is recovered, which believes what it reads, and what was spoiled is told to
+/// the judge between lives only.
+pub fn moves(seed: u64, rates: &FaultRates) -> bool {
+    let misdirected = [FaultKind::MisdirectedWrite, FaultKind::MisdirectedRead];
+    SimRandom::new(seed, 232).happens(5_000) && misdirected.iter().all(|kind| rates.get(*kind) == 0)
+}
+
 /// What spoils copies; see `spoiling`.
 const SPOILING: [FaultKind; 2] = [FaultKind::BitFlip, FaultKind::MisdirectedWrite];
 
@@ -73,6 +85,8 @@ impl Plan {
     /// so to one copy at a time, and between lives.
     pub fn with_copies(mut self, seed: u64) -> Plan {
         self.settings.replication = Some(replication(seed));
+        self.moves = true;
+        self.more_cores = [0, 0, 1, 3][SimRandom::new(seed, 233).below(4) as usize];
         let more = SimRandom::new(seed, 227).below(3);
         self.drives.extend((0..more).map(|drive| PathBuf::from(format!("/data{}", drive + 1))));
         let write_quorum = self.settings.replication.map_or(1, |replication| replication.write_quorum);
@@ -130,6 +144,8 @@ impl Plan {
             drive_fails,
             drives: vec![PathBuf::from("/data")],
             spoils_copies: false,
+            moves: false,
+            more_cores: 0,
             settings: settings(random),
             mappings: RefCell::new(Mappings::none()),
             deaths: RefCell::new(Deaths::any_time()),

@@ -416,6 +416,7 @@ mod tests {
             founding: false,
             drives: 1,
             leaders: Vec::new(),
+            places: Default::default(),
             created_ms: 9,
         };
         let metadata = Metadata {

@@ -72,7 +72,7 @@ impl<'a> Judge<'a> {
             E::ShuttingDown => self.any(&[Cause::Stopping]),
             E::PartitionOpening { .. } => self.any(&[Cause::Creating]),
             // How long that may take is the judge of C12's to say.
-            E::NotLeader { .. } => self.any(&[Cause::Replicated]),
+            E::NotLeader { .. } => self.any(&[Cause::Replicated, Cause::Moving]),
             // Clients may create the same log.
             E::LogExists { .. } => true,
             _ => false,

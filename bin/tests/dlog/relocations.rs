@@ -1,0 +1,171 @@
+//! Partitions that go from core to core while clients write and read them, and the server dies meanwhile.
+
+use std::{
+    fs,
+    io::Write,
+    net::UdpSocket,
+    process::Stdio,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use pyralog_engine::{runtime::sim::SimRandom, testing::history::Fault};
+
+use super::{
+    copies::cores,
+    support::{PATIENCE, Server, dlog, scratch, wait},
+    workload::{LOG, Outcomes, PARTITIONS, Story, load, seed},
+};
+
+/// Moves all partitions of a log from one core to the other and back until it is stopped. Gives how often.
+struct Mover {
+    stop: Arc<AtomicBool>,
+    moves: Arc<AtomicU64>,
+    task: thread::JoinHandle<()>,
+}
+
+impl Mover {
+    fn start(address: &str, log: &'static str, partitions: u32) -> Mover {
+        let (stop, moves) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
+        let (stopped, counted, address) = (Arc::clone(&stop), Arc::clone(&moves), address.to_owned());
+        let task = thread::spawn(move || {
+            for round in 0.. {
+                for partition in 0..partitions {
+                    if stopped.load(Relaxed) {
+                        return;
+                    }
+                    let (name, core) = (format!("{log}/{partition}"), ((round + partition) % 2).to_string());
+                    let flags = ["--server", &address, "--timeout", "2", "cores", "move", &name, &core];
+                    let moved = dlog().args(flags).stderr(Stdio::null()).stdout(Stdio::null()).status().unwrap();
+                    counted.fetch_add(u64::from(moved.success()), Relaxed);
+                }
+            }
+        });
+        Mover { stop, moves, task }
+    }
+
+    /// Waits until so many were done.
+    fn until(&self, moves: u64) {
+        let until = Instant::now() + PATIENCE;
+        while self.moves.load(Relaxed) < moves {
+            assert!(Instant::now() < until, "only {} moves", self.moves.load(Relaxed));
+            thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    fn stop(self) -> u64 {
+        self.stop.store(true, Relaxed);
+        self.task.join().unwrap();
+        self.moves.load(Relaxed)
+    }
+}
+
+#[test]
+fn moves_of_single_copies_and_kills_break_no_promise() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let flags = ["--cores", &two];
+    let (seed, story) = (seed(), Story::new());
+    let mut random = SimRandom::new(seed, 2000);
+    for round in 0..3 {
+        let from = story.history().events().len();
+        let server = Server::start(&data, &flags);
+        if round == 0 {
+            server.run(&["log", "create", LOG, "--partitions", &PARTITIONS.to_string()]);
+        }
+        let end_load = load(&server.address, &story, random.next_u64());
+        let mover = Mover::start(&server.address, LOG, PARTITIONS);
+        story.until_acknowledged(from);
+        mover.until(20);
+        if round == 0 {
+            // Before anything failed: a move leaves nobody in doubt.
+            end_load();
+            mover.stop();
+            let outcomes = Outcomes::of(&story.history(), from);
+            assert!(outcomes.unknown == 0 && outcomes.refused > 0, "{outcomes}");
+            server.stop();
+            continue;
+        }
+        thread::sleep(Duration::from_millis(random.below(300)));
+        server.kill();
+        mover.stop();
+        end_load();
+        story.history().fault(Fault::Kill);
+        println!("round {}: {}", round + 1, Outcomes::of(&story.history(), from));
+    }
+    story.conclude(Server::start(&data, &flags), seed);
+}
+
+#[test]
+fn a_stream_of_lines_goes_on_in_order_while_its_partition_goes_back_and_forth_and_the_server_dies() {
+    const LINES: u64 = 100_000;
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let address = UdpSocket::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let flags = ["--cores", &two];
+    let mut server = Server::start_at(&address, &data, &flags);
+    server.run(&["log", "create", "lines", "--partitions", "1"]);
+    let input: Vec<u8> = (0..LINES).flat_map(|i| format!("line {i} {}\n", "x".repeat(80)).into_bytes()).collect();
+    let output = root.path().join("output");
+    let count = LINES.to_string();
+    let follow = ["--timeout", "2", "consume", "lines", "--partition", "0", "--follow", "--count", &count];
+    let mut reader = server.command(&follow).stdout(fs::File::create(&output).unwrap()).spawn().unwrap();
+    let produce = ["--timeout", "2", "produce", "lines", "--idempotent", "--ack", "durable"];
+    let mut writer = server.command(&produce).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let (mut stdin, lines) = (writer.stdin.take().unwrap(), input.clone());
+    let feeding = thread::spawn(move || {
+        for part in lines.chunks(lines.len() / 300) {
+            stdin.write_all(part).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+    });
+    let mover = Mover::start(&address, "lines", 1);
+    mover.until(10);
+    server.kill();
+    let until = Instant::now() + PATIENCE;
+    while UdpSocket::bind(&address).is_err() {
+        assert!(Instant::now() < until, "the port of a dead server is never free");
+    }
+    server = Server::start_at(&address, &data, &flags);
+    feeding.join().unwrap();
+    assert!(wait(&mut writer).success());
+    let moves = mover.stop();
+    assert!(wait(&mut reader).success());
+    println!("{moves} moves");
+    let read = fs::read(&output).unwrap();
+    assert!(read == input, "{} bytes were read of {}", read.len(), input.len());
+    let stored = server.run(&["consume", "lines", "--from", "earliest"]);
+    assert!(stored == input, "{} bytes came back of {}", stored.len(), input.len());
+    server.stop();
+}
+
+#[test]
+fn a_single_copy_is_moved_by_command_and_stays_there() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let server = Server::start(&data, &["--cores", &two]);
+    server.run(&["log", "create", "a", "--partitions", "1"]);
+    server.feed(&["produce", "a"], b"one\n");
+    for core in [1, 0, 1] {
+        let text = server.text(&["cores", "move", "a/0", &core.to_string()]);
+        assert_eq!(text, format!("partition 0 of default/a is on core {core}\n"));
+        assert_eq!(server.json("/status")["partitions"][0]["core"], core);
+        let cores: serde_json::Value = serde_json::from_slice(&server.run(&["--json", "cores", "list"])).unwrap();
+        assert_eq!([0, 1].map(|at: usize| cores[at]["leads"].as_u64().unwrap()), [1 - core, core]);
+    }
+    let counted =
+        server.page("/metrics").1.lines().find(|line| line.starts_with("dlog_copies_moved_total")).map(String::from);
+    assert!(counted.as_ref().is_some_and(|line| line.ends_with(" 2") || line.ends_with(" 3")), "{counted:?}");
+    server.stop();
+    let server = Server::start(&data, &["--cores", &two]);
+    assert_eq!(server.json("/status")["partitions"][0]["core"], 1);
+    assert_eq!(server.text(&["consume", "a"]), "one\n");
+    server.stop();
+}
