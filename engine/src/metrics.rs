@@ -157,6 +157,10 @@ pub struct CoreMetrics {
     pub leaders_moved: Counter,
     /// Copies that were moved from one core to another. Core 0 counts them.
     pub copies_moved: Counter,
+    /// Partitions that were moved to spread load. Core 0 counts them.
+    pub balancing_moves: Counter,
+    /// For how many microseconds this core ran tasks.
+    pub busy_us: Counter,
     /// For how many microseconds the worst follower of a partition led here has not had all that its leader has.
     pub replication_lag_us: Counter,
     /// Segments that were given up: trimmed, or too many, or too old.

@@ -55,6 +55,11 @@ pub struct Turns {
 pub struct Turn<'a>(&'a Turns);
 
 impl Turns {
+    /// Whether it is somebody's turn.
+    pub fn is_taken(&self) -> bool {
+        self.busy.get()
+    }
+
     /// Waits for a turn.
     pub async fn take(&self) -> Turn<'_> {
         self.free.wait_until(|| !self.busy.get()).await;

@@ -47,6 +47,7 @@ fn config() -> ShardConfig {
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
         calm: Duration::from_secs(1),
+        balance: None,
     }
 }
 

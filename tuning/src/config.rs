@@ -32,6 +32,8 @@ pub struct Config {
     pub storage: Storage,
     /// How many copies there are.
     pub replication: Replication,
+    /// When partitions move from core to core by themselves.
+    pub balancing: Balancing,
 }
 
 /// Where the server lives.
@@ -293,6 +295,36 @@ pub struct Quorum {
     ///
     /// Trades: above 1 a read waits for a message to other cores and back; one round serves all that wait.
     pub read_quorum: u64,
+}
+
+/// When partitions move from core to core by themselves: one after the other, each from a core that is much busier than
+/// another, and only what makes that better. At most one a minute, and more seldom each time that it did not help.
+/// Nothing moves while a drive does not answer, a copy is being rebuilt or out of service, or a log is being changed;
+/// and what was moved by `dlog cores move` stays where it is for an hour.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, default)]
+pub struct Balancing {
+    /// Whether they do. A move is a handover of leadership to a copy that keeps up, where there is one; or else the
+    /// files of the partition are closed and opened again by another core of the same drive.
+    ///
+    /// Trades: a core that is the bottleneck gets help, against some tens of milliseconds for each move, in which
+    /// requests for the partition wait.
+    pub enabled: bool,
+    /// How busy a core must be, in percent of its time, before anything is taken from it. Time in which it looks for
+    /// work does not count.
+    pub busy_percent: u64,
+    /// By how much it must be busier than another core, in percent of the time of a core.
+    pub difference_percent: u64,
+    /// How long both must have been so, without a break.
+    pub period_ms: Millis,
+}
+
+impl Default for Balancing {
+    fn default() -> Self {
+        // A core that is busy for less than two thirds of its time answers as soon as one that is idle. A difference
+        // that is smaller than a third comes and goes.
+        Balancing { enabled: true, busy_percent: 70, difference_percent: 35, period_ms: Millis(30_000) }
+    }
 }
 
 impl Default for Server {

@@ -104,6 +104,11 @@ pub const KEYS: &[Key] = &[
     key("replication.quorum.replication_factor", Kind::Count(1, COPIES_MAX)),
     key("replication.quorum.write_quorum", Kind::Count(1, COPIES_MAX)),
     key("replication.quorum.read_quorum", Kind::Count(1, COPIES_MAX)),
+    key("balancing.enabled", Kind::Switch),
+    key("balancing.busy_percent", Kind::Count(1, 100)),
+    key("balancing.difference_percent", Kind::Count(1, 100)),
+    // Below, a burst is taken for a load; within an hour people look themselves.
+    key("balancing.period_ms", Kind::Millis(1_000, 3_600_000)),
 ];
 
 /// The key with this path.

@@ -16,8 +16,8 @@ const MEASURED: Duration = Duration::from_secs(1);
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CoresCommand {
-    /// List the cores: the drive of each, how many partitions it leads and of how many it has a copy that does not, and
-    /// its load, which is measured for a second.
+    /// List the cores: the drive of each, how busy it is, how many partitions it leads and of how many it has a copy
+    /// that does not, and its load, which is measured for a second.
     List,
     /// Have a core lead a partition, now and from now on.
     ///
@@ -57,6 +57,8 @@ pub async fn run(client: &PyralogClient, command: &CoresCommand, json: bool) -> 
 /// What a core did in a second.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Load {
+    /// Of a thousand parts of the time.
+    busy: u64,
     write_requests: u64,
     write_bytes: u64,
     read_requests: u64,
@@ -72,6 +74,7 @@ impl Load {
             u64::try_from(done * 1_000_000 / u128::from(micros)).ok()
         };
         Some(Load {
+            busy: rate(|doing| doing.busy_us)? / 1000,
             write_requests: rate(|doing| doing.write_requests)?,
             write_bytes: rate(|doing| doing.write_bytes)?,
             read_requests: rate(|doing| doing.read_requests)?,
@@ -94,9 +97,10 @@ async fn list(client: &PyralogClient, json: bool) -> Outcome {
         return Ok(());
     }
     say!(
-        "{:>4} {:>5} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  DIRECTORY",
+        "{:>4} {:>5} {:>6} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  DIRECTORY",
         "CORE",
         "DRIVE",
+        "BUSY",
         "LEADS",
         "FOLLOWS",
         "WRITES/S",
@@ -112,7 +116,8 @@ async fn list(client: &PyralogClient, json: bool) -> Outcome {
         };
         let figure = |of: fn(Load) -> String| load(core).map_or_else(|| "-".to_owned(), of);
         say!(
-            "{id:>4} {drive:>5} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  {dir}",
+            "{id:>4} {drive:>5} {:>6} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  {dir}",
+            figure(|load| format!("{:.1}%", load.busy as f64 / 10.0)),
             doing.leads,
             doing.follows,
             figure(|load| load.write_requests.to_string()),
@@ -131,6 +136,7 @@ fn shown(core: &CoreStatus, load: Option<Load>) -> Value {
         "answers": doing.is_some(),
         "leads": doing.map(|doing| doing.leads),
         "follows": doing.map(|doing| doing.follows),
+        "busy_percent": load.map(|load| load.busy as f64 / 10.0),
         "write_requests_per_s": load.map(|load| load.write_requests),
         "write_bytes_per_s": load.map(|load| load.write_bytes),
         "read_requests_per_s": load.map(|load| load.read_requests),
@@ -148,12 +154,13 @@ mod tests {
             at_us,
             leads: 1,
             follows: 1,
+            busy_us: done * 1_000,
             write_requests: done,
             write_bytes: done * 100,
             read_requests: done * 2,
             read_bytes: 0,
         };
-        let load = Load { write_requests: 20, write_bytes: 2_000, read_requests: 40, read_bytes: 0 };
+        let load = Load { busy: 20, write_requests: 20, write_bytes: 2_000, read_requests: 40, read_bytes: 0 };
         assert_eq!(Load::between(&doing(1_000_000, 5), &doing(1_500_000, 15)), Some(load));
         assert_eq!(Load::between(&doing(1, 5), &doing(1, 5)), None, "no time passed");
         assert_eq!(Load::between(&doing(9, 5), &doing(99, 4)), None, "it began anew");

@@ -16,6 +16,7 @@ use pyralog_engine::{
     settings::Replication,
     shard::{
         self, ShardConfig, Wiring,
+        balancing::Balance,
         control::{ControlHandle, control_channel},
         mailbox::Message,
         placement::Drives,
@@ -42,6 +43,10 @@ const MAILBOX_MESSAGES: usize = 1024;
 /// How long a copy that is to lead must have kept up before it leads again: longer than it takes to see whether its
 /// core or its drive fails again at once.
 const CALM: Duration = Duration::from_secs(10);
+
+/// How long nothing is moved by itself after such a move. Connections follow within seconds; the rest is for what was
+/// moved to show whether it helped.
+const BALANCE_PAUSE: Duration = Duration::from_secs(60);
 
 /// The part of a core's read cache that is for the newest batches of its partitions, as a divisor: they stay after they
 /// were written. The rest is for what was read from the drive.
@@ -128,7 +133,21 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
         replication: replication(config),
         drive_timeout: Duration::from_millis(config.storage.drive_timeout_ms.0),
         calm: CALM,
+        balance: balance(config),
     }
+}
+
+/// When partitions move by themselves.
+fn balance(config: &Config) -> Option<Balance> {
+    let balancing = &config.balancing;
+    // The table of keys allows no more.
+    let percent = |percent: u64| u8::try_from(percent).unwrap_or(100);
+    balancing.enabled.then(|| Balance {
+        busy_percent: percent(balancing.busy_percent),
+        difference_percent: percent(balancing.difference_percent),
+        period: Duration::from_millis(balancing.period_ms.0),
+        pause: BALANCE_PAUSE,
+    })
 }
 
 /// The copies of logs that do not say it themselves.

@@ -45,6 +45,8 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_leader_elections_total", "Copies that began to lead their partition.", |m| &m.leader_elections),
     ("dlog_leaders_moved_total", "Leaderships that were handed over by plan.", |m| &m.leaders_moved),
     ("dlog_copies_moved_total", "Copies that were moved from one core to another.", |m| &m.copies_moved),
+    ("dlog_balancing_moves_total", "Partitions that were moved to spread load.", |m| &m.balancing_moves),
+    ("dlog_core_busy_microseconds_total", "For how long each core ran tasks.", |m| &m.busy_us),
     ("dlog_forced_leaders_total", "Copies that an operator had lead though records may be lost.", |m| {
         &m.forced_leaders
     }),

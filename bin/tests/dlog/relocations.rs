@@ -169,3 +169,70 @@ fn a_single_copy_is_moved_by_command_and_stays_there() {
     assert_eq!(server.text(&["consume", "a"]), "one\n");
     server.stop();
 }
+
+/// The sum of a metric over all cores.
+fn metric(server: &Server, name: &str) -> u64 {
+    let page = server.page("/metrics").1;
+    let lines = page.lines().filter(|line| line.starts_with(name));
+    lines.map(|line| line.rsplit(' ').next().unwrap().parse::<f64>().unwrap() as u64).sum()
+}
+
+fn core_of(server: &Server, log: &str, partition: u64) -> u64 {
+    let status = server.json("/status");
+    let all = status["partitions"].as_array().unwrap();
+    let one = all.iter().find(|one| one["log"] == log && one["partition"] == partition && one["leads"] == true);
+    one.map_or(u64::MAX, |one| one["core"].as_u64().unwrap())
+}
+
+#[test]
+fn load_that_is_on_one_core_spreads_by_itself_and_every_line_is_there() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let flags = ["--cores", &two, "--set", "balancing.busy_percent=2", "--set", "balancing.difference_percent=2"];
+    let server =
+        Server::start(&root.path().join("data"), &[&flags[..], &["--set", "balancing.period_ms=1000"]].concat());
+    server.run(&["log", "create", "a", "--partitions", "8"]);
+    let crowded: Vec<u64> = (0..8).filter(|partition| core_of(&server, "default/a", *partition) == 0).collect();
+    assert!(crowded.len() > 1, "all but {crowded:?} are on core 1");
+    let (one, other) = (crowded[0], crowded[1]);
+    let line = format!("{}\n", "x".repeat(200));
+    let (file, address) = (root.path().join("input"), server.address.clone());
+    fs::write(&file, line.repeat(20_000)).unwrap();
+    let stop = AtomicBool::new(false);
+    let written = thread::scope(|scope| {
+        let writers = [one, other].map(|partition| {
+            let (address, file, stop) = (&address, file.to_str().unwrap(), &stop);
+            scope.spawn(move || {
+                let mut rounds = 0;
+                while !stop.load(Relaxed) {
+                    let partition = partition.to_string();
+                    let produce = ["--server", address, "produce", "a", "--partition", &partition, file];
+                    assert!(dlog().args(produce).stdout(Stdio::null()).status().unwrap().success());
+                    rounds += 1;
+                }
+                rounds
+            })
+        });
+        let until = Instant::now() + PATIENCE;
+        while metric(&server, "dlog_balancing_moves_total") == 0 {
+            assert!(Instant::now() < until, "nothing moves: {}", server.text(&["cores", "list"]));
+            thread::sleep(Duration::from_millis(100));
+        }
+        thread::sleep(Duration::from_secs(2));
+        stop.store(true, Relaxed);
+        writers.map(|writer| writer.join().unwrap())
+    });
+    let now_on = [one, other].map(|partition| core_of(&server, "default/a", partition));
+    assert!(now_on == [0, 1] || now_on == [1, 0], "{now_on:?}");
+    assert_eq!(metric(&server, "dlog_balancing_moves_total"), 1, "one a minute");
+    for (partition, rounds) in [one, other].into_iter().zip(written) {
+        let latest = server.json("/status")["partitions"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|status| status["partition"] == partition)
+            .map(|status| status["high_watermark"].as_u64().unwrap());
+        assert_eq!(latest, Some(rounds * 20_000), "partition {partition}");
+    }
+    server.stop();
+}

@@ -38,6 +38,10 @@ pub trait Runtime: Clone + 'static {
     /// A random number; from the operating system, or from the seed of the simulation.
     fn random_u64(&self) -> u64;
 
+    /// For how long this core ran tasks since this was asked last; time in which it only looked for work does not
+    /// count.
+    fn take_busy(&self) -> Duration;
+
     /// Runs `task` on this core, beside its caller. It ends with the core; a panic in it stops the process.
     fn spawn(&self, task: impl Future<Output = ()> + 'static);
 

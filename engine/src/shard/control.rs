@@ -103,6 +103,9 @@ pub struct CoreDoing {
     pub leads: u64,
     /// Copies here that do not lead.
     pub follows: u64,
+    /// For how many microseconds it ran tasks.
+    #[serde(default)]
+    pub busy_us: u64,
     /// Batches acknowledged,
     pub write_requests: u64,
     /// and their bytes.

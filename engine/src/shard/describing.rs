@@ -66,12 +66,14 @@ impl<R: Runtime> Core<R> {
         let copies = self.open_partitions();
         let leads = |owned: &&Rc<Owned<R>>| owned.member.as_ref().is_none_or(|member| member.leads());
         let led = copies.iter().filter(leads).count();
+        self.common.note_busy();
         let metrics = &self.common.context.metrics;
         let at_us = self.common.context.runtime.monotonic().as_micros();
         CoreDoing {
             at_us: u64::try_from(at_us).unwrap_or(u64::MAX),
             leads: led as u64,
             follows: (copies.len() - led) as u64,
+            busy_us: metrics.busy_us.get(),
             write_requests: metrics.write_requests.get(),
             write_bytes: metrics.write_bytes.get(),
             read_requests: metrics.read_requests.get(),

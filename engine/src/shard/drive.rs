@@ -120,10 +120,17 @@ impl<R: Runtime> Common<R> {
         context.metrics.disk_full.set(u64::from(context.room.is_full()));
     }
 
+    /// Counts for how long this core ran tasks.
+    pub(super) fn note_busy(&self) {
+        let busy_us = self.context.runtime.take_busy().as_micros();
+        self.context.metrics.busy_us.add(u64::try_from(busy_us).unwrap_or(0));
+    }
+
     /// Keeps looking.
     pub(super) async fn watch_drive(self: Rc<Self>) {
         loop {
             self.context.runtime.sleep(LOOK_INTERVAL).await;
+            self.note_busy();
             self.look_at_drive().await;
         }
     }

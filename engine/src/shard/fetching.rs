@@ -176,8 +176,10 @@ impl<R: Runtime> Owned<R> {
         let metrics = &self.core.context.metrics;
         match &outcome {
             Ok(fetched) => {
+                let bytes = fetched.batches.iter().map(|piece| piece.len() as u64).sum();
                 metrics.read_requests.add(1);
-                metrics.read_bytes.add(fetched.batches.iter().map(|piece| piece.len() as u64).sum());
+                metrics.read_bytes.add(bytes);
+                self.done.add(bytes);
                 let took = self.core.context.runtime.monotonic().saturating_sub(arrived);
                 metrics.read_duration.record_many(took, 1);
             }

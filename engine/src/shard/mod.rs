@@ -7,6 +7,7 @@
 
 mod admin;
 mod adopting;
+pub mod balancing;
 mod ballot_store;
 pub mod budget;
 mod catalog_store;
@@ -48,6 +49,7 @@ pub use ballot_store::committed_in;
 pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
 pub use opening::{Wiring, copy_dir, copy_named, log_dir, log_name_of, mapped_bytes, open};
 
+use balancing::Balance;
 use budget::Budget;
 use completion::{CompletionQueue, ReplyTo};
 use control::InUse;
@@ -112,6 +114,8 @@ pub struct ShardConfig {
     pub replication: Replication,
     /// A write or a sync of a leader that takes longer than this makes another copy lead.
     pub drive_timeout: Duration,
+    /// When partitions move by themselves; `None`: never.
+    pub balance: Option<Balance>,
     /// How long the copy that is to lead must have kept up before it is given leadership back.
     pub calm: Duration,
 }
@@ -153,6 +157,7 @@ struct Core<R: Runtime> {
     partitions: RefCell<BTreeMap<CopyId, Slot<R>>>,
     admin: admin::Admin,
     peers: peers::Peers,
+    balancer: RefCell<balancing::Balancer>,
     /// Partitions that found no room are opened one after the other.
     openings: Turns,
 }
@@ -308,7 +313,7 @@ impl<R: Runtime> Core<R> {
             Request::FindOffset(find) => self.owner(find.partition),
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
-            Request::Doing(core) => *core,
+            Request::Doing(core) | Request::Loads(core) => *core,
             Request::HandOver(copy) => self.owner(copy.partition),
             Request::StandingOf(copy) | Request::Force(copy) | Request::Release(copy, _) => {
                 self.home_of(*copy).unwrap_or(self.common.id)
@@ -350,6 +355,7 @@ impl<R: Runtime> Core<R> {
             Request::Move(request) => self.move_partition(request, reply),
             Request::DescribeCores => self.describe_cores(reply),
             Request::Doing(_) => reply.send(Ok(Reply::Doing(self.doing()))),
+            Request::Loads(_) => self.tell_loads(reply),
             Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
             Request::Force(copy) => self.force(copy, reply),

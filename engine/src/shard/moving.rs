@@ -71,11 +71,14 @@ impl<R: Runtime> Core<R> {
         let core = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
             let moved = core.moved(request).await;
+            if moved.is_ok() {
+                core.balancer.borrow_mut().leave_alone(request.partition, core.common.context.runtime.monotonic());
+            }
             reply.send(moved.map(Reply::Moved));
         });
     }
 
-    async fn moved(self: &Rc<Self>, Move { partition, to }: Move) -> Result<Moved, RequestError> {
+    pub(super) async fn moved(self: &Rc<Self>, Move { partition, to }: Move) -> Result<Moved, RequestError> {
         let log = self.entry_of(partition)?;
         if usize::from(to.0) >= self.cores {
             return Err(refused(format!("there is no core {to}; there are 0 to {}", self.cores - 1)));

@@ -12,6 +12,7 @@ use futures_util::stream::{self, StreamExt};
 
 use super::{
     CATALOG_CORE, CatalogError, Common, CopyId, Core, Shard, ShardConfig, Slot,
+    balancing::Balancer,
     budget::Budget,
     catalog_store,
     control::{ControlInbox, ControlRequest},
@@ -108,6 +109,7 @@ pub async fn open<R: Runtime>(
         drive_faults: Default::default(),
         trust: Default::default(),
     });
+    let balancer = Balancer::new(common.config.balance);
     common.look_at_drive().await;
     common.context.runtime.spawn(Rc::clone(&common).watch_drive());
     let core = Rc::new(Core {
@@ -119,6 +121,7 @@ pub async fn open<R: Runtime>(
         partitions: RefCell::default(),
         admin: Default::default(),
         peers: Default::default(),
+        balancer: RefCell::new(balancer),
         openings: Turns::default(),
     });
     if id == CATALOG_CORE {
@@ -131,6 +134,7 @@ pub async fn open<R: Runtime>(
     if id == CATALOG_CORE {
         core.go_on_founding();
         core.keep_generations();
+        core.keep_balanced();
     }
     Ok(Shard(core))
 }

@@ -13,6 +13,7 @@ use bytes::Bytes;
 
 use super::{
     Common, CopyId,
+    balancing::Done,
     completion::{CompletionQueue, ReplyTo},
     member::Member,
     request::{Append, Appended, Reply},
@@ -88,6 +89,8 @@ pub(super) struct Owned<R: Runtime> {
     gone: Cell<Option<Gone>>,
     /// This opening of the log ends.
     pub(super) retired: Cell<bool>,
+    /// What it did, for who spreads the load.
+    pub(super) done: Done,
     /// Since when a write or a sync is under way.
     pub(super) io_since: Cell<Option<Duration>>,
     /// Where the log begins, durably. Of several copies that may be later than what is shown, until enough others have
@@ -151,6 +154,7 @@ impl<R: Runtime> Owned<R> {
             full: Cell::new(false),
             gone: Cell::new(None),
             retired: Cell::new(false),
+            done: Done::default(),
             io_since: Cell::new(None),
             kept_start: Cell::new(start),
             news: Signal::default(),
@@ -288,6 +292,7 @@ impl<R: Runtime> Owned<R> {
         (base_offset, epoch): (Offset, LeaderEpoch),
         arrived: Duration,
     ) {
+        self.done.add(bytes.len() as u64);
         if self.log.unwritten_bytes() == 0 {
             self.oldest_unwritten.set(arrived);
         }

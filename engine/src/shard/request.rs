@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use super::{
     CopyId,
+    balancing::Loads,
     control::{CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, RecoveryReport},
     stages::StageClock,
 };
@@ -45,6 +46,8 @@ pub enum Request {
     DescribeCores,
     /// Tell what this core has and does. Among cores.
     Doing(CoreId),
+    /// Tell what this core and its copies have done. Among cores.
+    Loads(CoreId),
     /// Hand leadership over to this copy. Among cores.
     HandOver(CopyId),
     /// Tell how a copy stands by itself. Among cores.
@@ -184,6 +187,8 @@ pub enum Reply {
     Cores(Vec<CoreStatus>),
     /// To [`Request::Doing`].
     Doing(CoreDoing),
+    /// To [`Request::Loads`].
+    Loads(Box<Loads>),
     /// To [`Request::HandOver`]: the copy leads in this reign.
     HandedOver(LeaderEpoch),
     /// To [`Request::StandingOf`].

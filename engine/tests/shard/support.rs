@@ -40,6 +40,7 @@ pub fn config(drives: Drives) -> ShardConfig {
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
         calm: Duration::from_secs(1),
+        balance: None,
     }
 }
 

@@ -34,7 +34,7 @@ use crate::{
     copies, damage,
     deaths::{Death, Deaths},
     other_format::Foreigners,
-    plan::{Mappings, Plan, moves},
+    plan::{Mappings, Plan, balance, moves},
     producers::settle,
     spoiling,
 };
@@ -65,7 +65,8 @@ pub enum Kind {
 pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let mut random = SimRandom::new(seed, 100);
     let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
-    let plan = Plan { moves: moves(seed, &plan.rates), ..plan };
+    let moves = moves(seed, &plan.rates);
+    let plan = Plan { moves, balance: balance(seed).filter(|_| moves), ..plan };
     let plan = Deaths::of_seed(seed).arrange(plan);
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
@@ -267,7 +268,7 @@ fn serve(
         let core = random.below(shards.len() as u64) as usize;
         runtimes[core].spawn(be_client(client, shards[core].clone(), Rc::clone(clients)));
     }
-    if plan.moves && shards.len() > 1 {
+    if plan.moves && plan.balance.is_none() && shards.len() > 1 {
         copies::keep_moving(sim, &runtimes[0], (shards[0].clone(), shards.len() as u64));
     }
     sim.keep_going_until(end + Duration::from_secs(1));

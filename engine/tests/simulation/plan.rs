@@ -9,7 +9,7 @@ use pyralog_engine::{
         faults::{FaultKind, FaultRates},
     },
     settings::{Bound, LogSettings, Replication},
-    shard::{ShardConfig, placement::Drives},
+    shard::{ShardConfig, balancing::Balance, placement::Drives},
     types::AckLevel,
 };
 
@@ -31,6 +31,8 @@ pub struct Plan {
     pub spoils_copies: bool,
     /// An operator moves partitions from core to core.
     pub moves: bool,
+    /// When they move by themselves.
+    pub balance: Option<Balance>,
     /// How many cores each life has besides those that it draws: then some have no copy of a partition.
     pub more_cores: usize,
     /// Of the log.
@@ -66,6 +68,14 @@ pub fn moves(seed: u64, rates: &FaultRates) -> bool {
     SimRandom::new(seed, 232).happens(5_000) && misdirected.iter().all(|kind| rates.get(*kind) == 0)
 }
 
+/// Partitions move by themselves, in a quarter of the seeds in which they are moved at all, and then no operator does
+/// it. Soon enough for short lives.
+pub fn balance(seed: u64) -> Option<Balance> {
+    let soon = Duration::from_millis(20);
+    let balance = Balance { busy_percent: 1, difference_percent: 1, period: soon, pause: soon };
+    SimRandom::new(seed, 234).happens(2_500).then_some(balance)
+}
+
 /// What spoils copies; see `spoiling`.
 const SPOILING: [FaultKind; 2] = [FaultKind::BitFlip, FaultKind::MisdirectedWrite];
 
@@ -86,6 +96,7 @@ impl Plan {
     pub fn with_copies(mut self, seed: u64) -> Plan {
         self.settings.replication = Some(replication(seed));
         self.moves = true;
+        self.balance = balance(seed);
         self.more_cores = [0, 0, 1, 3][SimRandom::new(seed, 233).below(4) as usize];
         let more = SimRandom::new(seed, 227).below(3);
         self.drives.extend((0..more).map(|drive| PathBuf::from(format!("/data{}", drive + 1))));
@@ -145,6 +156,7 @@ impl Plan {
             drives: vec![PathBuf::from("/data")],
             spoils_copies: false,
             moves: false,
+            balance: None,
             more_cores: 0,
             settings: settings(random),
             mappings: RefCell::new(Mappings::none()),
@@ -173,6 +185,7 @@ impl Plan {
             replication: Replication::SINGLE,
             drive_timeout: Duration::from_millis(500),
             calm: Duration::from_millis(100),
+            balance: self.balance,
         }
     }
 }

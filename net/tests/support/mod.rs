@@ -70,6 +70,7 @@ fn config(data_dir: &Path) -> ShardConfig {
         replication: Replication::SINGLE,
         drive_timeout: Duration::from_millis(500),
         calm: Duration::from_secs(1),
+        balance: None,
         reserve_bytes: 0,
     }
 }

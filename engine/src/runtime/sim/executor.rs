@@ -59,7 +59,7 @@ impl Wake for TaskWaker {
 }
 
 /// Where a task runs: its process, and the core in it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Place {
     pub(super) process: u64,
     pub(super) core: usize,
@@ -113,6 +113,8 @@ pub(super) struct World {
     pub(super) counts: RefCell<FaultCounts>,
     trace: Cell<u64>,
     steps: Cell<u64>,
+    /// By core, if it is asked for.
+    polls: RefCell<BTreeMap<Place, u32>>,
     pub(super) disk: Disk,
     pub(super) drives: Drives,
 }
@@ -139,6 +141,7 @@ impl World {
             counts: RefCell::default(),
             trace: Cell::new(seed),
             steps: Cell::new(0),
+            polls: RefCell::default(),
             disk: Disk::new(alignment),
             drives: Drives::default(),
         })
@@ -146,6 +149,11 @@ impl World {
 
     pub(super) fn now(&self) -> Duration {
         self.now.get()
+    }
+
+    /// How often tasks of a core were polled since this was asked last.
+    pub(super) fn take_polls(&self, place: Place) -> u32 {
+        self.polls.borrow_mut().insert(place, 0).unwrap_or(0)
     }
 
     pub(super) fn steps(&self) -> u64 {
@@ -334,7 +342,12 @@ impl World {
 
     fn poll(self: &Rc<Self>, id: u64) {
         let taken = match self.tasks.borrow_mut().get_mut(&id) {
-            Some(task) => task.future.take().map(|future| (future, Arc::clone(&task.waker))),
+            Some(task) => {
+                if let Some(polls) = self.polls.borrow_mut().get_mut(&task.place) {
+                    *polls = polls.saturating_add(1);
+                }
+                task.future.take().map(|future| (future, Arc::clone(&task.waker)))
+            }
             None => None,
         };
         let Some((mut future, task_waker)) = taken else { return };

@@ -43,6 +43,9 @@ use crate::limits::DEVICE_BLOCK_BYTES_MAX;
 /// What the wall clock says when a world begins: some time in 2023.
 const EPOCH_MILLIS: i64 = 1_700_000_000_000;
 
+/// What a core counts as its work each time that it runs a task.
+const POLL: Duration = Duration::from_micros(5);
+
 /// How a world is made.
 #[derive(Clone, Debug)]
 pub struct SimConfig {
@@ -334,6 +337,10 @@ impl Runtime for SimRuntime {
 
     fn monotonic(&self) -> Duration {
         self.world.now()
+    }
+
+    fn take_busy(&self) -> Duration {
+        self.world.take_polls(self.place) * POLL
     }
 
     fn unix_millis(&self) -> i64 {
