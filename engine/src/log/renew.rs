@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
-    record::{ServerFields, stamp},
+    record::{ServerFields, check_stored_header, stamp},
     runtime::{Buffer, File, OpenMode, Runtime},
     types::Offset,
 };
@@ -58,10 +58,11 @@ impl<R: Runtime> fmt::Display for Renewal<R> {
 }
 
 impl<R: Runtime> Log<R> {
-    /// Begins to write the segment that has the record at `offset` anew.
+    /// Begins to write the segment that has the record at `offset` anew, without what is of records before `start`:
+    /// those are deleted, and nobody may have them any more.
     ///
     /// Errors: `Active` if that is the last one; `Full`; `Unreadable` if its header is damaged: that is repaired first.
-    pub async fn begin_renewal(self: &Rc<Self>, offset: Offset) -> Result<Renewal<R>, RewriteError> {
+    pub async fn begin_renewal(self: &Rc<Self>, offset: Offset, start: Offset) -> Result<Renewal<R>, RewriteError> {
         let Some(_writing) = self.end.begin_writing() else { return Err(RewriteError::Ending) };
         let Some(segment) = self.segment_of(offset) else { return Err(RewriteError::Ending) };
         // It is sealed before the next one gets its file.
@@ -81,7 +82,7 @@ impl<R: Runtime> Log<R> {
         let written = file.write_at(0, Rc::new(header_block(runtime, &header))).await;
         written.map_err(|error| LogFault::from_io("writing", &path, &error))?;
         let (position, end) = (SEGMENT_HEADER_BYTES, next.base_offset());
-        Ok(Renewal { next: segment.base_offset(), segment, header, path, file, position, end })
+        Ok(Renewal { next: segment.base_offset().max(start), segment, header, path, file, position, end })
     }
 
     /// Adds batches that begin at the first record it has not; those behind the end of the segment are left out. They
@@ -90,7 +91,12 @@ impl<R: Runtime> Log<R> {
     /// Errors: `Wrong`; a fault of the drive.
     pub async fn renew(self: &Rc<Self>, renewal: &mut Renewal<R>, batches: &Bytes) -> Result<(), RewriteError> {
         let Some(_writing) = self.end.begin_writing() else { return Err(RewriteError::Ending) };
-        let wanted = batches_in(batches, renewal.next, renewal.end)?;
+        let is_first = renewal.position == SEGMENT_HEADER_BYTES;
+        // The log may begin within a batch.
+        let first = check_stored_header(batches).ok().filter(|first| is_first && first.base_offset < renewal.next);
+        let due =
+            first.filter(|first| first.end_offset() > renewal.next).map_or(renewal.next, |first| first.base_offset);
+        let wanted = batches_in(batches, due, renewal.end)?;
         let len: usize = wanted.iter().map(|batch| batch.bytes.len()).sum();
         let padded = len.next_multiple_of(renewal.header.block_bytes as usize);
         let mut buffer = self.context.runtime.allocate(padded.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize));
@@ -100,7 +106,7 @@ impl<R: Runtime> Log<R> {
             let place = &mut buffer.bytes_mut()[at..at + bytes.len()];
             place.copy_from_slice(bytes);
             // What is before the group is durable when this file gets its name.
-            let (base_offset, durable_hint) = (header.base_offset, renewal.next);
+            let (base_offset, durable_hint) = (header.base_offset, due);
             let (leader_epoch, incarnation) = (header.leader_epoch, renewal.header.incarnation);
             stamp(place, ServerFields { base_offset, durable_hint, leader_epoch, incarnation });
             at += bytes.len();
@@ -205,8 +211,8 @@ mod tests {
         all
     }
 
-    async fn renew_all(log: &Rc<Log<SimRuntime>>) {
-        let mut renewal = log.begin_renewal(Offset(3)).await.unwrap();
+    async fn renew_all(log: &Rc<Log<SimRuntime>>, start: u64) {
+        let mut renewal = log.begin_renewal(Offset(3), Offset(start)).await.unwrap();
         while let Some((next, end)) = renewal.wants() {
             let range = ReadRange { offset: next, end, max_bytes: 1 << 20 };
             let bytes = match log.read_disk(range).await {
@@ -226,22 +232,43 @@ mod tests {
         let story = async move {
             let context = context_of(&runtime, BLOCK, 1 << 20);
             let log = sealed(&context).await;
-            let active = log.begin_renewal(Offset(END)).await.map(drop);
+            let active = log.begin_renewal(Offset(END), Offset(0)).await.map(drop);
             assert!(matches!(active, Err(RewriteError::Active { .. })), "{active:?}");
             drop(log);
             let path = segment_path(Path::new(DIR), Offset(0));
             spoil(&runtime, &path).await;
             let log = open(&context).await.log;
             assert_eq!(offsets(&log).await, [0, 1, 3, 4, 5, 6]);
-            let mut renewal = log.begin_renewal(Offset(2)).await.unwrap();
+            let mut renewal = log.begin_renewal(Offset(2), Offset(0)).await.unwrap();
             let wrong = log.renew(&mut renewal, &theirs(2)).await;
             assert!(matches!(wrong, Err(RewriteError::Wrong { at: Offset(0), .. })), "{wrong:?}");
-            renew_all(&log).await;
+            renew_all(&log, 0).await;
             let index = path.with_extension("idx");
             assert!(runtime.open(&index, OpenMode::Existing).await.is_err(), "it leads to the old places");
             let log = recovery::open(&context, P, DIR.into()).await.unwrap().log;
             assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
             assert!(log.losses().is_empty());
+        };
+        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+    }
+
+    #[test]
+    fn what_is_deleted_is_not_asked_for() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let runtime = cores[0].clone();
+        let story = async move {
+            let context = context_of(&runtime, BLOCK, 1 << 20);
+            drop(sealed(&context).await);
+            let path = segment_path(Path::new(DIR), Offset(0));
+            spoil(&runtime, &path).await;
+            edit(&runtime, &path, 4096..4608, |bytes| bytes.fill(9)).await;
+            let log = open(&context).await.log;
+            log.keep_start(Offset(1)).await.unwrap();
+            renew_all(&log, 1).await;
+            let log = open(&context).await.log;
+            assert_eq!(offsets(&log).await, [1, 2, 3, 4, 5, 6]);
+            assert!(log.losses().all().iter().all(|loss| loss.lost.to <= Offset(1)), "{:?}", log.losses().all());
         };
         sim.block_on(&cores[0], story, 2_000_000).unwrap();
     }
@@ -258,7 +285,7 @@ mod tests {
                 let log = open(&context).await.log;
                 offsets(&log).await;
             },
-            |context, ()| async move { renew_all(&open(&context).await.log).await },
+            |context, ()| async move { renew_all(&open(&context).await.log, 0).await },
             |context, over| async move {
                 let log = open(&context).await.log;
                 let left = context.runtime.list_dir(Path::new(DIR)).await.unwrap();

@@ -213,9 +213,10 @@ impl<R: Runtime> Member<R> {
     /// Writes the segment of `loss` anew, with what is intact of it and what others give. Gives how many batches those
     /// gave.
     async fn renew(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<u64, NotNow> {
-        let from = loss.lost.from;
-        let mut renewal = match owned.log.begin_renewal(from).await {
-            Err(RewriteError::Active { .. }) if owned.roll().await => owned.log.begin_renewal(from).await?,
+        let (at, start) = (loss.lost.to, owned.kept_start.get());
+        let at = Offset(at.0.saturating_sub(1));
+        let mut renewal = match owned.log.begin_renewal(at, start).await {
+            Err(RewriteError::Active { .. }) if owned.roll().await => owned.log.begin_renewal(at, start).await?,
             begun => begun?,
         };
         if self.leads() {
