@@ -434,4 +434,28 @@ mod tests {
         let torn = judge(&groups, |file, starts| file[starts[2] + 200] ^= 1);
         assert_eq!((torn.end_offset, case_of(&torn)), (Offset(2), None), "it stands where it belongs");
     }
+
+    #[test]
+    fn a_batch_of_an_earlier_offset_where_the_next_should_stand_is_no_flush_that_was_cut_off() {
+        for earlier in [0, 1] {
+            let found = judge(&[&[(0, 0, 300)], &[(1, 0, 300)], &[(earlier, 0, 300)]], |_, _| ());
+            assert_eq!((found.end_offset, case_of(&found)), (Offset(2), Some('F')), "offset {earlier}");
+            assert_eq!(found.damage.unwrap().position, SEGMENT_HEADER_BYTES + 2 * BLOCK as u64);
+        }
+    }
+
+    #[test]
+    fn a_file_that_ends_within_a_header_behind_damage_is_judged_by_what_is_before_it() {
+        for (hint, case) in [(2, Some('C')), (0, None)] {
+            for len in [1, 40, BATCH_HEADER_BYTES - 1, BATCH_HEADER_BYTES, BATCH_HEADER_BYTES + 1] {
+                let groups: [&[_]; 3] = [&[(0, 0, 300)], &[(1, hint, 300), (2, 0, 300)], &[(3, 0, 300)]];
+                let found = judge(&groups, |file, starts| {
+                    file[starts[0] + 200] ^= 1;
+                    file.truncate(starts[3] + len);
+                });
+                assert_eq!((found.end_offset, case_of(&found)), (Offset(0), case), "{len} bytes of a header");
+                assert!(found.torn);
+            }
+        }
+    }
 }

@@ -223,3 +223,94 @@ pub(super) fn headers_of(piece: &Bytes) -> Vec<BatchHeader> {
     }
     headers
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use futures_util::future::join;
+
+    use super::*;
+    use crate::{
+        log::{
+            LogContext,
+            fixture::{context, open, placed},
+            flush::Commit,
+        },
+        record::{BatchBuilder, Codec, check_produced},
+        runtime::sim::{
+            Sim, SimConfig, SimRuntime,
+            faults::{FaultKind, FaultRates},
+        },
+    };
+
+    const STEPS: u64 = 1_000_000;
+    const ALL: (Offset, Offset) = (Offset(0), Offset(400));
+
+    /// A log of 400 records in four segments, of which none is loaded; the time of each record is its offset.
+    async fn unloaded(context: Rc<LogContext<SimRuntime>>) -> Rc<Log<SimRuntime>> {
+        let log = open(&context).await.log;
+        for offset in 0..400 {
+            let mut builder = BatchBuilder::new(Codec::None);
+            builder.push(None, &[7; 8000], &[], offset as i64).unwrap();
+            let batch = builder.finish().unwrap();
+            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+            log.write_waiting(Commit::Written).await.unwrap();
+        }
+        context.runtime.sleep(std::time::Duration::from_secs(1)).await;
+        open(&context).await.log
+    }
+
+    /// The file of each segment, and where it begins.
+    fn segments_of(log: &Log<SimRuntime>) -> [(PathBuf, Offset); 4] {
+        let segments = log.segments.borrow();
+        let all: Vec<_> = segments.iter().map(|segment| (segment.path.clone(), segment.base_offset())).collect();
+        all.try_into().unwrap()
+    }
+
+    #[test]
+    fn a_segment_that_is_deleted_while_a_time_is_looked_up_in_it_is_passed_over() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = unloaded(context).await;
+            let [_, (_, second), ..] = segments_of(&log);
+            let deletion = async { log.release_before(second) };
+            let (found, ()) = join(log.find_time(5, ALL), deletion).await;
+            assert_eq!(found, Ok(second), "what was wanted is gone, and later records are new enough");
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_segment_whose_file_is_missing_is_lost_and_a_time_is_looked_for_behind_it() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = unloaded(Rc::clone(&context)).await;
+            let [_, (path, second), (_, third), _] = segments_of(&log);
+            context.runtime.remove_file(&path).await.unwrap();
+            assert_eq!(log.find_time(second.0 as i64 + 5, ALL).await, Ok(third));
+            assert_eq!(log.find_time(second.0 as i64 - 1, ALL).await, Ok(Offset(second.0 - 1)));
+            let losses = log.losses().all();
+            let [loss] = &losses[..] else { panic!("{losses:?}") };
+            assert_eq!((loss.lost.from, loss.lost.to, &loss.file), (second, third, &path));
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_drive_that_gives_nothing_is_an_error_and_not_a_time_that_nobody_wrote() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let log = sim.block_on(&cores[0], unloaded(context(&cores[0], 4096)), STEPS).unwrap();
+        sim.set_rates(FaultRates::none().with(FaultKind::ReadError, 10_000));
+        let [(path, _), (_, second), ..] = segments_of(&log);
+        let story = async move { log.find_time(5, ALL).await };
+        let error = sim.block_on(&cores[0], story, STEPS).unwrap().unwrap_err();
+        let RequestError::ReadFailed { file, from, to, .. } = &error else { panic!("{error}") };
+        assert_eq!((file, *from, *to), (&path, Offset(0), second));
+    }
+}

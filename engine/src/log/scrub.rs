@@ -134,7 +134,7 @@ impl<R: Runtime> Log<R> {
 mod tests {
     use super::*;
     use crate::{
-        log::fixture::{append_each, batch_of, context, open},
+        log::fixture::{append_each, batch_of, context, edit, open},
         runtime::sim::{Sim, SimConfig},
     };
 
@@ -180,5 +180,56 @@ mod tests {
         let metrics = &context.metrics;
         assert_eq!((metrics.scrub_segments.get(), metrics.damages_found.get()), (3, 1));
         assert_eq!(log.losses().all()[0].file, files[1]);
+    }
+
+    #[test]
+    fn a_sealed_segment_with_another_ones_header_is_lost_whole_and_counts_as_scrubbed() {
+        type Change = fn(&mut SegmentHeader);
+        let changes: [Change; 2] = [|header| header.partition.index.0 += 1, |header| header.base_offset.0 += 1];
+        for change in changes {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 4096);
+            let story = async move {
+                let log = open(&context).await.log;
+                append_each(&log, &batch_of(8192), 0..400).await;
+                let segments = log.segments.borrow().clone();
+                edit(&context.runtime, &segments[1].path, 0..4096, |block| {
+                    let mut header = SegmentHeader::decode(block).unwrap();
+                    change(&mut header);
+                    let bytes = header.encode();
+                    block[..bytes.len()].copy_from_slice(&bytes);
+                })
+                .await;
+                let pace = ScrubPace { bytes_per_second: 1 << 30, period: Duration::from_secs(60) };
+                scrub(Rc::downgrade(&log), pace, Offset(0)..Offset(u64::MAX)).await;
+                let losses = log.losses().all();
+                let [loss] = &losses[..] else { panic!("{losses:?}") };
+                assert_eq!(loss.file, segments[1].path);
+                assert_eq!((loss.lost.position, loss.lost.from), (0, segments[1].base_offset()));
+                assert_eq!(loss.lost.to, segments[2].base_offset());
+                assert_eq!((context.metrics.scrub_segments.get(), context.metrics.scrub_errors.get()), (3, 0));
+            };
+            sim.block_on(&cores[0], story, 1_000_000).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_read_is_told_and_the_next_ones_are_scrubbed_all_the_same() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(8192), 0..400).await;
+            let path = log.segments.borrow()[1].path.clone();
+            context.runtime.remove_file(&path).await.unwrap();
+            let pace = ScrubPace { bytes_per_second: 1 << 30, period: Duration::from_secs(60) };
+            scrub(Rc::downgrade(&log), pace, Offset(0)..Offset(u64::MAX)).await;
+            let metrics = &context.metrics;
+            assert_eq!((metrics.scrub_segments.get(), metrics.scrub_errors.get()), (2, 1));
+            assert!(log.losses().is_empty(), "who reads it says what is lost");
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
     }
 }
