@@ -230,7 +230,7 @@ impl<R: Runtime> Core<R> {
         let drives = &common.config.drives;
         let now = common.context.runtime.monotonic();
         let takes_long = |since: Duration| now.saturating_sub(since) > common.config.drive_timeout;
-        let stalls = self.drive_stalls() || owned.io_since.get().is_some_and(takes_long);
+        let stalls = self.open_partitions().iter().any(|owned| owned.io_since.get().is_some_and(takes_long));
         let member = owned.member.as_ref();
         let fence = owned.state.borrow().fence().map(str::to_owned);
         match () {
@@ -240,7 +240,7 @@ impl<R: Runtime> Core<R> {
             () if member.is_some_and(|member| member.leads() && !member.is_alone()) => {
                 Some("it was given leadership back meanwhile".to_owned())
             }
-            () if stalls => Some("its drive does not answer in time".to_owned()),
+            () if stalls || self.drive_stalls() => Some("its drive does not answer in time".to_owned()),
             () if owned.full.get() || common.context.room.is_low() => Some(common.disk_full().to_string()),
             // Whatever is opened on it is taken for older than it is, and rebuilt.
             () if drives.is_old(drives.of(common.id)) => {
