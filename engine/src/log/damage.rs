@@ -141,4 +141,34 @@ mod tests {
         }
         assert_eq!(losses.all().len(), REMEMBERED_MAX);
     }
+
+    #[test]
+    fn of_what_an_earlier_opening_knew_to_be_lost_only_records_that_are_still_there_are_remembered() {
+        use crate::{
+            log::fixture::{append_each, batch_of, context, open},
+            runtime::sim::{Sim, SimConfig},
+        };
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(300), 0..10).await;
+            log.remember(vec![loss(1, 3), loss(5, 5), loss(8, 10), loss(9, 11), loss(20, 21)]);
+            assert_eq!(log.losses().all(), [loss(1, 3), loss(8, 10)]);
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
+    }
+
+    #[test]
+    fn a_loss_takes_the_place_of_those_within_it_and_of_no_other() {
+        let losses = Losses::default();
+        for known in [loss(10, 20), loss(22, 24), loss(26, 35)] {
+            assert!(losses.remember(&known));
+        }
+        assert!(losses.remember(&loss(15, 30)));
+        assert_eq!(losses.all(), [loss(10, 20), loss(15, 30), loss(26, 35)]);
+        losses.forget(&loss(10, 30));
+        assert_eq!(losses.all(), [loss(26, 35)], "what reaches further is not forgotten with it");
+    }
 }

@@ -375,4 +375,28 @@ mod tests {
             assert_eq!(agrees(&newest, &found), lost == (0..100), "{lost:?}");
         }
     }
+
+    #[test]
+    fn an_index_knows_batches_that_it_would_lead_to_if_they_had_been_noted_and_no_others() {
+        let index = sample();
+        let time = |i: u64| if i.is_multiple_of(3) { i as i64 * 10 - 500 } else { i as i64 * 10 };
+        let place = |i: u64| (Offset(1000 + i), 4096 + i * 1024, time(i));
+        assert!(index.knows_all((0..100).map(place)) && index.knows_all([].into_iter()));
+        for i in 0..100 {
+            let (offset, position, time) = place(i);
+            let known = |batch| index.knows_all([batch].into_iter());
+            assert!(known(place(i)), "batch {i}");
+            let is_entry = index.entries.iter().any(|entry| entry.position == position);
+            assert!(!known((Offset(offset.0 - i - 1), position, time)), "batch {i} before all others");
+            assert_eq!(known((Offset(offset.0 + 1), position, time)), !is_entry, "batch {i}, one offset on");
+            assert!(!known((offset, position, 5_000)), "batch {i}, newer than all");
+        }
+        assert!(!index.knows_all([(Offset(1000), 0, 0)].into_iter()), "before the first entry");
+        let mut behind = Index::default();
+        behind.note(Offset(0), 4096, 1);
+        let next = |position| behind.knows_all([(Offset(1), position, 1)].into_iter());
+        assert!(next(4097) && next(4096 + INDEX_INTERVAL_BYTES - 1));
+        assert!(!next(4096 + INDEX_INTERVAL_BYTES), "an entry is due there");
+        assert!(!Index::default().knows_all([(Offset(0), 4096, 1)].into_iter()));
+    }
 }

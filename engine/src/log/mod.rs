@@ -411,4 +411,14 @@ mod tests {
         let operations = cut_everywhere(|runtime| context(runtime, 512), setup, story, after);
         assert!(operations > 5, "{operations} operations");
     }
+
+    #[test]
+    fn a_full_drive_is_told_from_one_that_fails_and_where_bytes_may_be_lost_both_are_failures() {
+        let (full, broken) = (std::io::ErrorKind::StorageFull.into(), std::io::Error::other("it burns"));
+        let path = Path::new("/f");
+        assert_eq!(LogFault::from_io("writing", path, &full), LogFault::Full { path: path.to_path_buf() });
+        let failed = LogFault::from_io("writing", path, &broken);
+        assert_eq!(failed.to_string(), "writing of /f failed: it burns");
+        assert!(matches!(LogFault::failed("syncing", path, &full), LogFault::Failed { .. }));
+    }
 }

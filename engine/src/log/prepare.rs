@@ -120,3 +120,57 @@ pub(super) async fn write_zeros<R: Runtime>(
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+    use crate::{
+        log::{
+            fixture::{append_each, batch_of, context, context_of, open},
+            room::Room,
+        },
+        runtime::{
+            OpenMode,
+            sim::{Sim, SimConfig},
+        },
+    };
+
+    #[test]
+    fn zeros_are_written_up_to_where_they_are_wanted_and_no_further() {
+        for (from, to) in [(512, 1024), (512, 512), (4096, 3 << 20), (4096, (3 << 20) + 512)] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let story = async move {
+                let file = context.runtime.open(Path::new("/f"), OpenMode::CreateTruncate).await.unwrap();
+                let (end, moves) = (Cell::new(from), Cell::new(0));
+                write_zeros(&context, &file, (&end, to), || moves.set(moves.get() + 1)).await.unwrap();
+                assert_eq!(end.get(), to);
+                assert_eq!(moves.get(), (to - from).div_ceil(1 << 20), "each write is told");
+                assert_eq!(file.size().await.unwrap(), if from < to { to } else { 0 });
+            };
+            sim.block_on(&cores[0], story, 100_000).unwrap();
+        }
+    }
+
+    #[test]
+    fn what_may_come_takes_nothing_of_the_reserve() {
+        for (free_bytes, prepared) in [(5 << 19, 2 << 20), (3 << 19, 1 << 20)] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let mut context = context_of(&cores[0], 512, 64 << 20);
+            Rc::get_mut(&mut context).unwrap().room = Room::new(1 << 20);
+            let story = async move {
+                let log = open(&context).await.log;
+                context.room.look((1 << 20) + free_bytes);
+                // More than half of the first step.
+                append_each(&log, &batch_of(60_000), 0..10).await;
+                context.runtime.sleep(std::time::Duration::from_millis(100)).await;
+                assert_eq!(log.active().prepared_end.get(), prepared, "{free_bytes} bytes are free");
+            };
+            sim.block_on(&cores[0], story, 1_000_000).unwrap();
+        }
+    }
+}

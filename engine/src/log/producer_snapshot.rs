@@ -297,12 +297,12 @@ mod tests {
             segment::segment_path,
             version::OtherVersion,
         },
-        record::{BatchBuilder, Codec, check_produced},
+        record::{BatchBuilder, Codec, ServerFields, check_produced, stamp},
         runtime::{
             Buffer,
             sim::{
                 Sim, SimConfig, SimRuntime,
-                faults::{FaultKind, FaultRates},
+                faults::{Failure, FaultKind, FaultRates},
             },
         },
     };
@@ -505,5 +505,75 @@ mod tests {
             file.write_at(SEGMENT_HEADER_BYTES, Rc::new(block)).await.unwrap();
             assert_eq!(open(&context).await.producers, history_of(45), "they wrote again since");
         });
+    }
+
+    #[test]
+    fn batches_of_an_earlier_life_of_a_segment_say_nothing_of_producers() {
+        run(|context| async move {
+            fill(&context, 0..45).await;
+            for path in snapshots(&context).await {
+                context.runtime.remove_file(&path).await.unwrap();
+            }
+            let mut builder = BatchBuilder::new(Codec::None);
+            builder.push(None, &[1; 100], &[], 1).unwrap();
+            builder.producer(ProducerId(77), 1, Sequence(0));
+            let stale = builder.finish().unwrap();
+            // In the place of the first batch, whose producer wrote again since.
+            let path = segment_path(Path::new("/p"), Offset(0));
+            let place = SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 512;
+            for (life, is_known) in [(1, false), (0, true)] {
+                let header = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
+                let header = SegmentHeader::decode(&header.read_at(0, 4096).await.unwrap()).unwrap();
+                edit(&context.runtime, &path, place.clone(), |bytes| {
+                    bytes.fill(0);
+                    bytes[..stale.len()].copy_from_slice(&stale);
+                    let incarnation = Incarnation(header.incarnation.0 ^ life);
+                    let fields = ServerFields {
+                        base_offset: Offset(0),
+                        durable_hint: Offset(0),
+                        leader_epoch: header.leader_epoch,
+                        incarnation,
+                    };
+                    stamp(&mut bytes[..stale.len()], fields);
+                })
+                .await;
+                let found = open(&context).await.producers;
+                assert_eq!(found.iter().any(|(id, _)| id == ProducerId(77)), is_known, "life {life}");
+                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+                for path in snapshots(&context).await {
+                    context.runtime.remove_file(&path).await.unwrap();
+                }
+            }
+        });
+    }
+
+    #[test]
+    fn a_snapshot_that_found_no_room_is_tried_again_and_one_that_failed_is_not() {
+        for (failure, again) in [(Failure::NoSpace, true), (Failure::Error, false)] {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let making = {
+                let context = Rc::clone(&context);
+                async move {
+                    let log = open(&context).await.log;
+                    log.roll(Offset(0), &ProducerHistory::default()).await.unwrap();
+                    let bytes = batch(0);
+                    log.append(&bytes, &check_produced(&bytes).unwrap(), placed(0, 0));
+                    log.write_waiting(crate::log::flush::Commit::Durable).await.unwrap();
+                    log.roll(Offset(1), &ProducerHistory::default()).await.unwrap();
+                    context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+                    log.active().snapshot.set(State::Unknown);
+                    log
+                }
+            };
+            let log = sim.block_on(&cores[0], making, STEPS).unwrap();
+            sim.fail_nth(1, failure, true);
+            log.keep_producers(&history_of(1));
+            sim.run_for(std::time::Duration::from_millis(50), STEPS).unwrap();
+            sim.fail_none();
+            let state = log.active().snapshot.get();
+            assert_eq!(state == State::Unknown, again, "{failure:?}: {state:?}");
+        }
     }
 }

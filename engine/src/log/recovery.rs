@@ -639,12 +639,13 @@ mod tests {
     #[test]
     fn what_is_intact_behind_damage_in_the_last_segment_is_served_up_to_what_may_be_taken_back() {
         // Which batches are damaged, what the last hint says, and what is then read.
-        let cases: [(&[u64], u64, u64, &[u64]); 5] = [
+        let cases: [(&[u64], u64, u64, &[u64]); 6] = [
             (&[3], 9, 10, &[0, 1, 2, 4, 5, 6, 7, 8, 9]),
             (&[3, 4, 7], 9, 10, &[0, 1, 2, 5, 6, 8, 9]),
             // Nothing says that record 9 was durable: it was cut off.
             (&[3, 9], 9, 9, &[0, 1, 2, 4, 5, 6, 7, 8]),
             (&[3, 6], 5, 6, &[0, 1, 2, 4, 5]),
+            (&[3, 6], 6, 6, &[0, 1, 2, 4, 5]),
             (&[0], 9, 10, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ];
         for (damaged, hint, end, intact) in cases {
@@ -719,6 +720,65 @@ mod tests {
             };
             let found = sim.block_on(&cores[0], story, STEPS).unwrap();
             assert_eq!(found, (Some('C'), Offset(6)), "blocks of {block}");
+        }
+    }
+
+    #[test]
+    fn a_log_that_has_had_a_segment_is_not_taken_for_a_new_one_when_that_is_gone() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            // The trace is left when the segment is made, and again when it is opened and has none.
+            for is_reopened in [false, true] {
+                drop(open_here(&context).await.unwrap());
+                let trace = Path::new("/p").join(BEGUN);
+                if is_reopened {
+                    context.runtime.remove_file(&trace).await.unwrap();
+                    drop(open_here(&context).await.unwrap());
+                }
+                context.runtime.remove_file(&segment_path(Path::new("/p"), Offset(0))).await.unwrap();
+                let opened = open_here(&context).await.map(drop);
+                assert!(matches!(opened, Err(LogFault::Missing { .. })), "{opened:?}");
+                context.runtime.remove_file(&trace).await.unwrap();
+            }
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn a_sealed_segment_that_cannot_be_read_does_not_keep_a_log_from_opening_and_the_last_one_does() {
+        let setup = async |context: &Rc<LogContext<SimRuntime>>| {
+            let log = open_here(context).await.unwrap().log;
+            let batch = batch_of(800);
+            for offset in 0..2 {
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+                log.write_waiting(Commit::Durable).await.unwrap();
+                if offset == 0 {
+                    log.roll(Offset(1), &ProducerHistory::default()).await.unwrap();
+                }
+            }
+            context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+        };
+        let paths = [0, 1].map(|base| segment_path(Path::new("/p"), Offset(base)));
+        for (path, opens) in paths.iter().zip([true, false]) {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let path = path.clone();
+            let story = async move {
+                setup(&context).await;
+                let entries = context.runtime.list_dir(Path::new("/p")).await.unwrap();
+                // Gone since the directory was listed.
+                context.runtime.remove_file(&path).await.unwrap();
+                refuse_other_versions(&context.runtime, &entries).await
+            };
+            let judged = sim.block_on(&cores[0], story, STEPS).unwrap();
+            if opens {
+                assert_eq!(judged, Ok(false));
+            } else {
+                assert!(matches!(judged, Err(LogFault::Failed { .. })), "{judged:?}");
+            }
         }
     }
 }

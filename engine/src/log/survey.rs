@@ -732,4 +732,33 @@ mod tests {
         let (intact, lost) = survey(&stale, 106);
         assert_eq!((intact, lost.len()), (vec![100, 101, 103, 104, 105], 1));
     }
+
+    #[test]
+    fn a_group_in_the_padding_of_another_does_not_hide_the_groups_that_follow() {
+        let mut bytes = Vec::new();
+        let groups = [
+            [(0, 100)].as_slice(),
+            &[(512, 106)],
+            &[(1024, 101), (1224, 102), (1424, 103)],
+            &[(2048, 104), (2248, 105)],
+            &[(2560, 106)],
+        ];
+        for (place, offset) in groups.concat() {
+            bytes.resize(place + 200, 0);
+            bytes[place..].copy_from_slice(&batch_of(200));
+            stamp(&mut bytes[place..], fields(offset, 7));
+        }
+        bytes.resize(bytes.len().next_multiple_of(BLOCK as usize), 0);
+        let (intact, lost) = survey(&bytes, 107);
+        assert_eq!(intact, [100, 101, 102, 103, 104, 105, 106], "{lost:?}");
+    }
+
+    #[test]
+    fn the_end_of_a_group_that_reads_as_zeros_is_missed_from_where_its_last_intact_batch_ends() {
+        let (mut bytes, starts) = stored(8, 200, 2);
+        bytes[starts[3]..starts[4]].fill(0);
+        let (intact, lost) = survey(&bytes, 108);
+        assert_eq!((intact, ranges(&lost)), (vec![100, 101, 102, 104, 105, 106, 107], vec![(103, 104)]));
+        assert_eq!((lost[0].position, lost[0].end_position), (START + starts[3] as u64, START + starts[4] as u64));
+    }
 }

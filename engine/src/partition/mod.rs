@@ -496,6 +496,7 @@ mod tests {
         assert_eq!(p.ends().high_watermark(), Offset(12), "what it began with is final");
         p.handle_quorum(Offset(15), Offset(14), Offset(12));
         assert_eq!(effects(&mut p), [ack(1, 12, 1, AckLevel::Received), ack(2, 13, 1, AckLevel::Written)]);
+        assert!(!p.is_settled());
         p.handle_quorum(Offset(15), Offset(15), Offset(15));
         assert_eq!(effects(&mut p), [ack(3, 14, 1, AckLevel::Durable)]);
     }

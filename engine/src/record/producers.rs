@@ -315,4 +315,24 @@ mod tests {
         history.note(&mark(2, 0, 0), Offset(4));
         assert_eq!(history, before);
     }
+
+    #[test]
+    fn histories_agree_only_if_the_newest_batch_of_each_producer_is_the_same() {
+        let of = |marks: &[(ProducerMark, u64)]| {
+            let mut history = ProducerHistory::default();
+            marks.iter().for_each(|(mark, offset)| history.note(mark, Offset(*offset)));
+            history
+        };
+        let history = of(&[(mark(1, 0, 0), 3), (mark(2, 0, 0), 4), (mark(1, 0, 1), 5)]);
+        assert!(history.agrees_with(&of(&[(mark(2, 0, 0), 4), (mark(1, 0, 1), 5)])), "older batches do not count");
+        for other in [
+            of(&[(mark(2, 0, 0), 4), (mark(1, 1, 1), 5)]),
+            of(&[(mark(2, 0, 0), 4), (ProducerMark { crc: 9, ..mark(1, 0, 1) }, 5)]),
+            of(&[(mark(2, 0, 0), 4), (mark(1, 0, 1), 6)]),
+            of(&[(mark(3, 0, 0), 4), (mark(1, 0, 1), 5)]),
+            of(&[(mark(1, 0, 1), 5)]),
+        ] {
+            assert!(!history.agrees_with(&other) && !other.agrees_with(&history), "{other:?}");
+        }
+    }
 }

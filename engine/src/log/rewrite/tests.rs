@@ -9,6 +9,7 @@ use crate::{
         flush::Commit,
         loading::headers_of,
         read::ReadRange,
+        scrub::{ScrubPace, scrub},
         segment::segment_path,
     },
     record::check_produced,
@@ -259,4 +260,76 @@ fn power_that_is_lost_while_damage_is_written_over_leaves_damage_there_and_nowhe
             assert_eq!(recovered.end, Offset(5));
         },
     );
+}
+
+#[test]
+fn a_header_block_says_the_blocks_with_which_most_is_found_though_batches_are_damaged_too() {
+    run(|runtime| async move {
+        for block in [512, 4096] {
+            let made = context(&runtime, block);
+            let log = open(&made).await.log;
+            append_each(&log, &batch_of(1000), 0..1200).await;
+            let path = log.segment_of(Offset(0)).unwrap().path.clone();
+            drop(log);
+            let stored = async || {
+                let file = runtime.open(&path, OpenMode::Existing).await.unwrap();
+                SegmentHeader::decode(&file.read_at(0, 4096).await.unwrap())
+            };
+            let before = stored().await.unwrap();
+            edit(&runtime, &path, 0..4096, |bytes| bytes[20] ^= 1).await;
+            let second = SEGMENT_HEADER_BYTES + 1000u64.next_multiple_of(block.into());
+            edit(&runtime, &path, second..second + 512, |bytes| bytes[200] ^= 1).await;
+            let log = open(&context(&runtime, 512)).await.log;
+            let loss = loss_at(&log, 7, 1200).await;
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Restored));
+            let after = stored().await.unwrap();
+            assert_eq!(SegmentHeader { created_ms: before.created_ms, ..after }, before);
+            assert_eq!(loss_at(&log, 1, 1200).await.lost.to, Offset(2));
+            Box::pin(clear(&runtime)).await;
+        }
+    });
+}
+
+#[test]
+fn the_header_block_of_another_segment_or_partition_is_written_over_too() {
+    type Change = fn(&mut SegmentHeader);
+    let changes: [Change; 2] = [|header| header.partition.index.0 += 1, |header| header.base_offset.0 += 1];
+    for change in changes {
+        run(move |runtime| async move {
+            let made = context(&runtime, BLOCK);
+            append_each(&open(&made).await.log, &batch_of(3000), 0..600).await;
+            let path = segment_path(Path::new(DIR), Offset(0));
+            edit(&runtime, &path, 0..4096, |block| {
+                let mut header = SegmentHeader::decode(block).unwrap();
+                change(&mut header);
+                let bytes = header.encode();
+                block[..bytes.len()].copy_from_slice(&bytes);
+            })
+            .await;
+            let log = open(&made).await.log;
+            let loss = loss_at(&log, 7, 600).await;
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Restored));
+            assert_eq!(offsets(&log, 7, 8).await.unwrap()[0], 7);
+            assert_eq!(log.look_again(&loss).await, Ok(Look::Intact), "somebody was faster");
+        });
+    }
+}
+
+#[test]
+fn what_is_kept_mapped_for_readers_does_not_keep_damage_from_being_written_over() {
+    run(|runtime| async move {
+        let context = mapping_context(&runtime, 8 << 20);
+        let log = open(&context).await.log;
+        append_each(&log, &batch_of(8192), 0..300).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        assert_eq!(offsets(&log, 40, 41).await.unwrap(), [40]);
+        assert!(context.metrics.mapped_reads.get() > 0);
+        edit(&runtime, &path, 4096 + 8192 * 20..4096 + 8192 * 21, |bytes| bytes[200] ^= 1).await;
+        let pace = ScrubPace { bytes_per_second: 1 << 30, period: std::time::Duration::from_secs(60) };
+        scrub(Rc::downgrade(&log), pace, Offset(0)..Offset(300)).await;
+        let loss = log.losses().at(Offset(20)).unwrap();
+        assert_eq!(log.rewrite(&loss, &theirs(20, &[8192]), Offset(300)).await, Ok(1));
+        assert_eq!(offsets(&log, 20, 21).await.unwrap(), [20]);
+        assert!(log.losses().is_empty());
+    });
 }

@@ -11,6 +11,7 @@ use std::{
 use super::{Disk, Finding, Kind, PartitionFiles, Remedy, Source, Totals, check_partition};
 use crate::{
     log::{
+        cut::{self, Cut},
         index::{Index, SidecarKey},
         producer_snapshot::{SnapshotKey, to_sidecar},
         segment::{SegmentHeader, segment_path},
@@ -20,6 +21,8 @@ use crate::{
     runtime::DirEntry,
     types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex, ProducerId, Sequence},
 };
+
+mod compare;
 
 const DIR: &str = "/d";
 const BLOCK: usize = 512;
@@ -49,8 +52,13 @@ impl Disk for Memory {
         self.0.get(path).cloned().ok_or_else(|| io::ErrorKind::NotFound.into())
     }
 
-    fn list(&self, _: &Path) -> io::Result<Vec<DirEntry>> {
-        Ok(self.0.keys().map(|path| DirEntry { path: path.clone(), is_dir: false }).collect())
+    fn list(&self, dir: &Path) -> io::Result<Vec<DirEntry>> {
+        Ok(self
+            .0
+            .keys()
+            .filter(|path| path.parent() == Some(dir))
+            .map(|path| DirEntry { path: path.clone(), is_dir: false })
+            .collect())
     }
 }
 
@@ -490,6 +498,8 @@ fn what_stands_behind_a_damaged_header_is_checked() {
     let disk = sound();
     disk.0[&path(12)].borrow_mut()[..batch(4)].fill(3);
     assert!(disk.only().reason.ends_with("no intact batch stands behind it"));
+    let (sound, spoiled) = (sound().check().1, disk.check().1);
+    assert_eq!((spoiled.segments, spoiled.bytes, spoiled.records), (sound.segments, sound.bytes, 24));
 }
 
 #[test]
@@ -706,4 +716,19 @@ fn a_damaged_start_file_is_case_i_and_can_be_set_aside() {
     disk.flip(&path, 30);
     let finding = disk.only();
     assert_eq!((finding.kind, finding.case, finding.remedy), (Kind::Start, Some('I'), Remedy::SetAside));
+}
+
+#[test]
+fn what_is_about_to_be_cut_off_is_not_checked() {
+    for (at, holder, records) in [(23, 12, 24), (11, 0, 12)] {
+        let mut disk = sound();
+        disk.flip(&path(24), batch(1) + 100);
+        let cut = Cut::End { at: Offset(at), holder: Offset(holder), end_position: u64::MAX };
+        let mut bytes = cut.encode((LogUid(1), PartitionIndex(0))).to_vec();
+        bytes.resize(BLOCK, 0);
+        disk.put(Path::new(DIR).join(cut::FILE_NAME), bytes);
+        let (findings, totals) = disk.check();
+        assert_eq!(totals.records, records, "cut at {at}: {findings:?}");
+        assert!(!findings.iter().any(|found| found.path == path(24)), "cut at {at}: {findings:?}");
+    }
 }
