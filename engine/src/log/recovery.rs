@@ -639,13 +639,14 @@ mod tests {
     #[test]
     fn what_is_intact_behind_damage_in_the_last_segment_is_served_up_to_what_may_be_taken_back() {
         // Which batches are damaged, what the last hint says, and what is then read.
-        let cases: [(&[u64], u64, u64, &[u64]); 6] = [
+        let cases: [(&[u64], u64, u64, &[u64]); 7] = [
             (&[3], 9, 10, &[0, 1, 2, 4, 5, 6, 7, 8, 9]),
             (&[3, 4, 7], 9, 10, &[0, 1, 2, 5, 6, 8, 9]),
             // Nothing says that record 9 was durable: it was cut off.
             (&[3, 9], 9, 9, &[0, 1, 2, 4, 5, 6, 7, 8]),
             (&[3, 6], 5, 6, &[0, 1, 2, 4, 5]),
             (&[3, 6], 6, 6, &[0, 1, 2, 4, 5]),
+            (&[3, 6, 8], 5, 6, &[0, 1, 2, 4, 5]),
             (&[0], 9, 10, &[1, 2, 3, 4, 5, 6, 7, 8, 9]),
         ];
         for (damaged, hint, end, intact) in cases {

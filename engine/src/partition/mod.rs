@@ -386,8 +386,10 @@ mod tests {
     #[test]
     fn each_level_is_acknowledged_at_its_own_event_and_not_before() {
         let mut p = partition();
+        assert!(p.is_settled() && p.epoch() == LeaderEpoch(3));
         p.handle_append(1, AckLevel::Received, 1);
         assert_eq!(effects(&mut p), [ack(1, 10, 1, AckLevel::Received)]);
+        assert!(!p.is_settled(), "nobody waits, and the record is not synced");
         p.handle_append(2, AckLevel::Written, 2);
         p.handle_append(3, AckLevel::Durable, 3);
         assert_eq!(effects(&mut p), []);

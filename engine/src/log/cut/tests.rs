@@ -8,7 +8,7 @@ use super::*;
 use crate::{
     log::{
         LogContext, Placed,
-        fixture::{DIR, P, append_each, batch_of, context_of, cut_everywhere, placed},
+        fixture::{DIR, P, append_each, batch_of, context_of, cut_everywhere, edit, placed},
         loading::headers_of,
         read::ReadRange,
         recovery::{self, Recovered},
@@ -436,4 +436,63 @@ fn without_an_intact_copy_of_the_file_a_log_is_read_only() {
     };
     sim.block_on(&runtime, story, STEPS).unwrap();
     assert_eq!(verify(&sim).iter().map(|finding| finding.case).collect::<Vec<_>>(), [Some('I')]);
+}
+
+#[test]
+fn what_waits_for_the_device_is_counted_until_it_is_written_or_cut_off() {
+    let sim = Sim::new(1, &SimConfig::default());
+    let (_, cores) = sim.process(1);
+    let context = context(&cores[0]);
+    let story = async move {
+        let log = open(&context).await.log;
+        assert_eq!(log.unwritten_bytes(), 0);
+        let one = batch_of(300);
+        let header = check_produced(&one).unwrap();
+        for offset in 0..4 {
+            log.append(&one, &header, placed(offset, 0));
+        }
+        assert_eq!(log.unwritten_bytes(), 4 * 300);
+        log.write_waiting(Commit::Written).await.unwrap();
+        assert_eq!(log.unwritten_bytes(), 0);
+        for offset in 4..8 {
+            log.append(&one, &header, placed(offset, 0));
+        }
+        log.cut(Offset(6)).await.unwrap();
+        assert_eq!(log.unwritten_bytes(), 0, "what was left of them was written");
+        assert_eq!(open(&context).await.end, Offset(6));
+    };
+    sim.block_on(&cores[0], story, STEPS).unwrap();
+}
+
+#[test]
+fn a_log_that_ends_at_damage_is_mended_and_can_be_gone_on_with() {
+    let sim = Sim::new(1, &SimConfig::default());
+    let (_, cores) = sim.process(1);
+    let context = context(&cores[0]);
+    let story = async move {
+        let log = open(&context).await.log;
+        let one = batch_of(300);
+        let header = check_produced(&one).unwrap();
+        for offset in 0..6 {
+            log.append(&one, &header, placed(offset, offset));
+            log.write_waiting(Commit::Durable).await.unwrap();
+        }
+        drop(log);
+        let path = segment_path(Path::new(DIR), Offset(0));
+        edit(&context.runtime, &path, 4096 + 512 * 5..4096 + 512 * 6, |bytes| bytes.fill(0)).await;
+        edit(&context.runtime, &path, 4096 + 512 * 3..4096 + 512 * 4, |bytes| bytes[200] ^= 1).await;
+        let damaged = open(&context).await;
+        assert!(damaged.damage.is_some());
+        let end = damaged.end;
+        damaged.log.mend().await.unwrap();
+        drop(damaged);
+        let mended = open(&context).await;
+        assert_eq!((mended.damage, mended.end), (None, end));
+        mended.log.append(&one, &header, placed(end.0, 0));
+        mended.log.write_waiting(Commit::Durable).await.unwrap();
+        assert_eq!(open(&context).await.end, Offset(end.0 + 1));
+        assert!(is_cut_file(&Path::new(DIR).join(FILE_NAME)) && is_cut_file(Path::new(ASIDE_NAME)));
+        assert!(!is_cut_file(&path));
+    };
+    sim.block_on(&cores[0], story, STEPS).unwrap();
 }
