@@ -8,7 +8,7 @@ use crate::{
     error::RequestError,
     limits::{LOGS_MAX, PARTITIONS_PER_LOG_MAX},
     name::LogName,
-    replication::assignment::ReplicaId,
+    replication::assignment::{Configuration, ReplicaId},
     settings::{LogSettings, Replication},
     shard::request::{AlterLog, CreateLog},
     types::{CoreId, LogUid, PartitionId, PartitionIndex},
@@ -26,6 +26,9 @@ pub struct LogEntry {
     /// What holds for it.
     #[serde(flatten)]
     pub settings: LogSettings,
+    /// What its copies were before a change of them that is under way: some partitions may still be like that.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Replication>,
     /// Its creation is not complete: a copy of a partition that is not there was never there, and may be made.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub founding: bool,
@@ -70,6 +73,12 @@ impl Places {
         at.ok().filter(|_| self.cores == cores).map(|at| self.moved[at].2)
     }
 
+    /// Forgets the copies that are none any more.
+    fn keep(&mut self, is_copy: impl Fn(ReplicaId) -> bool) {
+        self.moved.retain(|(_, copy, _)| is_copy(*copy));
+        self.cores = if self.moved.is_empty() { 0 } else { self.cores };
+    }
+
     /// The same with a copy on `core`; on the one that it would be on anyway, if that is none.
     fn with(&self, (partition, copy): (PartitionIndex, ReplicaId), core: Option<CoreId>, cores: u16) -> Places {
         let hold = self.moved.iter().filter(|_| self.cores == cores);
@@ -87,15 +96,47 @@ impl LogEntry {
         (0..self.partitions).map(move |index| PartitionId { log, index: PartitionIndex(index) })
     }
 
-    /// Its copies, if there are several of each partition.
+    /// Its copies, if they know of each other: there are several of each partition, or there were.
     pub fn replication(&self) -> Option<Replication> {
-        self.settings.replication.filter(|replication| replication.replication_factor > 1)
+        self.settings.replication
+    }
+
+    /// What a copy takes for the members that knows nothing of its partition any more. While they change any partition
+    /// may have the former ones, or those to be, or both: so it has to hear from enough of either.
+    pub fn configuration(&self) -> Option<Configuration> {
+        let target = self.replication()?.members().ok()?;
+        let former = self.former.and_then(|former| former.members().ok());
+        let founding = Configuration::founding(former.unwrap_or(target));
+        Some(Configuration { incoming: former.map(|_| target), ..founding })
     }
 
     /// The copy that is to lead a partition, if it can.
     pub fn preferred(&self, partition: PartitionIndex) -> ReplicaId {
         let at = self.leaders.binary_search_by_key(&partition, |(index, _)| *index);
-        at.map_or(ReplicaId(0), |at| self.leaders[at].1)
+        let chosen = at.map_or(ReplicaId(0), |at| self.leaders[at].1);
+        // One that is given up leads no more.
+        let stays = self.settings.replication.is_none_or(|to_be| chosen.0 < to_be.replication_factor);
+        if stays { chosen } else { ReplicaId(0) }
+    }
+
+    /// What its copies were before, if they are to be like `wanted` and are not yet. One change at a time, but one that
+    /// is under way may be turned back.
+    ///
+    /// Errors: `SettingsRefused`.
+    fn former_after(&self, wanted: Option<Replication>) -> Result<Option<Replication>, RequestError> {
+        if wanted == self.settings.replication {
+            return Ok(self.former);
+        }
+        let now = self.settings.replication.unwrap_or(Replication::SINGLE);
+        let refused = |reason: String| Err(RequestError::SettingsRefused { reason });
+        match self.former {
+            _ if self.founding => refused("its creation is not complete; try again later".to_owned()),
+            Some(former) if wanted != Some(former) => refused(format!(
+                "its copies are changing from {former} to {now} already; when that is done they can change again, or \
+                 they can be given back what they were"
+            )),
+            _ => Ok(Some(now)),
+        }
     }
 
     /// Whether each partition has such a copy.
@@ -103,9 +144,11 @@ impl LogEntry {
         self.slots().any(|slot| slot == copy)
     }
 
-    /// The copies of each partition that it is created with.
+    /// The copies of each partition; while they change those that were and those to be.
     pub fn slots(&self) -> impl Iterator<Item = ReplicaId> + use<> {
-        (0..self.replication().map_or(1, |replication| replication.replication_factor)).map(ReplicaId)
+        let both = [self.settings.replication, self.former];
+        let most = both.into_iter().flatten().map(|replication| replication.replication_factor).max();
+        (0..most.unwrap_or(1)).map(ReplicaId)
     }
 }
 
@@ -184,6 +227,7 @@ impl Catalog {
             name: request.name.clone(),
             partitions: request.partitions,
             settings: request.settings,
+            former: None,
             founding: false,
             drives: 1,
             leaders: Vec::new(),
@@ -215,10 +259,34 @@ impl Catalog {
         let log = self.by_name.get(&request.name).ok_or_else(unknown)?;
         let settings = log.settings.with(&request.changes);
         settings.check()?;
-        let log = Arc::new(LogEntry { settings, ..LogEntry::clone(log) });
+        let former = log.former_after(settings.replication)?;
+        let log = Arc::new(LogEntry { settings, former, ..LogEntry::clone(log) });
         let mut next = self.clone();
         next.replace(Arc::clone(&log));
         Ok((next, log))
+    }
+
+    /// The catalogue in which the only copies of the log `uid` are about to be members that know of no other.
+    pub fn with_only_members(&self, uid: LogUid) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&uid) {
+            let settings = LogSettings { replication: Some(Replication::SINGLE), ..log.settings };
+            next.replace(Arc::new(LogEntry { settings, founding: true, ..LogEntry::clone(log) }));
+        }
+        next
+    }
+
+    /// The catalogue after every partition of the log `uid` has the members that its settings say.
+    pub fn with_settled(&self, uid: LogUid) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&uid) {
+            let mut log = LogEntry { former: None, ..LogEntry::clone(log) };
+            let copies: Vec<_> = log.slots().collect();
+            log.leaders.retain(|(_, copy)| copies.contains(copy));
+            log.places.keep(|copy| copies.contains(&copy));
+            next.replace(Arc::new(log));
+        }
+        next
     }
 
     /// The catalogue in which `copy` is to lead `partition`.
@@ -319,6 +387,33 @@ mod tests {
         let back = moved.with_leader(partition(0), ReplicaId(1)).with_leader(partition(2), ReplicaId(0));
         assert_eq!(leaders(&back), [1, 0, 0]);
         assert_eq!(back.with_leader(partition(0), ReplicaId(0)), catalog);
+    }
+
+    #[test]
+    fn what_the_copies_were_is_kept_until_all_have_changed_and_one_change_waits_for_another() {
+        let of = |replication_factor| Replication { replication_factor, write_quorum: 1, read_quorum: 1 };
+        let settings = LogSettings { replication: Some(of(3)), ..LogSettings::default() };
+        let (catalog, log) = Catalog::default().with_log(&CreateLog { settings, ..create("a", 1) }, (1, 0)).unwrap();
+        let alter = |n| {
+            let changes = LogChanges { replication: Some(of(n).into()), ..LogChanges::default() };
+            AlterLog { name: log.name.clone(), changes }
+        };
+        assert!(catalog.with_changes(&alter(2)).is_err(), "it is not made completely");
+        let partition = PartitionId { log: log.uid, index: PartitionIndex(0) };
+        let catalog = catalog.with_founded(log.uid).with_leader(partition, ReplicaId(2));
+        let (changing, entry) = catalog.with_changes(&alter(2)).unwrap();
+        assert_eq!((entry.former, entry.replication(), entry.slots().count()), (Some(of(3)), Some(of(2)), 3));
+        assert_eq!(entry.preferred(PartitionIndex(0)), ReplicaId(0), "who is given up is not to lead");
+        let config = entry.configuration().unwrap();
+        assert_eq!((config.current, config.incoming), (of(3).members().unwrap(), of(2).members().ok()));
+        assert!(matches!(changing.with_changes(&alter(4)), Err(RequestError::SettingsRefused { .. })));
+        assert_eq!(changing.with_changes(&alter(2)).unwrap().1, entry);
+        let (_, back) = changing.with_changes(&alter(3)).unwrap();
+        assert_eq!((back.former, back.replication(), back.slots().count()), (Some(of(2)), Some(of(3)), 3));
+        let settled = changing.with_settled(log.uid);
+        let entry = settled.by_uid(log.uid).unwrap();
+        assert_eq!((entry.former, entry.slots().count(), entry.leaders.len()), (None, 2, 0));
+        assert_eq!(entry.configuration().unwrap().incoming, None);
     }
 
     #[test]

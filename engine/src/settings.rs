@@ -55,6 +55,55 @@ impl Replication {
     }
 }
 
+impl fmt::Display for Replication {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Replication { replication_factor, write_quorum, read_quorum } = self;
+        write!(f, "{replication_factor} with write quorum {write_quorum} and read quorum {read_quorum}")
+    }
+}
+
+/// Changes of the copies of a log: what is not named follows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicationChanges {
+    /// See [`Replication::replication_factor`]; as before if it is not named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication_factor: Option<u8>,
+    /// See [`Replication::write_quorum`]; if it is not named a majority of another number of copies, or else as before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub write_quorum: Option<u8>,
+    /// See [`Replication::read_quorum`]; as before if it is not named, but not more than there are copies.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub read_quorum: Option<u8>,
+}
+
+impl ReplicationChanges {
+    /// What is to be after what was.
+    pub fn after(self, before: Replication) -> Replication {
+        let replication_factor = self.replication_factor.unwrap_or(before.replication_factor);
+        let follows = if replication_factor == before.replication_factor {
+            before.write_quorum
+        } else {
+            replication_factor / 2 + 1
+        };
+        Replication {
+            replication_factor,
+            write_quorum: self.write_quorum.unwrap_or(follows),
+            read_quorum: self.read_quorum.unwrap_or(before.read_quorum.min(replication_factor.max(1))),
+        }
+    }
+}
+
+impl From<Replication> for ReplicationChanges {
+    fn from(all: Replication) -> Self {
+        ReplicationChanges {
+            replication_factor: Some(all.replication_factor),
+            write_quorum: Some(all.write_quorum),
+            read_quorum: Some(all.read_quorum),
+        }
+    }
+}
+
 /// The settings of a log.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogSettings {
@@ -93,6 +142,9 @@ pub struct LogChanges {
     /// See [`LogSettings::compression`].
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     pub compression: Option<Option<Codec>>,
+    /// How many copies there are to be, and how many of them a decision takes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replication: Option<ReplicationChanges>,
 }
 
 /// A field that is there, be it `null`.
@@ -108,8 +160,15 @@ impl LogSettings {
             retention_ms: changes.retention_ms.unwrap_or(self.retention_ms),
             retention_bytes: changes.retention_bytes.unwrap_or(self.retention_bytes),
             compression: changes.compression.unwrap_or(self.compression),
-            replication: self.replication,
+            replication: self.replication_after(changes),
         }
+    }
+
+    fn replication_after(&self, changes: &LogChanges) -> Option<Replication> {
+        let Some(changes) = changes.replication else { return self.replication };
+        let after = changes.after(self.replication.unwrap_or(Replication::SINGLE));
+        // What has one copy, and no other knows of, stays as it is.
+        if self.replication.is_none() && after == Replication::SINGLE { None } else { Some(after) }
     }
 
     /// Errors: `SettingsRefused`.
@@ -232,6 +291,28 @@ mod tests {
         assert_eq!(serde_json::from_str::<LogChanges>(&text).unwrap(), changes);
         assert_eq!(ALL.with(&LogChanges::default()), ALL);
         assert!(serde_json::from_str::<LogChanges>(r#"{"partitions":2}"#).is_err());
+    }
+
+    #[test]
+    fn quorums_that_are_not_named_follow_the_number_of_copies() {
+        let before = ALL.replication.unwrap();
+        let after = |n, w, r| {
+            let changes = ReplicationChanges { replication_factor: n, write_quorum: w, read_quorum: r };
+            let Replication { replication_factor, write_quorum, read_quorum } = changes.after(before);
+            (replication_factor, write_quorum, read_quorum)
+        };
+        assert_eq!(after(None, None, None), (3, 2, 1));
+        assert_eq!(after(Some(5), None, None), (5, 3, 1));
+        assert_eq!(after(Some(3), None, Some(2)), (3, 2, 2));
+        assert_eq!(after(None, Some(3), None), (3, 3, 1));
+        assert_eq!(after(Some(1), None, None), (1, 1, 1));
+        let two = Replication { read_quorum: 2, ..before };
+        let one = ReplicationChanges { replication_factor: Some(1), ..ReplicationChanges::default() };
+        assert_eq!(one.after(two), Replication::SINGLE);
+        let changes = LogChanges { replication: Some(one), ..LogChanges::default() };
+        assert_eq!(LogSettings::default().with(&changes).replication, None);
+        assert_eq!(ALL.with(&changes).replication, Some(Replication::SINGLE));
+        assert_eq!(serde_json::to_string(&changes).unwrap(), r#"{"replication":{"replication_factor":1}}"#);
     }
 
     #[test]

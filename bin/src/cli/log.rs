@@ -14,7 +14,10 @@ use pyralog_tuning::{
 };
 use serde_json::{Value, json};
 
-use super::{Fault, Outcome};
+use super::{
+    Outcome,
+    alter::{NewCopiesArgs, alter, under_way},
+};
 use crate::output::say;
 
 /// The commands.
@@ -62,6 +65,8 @@ pub enum LogCommand {
         /// How producers compress that do not decide for themselves: none, lz4, zstd or producer.
         #[arg(long, value_name = "CODEC", value_parser = compression)]
         compression: Option<Choice<Codec>>,
+        #[command(flatten)]
+        copies: NewCopiesArgs,
     },
     /// Delete the records of a partition before an offset. There is no way back.
     Trim {
@@ -139,23 +144,15 @@ pub async fn run(client: &PyralogClient, command: &LogCommand, json: bool) -> Ou
                 }
             }
         }
-        LogCommand::Alter { name, ack, retention, retention_bytes, compression } => {
+        LogCommand::Alter { name, ack, retention, retention_bytes, compression, copies } => {
             let changes = LogChanges {
                 ack: ack.map(|choice| choice.0),
                 retention_ms: retention.map(|choice| choice.0),
                 retention_bytes: retention_bytes.map(|choice| choice.0),
                 compression: compression.map(|choice| choice.0),
+                replication: copies.changes(),
             };
-            if changes == LogChanges::default() {
-                return Err(Fault::usage("nothing is to change; `dlog log alter --help` lists what can"));
-            }
-            let log = client.alter_log(name, changes).await?;
-            if json {
-                say!("{}", json!(log));
-            } else {
-                say!("changed {}", log.name);
-                print_settings(&log);
-            }
+            alter(client, name, changes, (copies, json)).await?;
         }
         LogCommand::Trim { partition: (name, index), before } => trim(client, (name, *index), *before, json).await?,
         LogCommand::List => list(client, json).await?,
@@ -281,7 +278,8 @@ fn replication(log: &LogMetadata) -> Replication {
     log.settings.replication.unwrap_or(Replication::SINGLE)
 }
 
-fn print_settings(log: &LogMetadata) {
+/// Prints what holds for a log.
+pub fn print_settings(log: &LogMetadata) {
     let settings = &log.settings;
     let bound = |bound: Option<Bound>, shown: fn(u64) -> String| match bound {
         None => "server's".to_owned(),
@@ -295,6 +293,9 @@ fn print_settings(log: &LogMetadata) {
     say!("  compression      {compression}");
     let Replication { replication_factor, write_quorum, read_quorum } = replication(log);
     say!("  copies           {replication_factor}, write quorum {write_quorum}, read quorum {read_quorum}");
+    if let Some((former, _)) = under_way(log) {
+        say!("                   not everywhere yet: they were {former}");
+    }
 }
 
 fn created(log: &LogMetadata) -> String {

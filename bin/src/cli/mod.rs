@@ -1,5 +1,6 @@
 //! The command line: what can be said, and which file does it. One file per subcommand.
 
+mod alter;
 mod config;
 mod consume;
 mod cores;

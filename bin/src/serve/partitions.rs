@@ -146,6 +146,7 @@ mod tests {
             replica: ReplicaId(number),
             leads,
             replication: Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 },
+            wanted: None,
             replicas,
             start_offset: Offset(0),
             high_watermark: Offset(9),

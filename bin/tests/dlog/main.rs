@@ -13,6 +13,7 @@ mod failing_drive;
 mod full_drive;
 mod idempotence;
 mod mappings;
+mod members;
 mod power;
 mod relocations;
 mod retention;

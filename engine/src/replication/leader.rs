@@ -252,7 +252,9 @@ impl Leader {
     ///
     /// Errors: `NotEstablished`, `Changing`, `LeaderLeaves`.
     pub(super) fn change<B>(&mut self, own: &mut Own<B>, members: Members, now: Duration) -> Result<(), NotNow> {
-        let changing = self.change.is_some() || own.ballot.config.incoming.is_some();
+        // A change whose new replicas still catch up has changed nothing: another may take its place.
+        let begun = self.change.is_some_and(|change| [members, own.ballot.config.current].contains(&change));
+        let changing = begun || own.ballot.config.incoming.is_some();
         match (self.established, changing || self.handover.is_some()) {
             (false, _) => Err(NotNow::NotEstablished),
             (true, true) => Err(NotNow::Changing),
@@ -411,6 +413,13 @@ impl Leader {
                 self.reconfigure(own, Configuration { incoming: Some(incoming), ..config });
             }
         }
+    }
+
+    /// The members, if they are what they are to be, and no leader to come is without them.
+    pub(super) fn settled<B>(&self, own: &Own<B>) -> Option<Members> {
+        let Configuration { current, incoming, .. } = own.ballot.config;
+        let is_settled = self.established && self.change.is_none() && incoming.is_none() && self.is_decided(own);
+        is_settled.then_some(current)
     }
 
     fn reconfigure<B>(&mut self, own: &mut Own<B>, mut config: Configuration) {

@@ -554,6 +554,13 @@ impl<B> Replica<B> {
         Ok(())
     }
 
+    /// Leader: the members, if no change of them is under way and a write quorum durably knows them: every leader to
+    /// come has them too, until somebody changes them.
+    pub fn settled_members(&self) -> Option<Members> {
+        let Role::Leader(leader) = &self.role else { return None };
+        leader.settled(&self.own)
+    }
+
     /// Begins to hand leadership over to a replica that keeps up, as soon as everything is as safe as somebody waits
     /// for: as `wanted`.
     ///

@@ -1,14 +1,19 @@
 //! Changes of the catalogue: decided and made durable by core 0, then taken over by every core before the client hears
 //! of it, and by core 0 itself as the last.
 
-use std::{cell::RefCell, collections::BTreeMap, rc::Rc, sync::Arc};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+};
 
 use super::{
     CatalogError, Core, catalog_store,
     completion::ReplyTo,
     mailbox::Message,
     opening::log_dir,
-    request::{AlterLog, CreateLog, Reply},
+    request::{CreateLog, Reply},
     trust::Sufferer,
 };
 use crate::{
@@ -30,6 +35,8 @@ pub(super) struct Admin {
     /// Answers of other cores to messages of ours, by number.
     answers: RefCell<BTreeMap<u64, Option<Result<(), RequestError>>>>,
     answered: Signal,
+    /// It is looked whether copies that change have changed.
+    pub(super) watches: Cell<bool>,
 }
 
 impl Admin {
@@ -65,19 +72,6 @@ impl<R: Runtime> Core<R> {
                 core.until_led(log).await;
             }
             reply.send(outcome.map(Reply::LogCreated));
-        });
-    }
-
-    pub(super) fn alter_log(self: &Rc<Self>, request: AlterLog, reply: ReplyTo) {
-        let core = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            let _turn = core.admin.changes.take().await;
-            let current = Arc::clone(&core.catalog.borrow());
-            let outcome = match current.with_changes(&request) {
-                Ok((next, log)) => core.change(next).await.map(|()| Reply::LogAltered(log)),
-                Err(error) => Err(error),
-            };
-            reply.send(outcome);
         });
     }
 
@@ -208,7 +202,8 @@ impl<R: Runtime> Core<R> {
     }
 }
 
-fn too_many_copies(factor: u8, cores: usize) -> RequestError {
+/// Why there cannot be so many.
+pub(super) fn too_many_copies(factor: u8, cores: usize) -> RequestError {
     let reason =
         format!("replication_factor {factor} needs {factor} cores, one for each copy; this server has {cores}");
     RequestError::SettingsRefused { reason }

@@ -93,8 +93,12 @@ impl<R: Runtime> Core<R> {
         let gone: Vec<_> =
             self.partitions.borrow().keys().copied().filter(|id| !self.places_here(&next, *id)).collect();
         for id in gone {
-            let exists = next.by_uid(id.partition.log).is_some();
-            self.let_go(id, if exists { Gone::Elsewhere(self.home_of(id)) } else { Gone::Deleted }).await;
+            let gone = match next.by_uid(id.partition.log) {
+                None => Gone::Deleted,
+                Some(log) if log.has_slot(id.copy) => Gone::Elsewhere(self.home_of(id)),
+                Some(_) => Gone::Elsewhere(self.led_elsewhere(id.partition)),
+            };
+            self.let_go(id, gone).await;
         }
     }
 

@@ -24,6 +24,9 @@ pub struct PartitionStatus {
     pub leads: bool,
     /// How many copies there are, and how many of them a decision takes.
     pub replication: Replication,
+    /// What that is to become, while copies of the log change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub wanted: Option<Replication>,
     /// The copies: all as the leader sees them; itself alone as one that does not lead does.
     pub replicas: Vec<ReplicaStatus>,
     /// The first offset.

@@ -97,6 +97,7 @@ impl<R: Runtime> Owned<R> {
             replica: self.copy_id().copy,
             leads: self.member.as_ref().is_none_or(|member| member.leads()),
             replication,
+            wanted: self.wanted(),
             replicas,
             start_offset: ends.log_start(),
             high_watermark: ends.high_watermark(),
@@ -109,6 +110,12 @@ impl<R: Runtime> Owned<R> {
             damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
             repaired_records: self.member.as_ref().map_or(0, |member| member.repairs.records()),
         }
+    }
+
+    /// What the copies are to become, while they change.
+    fn wanted(&self) -> Option<Replication> {
+        let entry = self.entry.borrow();
+        entry.former.and(entry.settings.replication)
     }
 
     fn only_replica(&self) -> ReplicaStatus {

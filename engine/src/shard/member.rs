@@ -16,7 +16,8 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Common, CopyId, Core, ballot_store, mailbox, moving::Homing, owned::Owned, repairing::Repairs, wait_at_most,
+    Common, CopyId, Core, ballot_store, changing::GivenUp, mailbox, moving::Homing, owned::Owned, repairing::Repairs,
+    wait_at_most,
 };
 use crate::{
     error::RequestError,
@@ -80,6 +81,8 @@ pub(super) struct Member<R: Runtime> {
     pub(super) repairs: Repairs,
     /// Whether the copy that is to lead is given leadership back.
     pub(super) homing: Homing,
+    /// Whether it hands over because it is given up.
+    pub(super) given_up: GivenUp,
 }
 
 /// How often that is said.
@@ -136,7 +139,7 @@ impl<R: Runtime> Member<R> {
         let mut ballot = match found {
             ballot_store::Found::Is(ballot) => ballot,
             ballot_store::Found::Missing if founding || planted(PlantedBug::LostIsNew) => {
-                let ballot = Ballot::founding(config);
+                let ballot = first_ballot(config, &epochs);
                 ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
                 ballot
             }
@@ -150,8 +153,9 @@ impl<R: Runtime> Member<R> {
             }
         };
         let drives = &core.common.config.drives;
-        let trusts = planted(PlantedBug::OldIsIntact);
-        let is_old = !trusts && drives.is_old(drives.of(core.common.id)) && !founding;
+        // Nobody could give the only copy back what its drive may lack.
+        let trusts = planted(PlantedBug::OldIsIntact) || founding || config.replicas().len() == 1;
+        let is_old = !trusts && drives.is_old(drives.of(core.common.id));
         if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
             let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
             if is_there && before == Memory::Intact {
@@ -186,6 +190,7 @@ impl<R: Runtime> Member<R> {
             stuck_said: Cell::new(None),
             repairs: Repairs::default(),
             homing: Homing::default(),
+            given_up: GivenUp::default(),
         }))
     }
 
@@ -711,6 +716,13 @@ impl<R: Runtime> Member<R> {
             }
         }
     }
+}
+
+/// What a copy begins with that was never there. Records that are there already are of the reigns of the only copy that
+/// there was: nobody else ever had any.
+fn first_ballot(config: Configuration, epochs: &Epochs) -> Ballot {
+    let last = epochs.last();
+    Ballot { promised: last, accepted: last, ..Ballot::founding(config) }
 }
 
 /// One string of bytes of its own memory: what goes to another core must not be this one's buffers.

@@ -11,6 +11,7 @@ pub mod balancing;
 mod ballot_store;
 pub mod budget;
 mod catalog_store;
+mod changing;
 pub mod completion;
 pub mod control;
 mod describing;
@@ -314,7 +315,7 @@ impl<R: Runtime> Core<R> {
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
             Request::Doing(core) | Request::Loads(core) => *core,
-            Request::HandOver(copy) => self.owner(copy.partition),
+            Request::HandOver(CopyId { partition, .. }) | Request::Members(partition) => self.owner(*partition),
             Request::StandingOf(copy) | Request::Force(copy) | Request::Release(copy, _) => {
                 self.home_of(*copy).unwrap_or(self.common.id)
             }
@@ -357,6 +358,7 @@ impl<R: Runtime> Core<R> {
             Request::Doing(_) => reply.send(Ok(Reply::Doing(self.doing()))),
             Request::Loads(_) => self.tell_loads(reply),
             Request::HandOver(copy) => self.hand_over(copy, reply),
+            Request::Members(partition) => self.tell_members(partition, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
             Request::Force(copy) => self.force(copy, reply),
             Request::Release(copy, to) => self.release(copy, to, reply),

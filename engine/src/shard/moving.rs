@@ -187,7 +187,8 @@ impl<R: Runtime> Core<R> {
         }
     }
 
-    fn preferred(&self, member: &Member<R>) -> ReplicaId {
+    /// The copy that is to lead the partition of a member.
+    pub(super) fn preferred(&self, member: &Member<R>) -> ReplicaId {
         let CopyId { partition, copy } = member.id;
         self.catalog.borrow().by_uid(partition.log).map_or(copy, |log| log.preferred(partition.index))
     }

@@ -38,7 +38,7 @@ use crate::{
     },
     metrics::CoreMetrics,
     name::LogName,
-    replication::assignment::{Configuration, ReplicaId},
+    replication::assignment::ReplicaId,
     runtime::{File, Mesh, OpenMode, RingReceiver, Runtime},
     signal::Turns,
     types::{CoreId, LogUid, Offset, PartitionId, PartitionIndex},
@@ -133,6 +133,7 @@ pub async fn open<R: Runtime>(
     core.keep_retention();
     if id == CATALOG_CORE {
         core.go_on_founding();
+        core.watch_changes();
         core.keep_generations();
         core.keep_balanced();
     }
@@ -175,7 +176,7 @@ impl<R: Runtime> Core<R> {
         }
     }
 
-    /// Removes logs that are not in the catalogue: their deletion was cut off.
+    /// Removes logs and copies that are not in the catalogue: their deletion was cut off.
     async fn throw_leftovers_away(&self, catalog: &Catalog) {
         let runtime = &self.common.context.runtime;
         let list =
@@ -184,10 +185,20 @@ impl<R: Runtime> Core<R> {
         for (_, data_dir) in drives.all() {
             for namespace in list(data_dir.join("logs")).await {
                 for log in list(namespace.path.clone()).await {
-                    let name = log_name_of(&log.path);
-                    // A drive that is away may have a later catalogue.
-                    if drives.is_complete() && name.is_some_and(|name| catalog.by_name(&name).is_none()) {
-                        self.throw_away(data_dir, &log.path).await;
+                    let Some(name) = log_name_of(&log.path) else { continue };
+                    match catalog.by_name(&name) {
+                        // A drive that is away may have a later catalogue.
+                        _ if !drives.is_complete() => {}
+                        None => self.throw_away(data_dir, &log.path).await,
+                        Some(entry) => {
+                            // Copies that were given up.
+                            let copy_of = |dir: &Path| copy_named(dir.file_name()?.to_str()?);
+                            for dir in list(log.path.clone()).await {
+                                if copy_of(&dir.path).is_some_and(|(_, copy)| !entry.has_slot(copy)) {
+                                    self.throw_away(data_dir, &dir.path).await;
+                                }
+                            }
+                        }
                     }
                 }
             }
@@ -293,11 +304,8 @@ async fn open_copy<R: Runtime>(
     entry: &LogEntry,
 ) -> Result<(Recovered<R>, Option<Rc<Member<R>>>), LogFault> {
     let recovered = core.recover(id, entry).await?;
-    let Some(members) = entry.replication().and_then(|replication| replication.members().ok()) else {
-        return Ok((recovered, None));
-    };
+    let Some(config) = entry.configuration() else { return Ok((recovered, None)) };
     let dir = copy_dir(&core.common.data_dir, &entry.name, id);
-    let config = Configuration::founding(members);
     let member = Member::open(core, id, (dir, &recovered), (config, entry.founding)).await?;
     core.begin_to_keep_time();
     Ok((recovered, Some(member)))

@@ -194,6 +194,7 @@ impl<R: Runtime> Core<R> {
             }
             members.iter().for_each(|member| member.tick());
             self.give_leadership_back(&members, now);
+            self.change_members(&members, now);
         }
     }
 

@@ -136,7 +136,8 @@ impl<R: Runtime> Core<R> {
         Err(error)
     }
 
-    async fn have_released(self: &Rc<Self>, id: CopyId, to: CoreId) -> Result<(), RequestError> {
+    /// Has the core of a copy close it, so that `to` can open it: another core, or the same anew.
+    pub(super) async fn have_released(self: &Rc<Self>, id: CopyId, to: CoreId) -> Result<(), RequestError> {
         match self.call_within(Request::Release(id, to), RELEASE_PATIENCE).await {
             Some(Ok(_)) => Ok(()),
             Some(Err(error)) => Err(error),
@@ -152,7 +153,7 @@ impl<R: Runtime> Core<R> {
     }
 
     /// Has every core open what the present catalogue places there.
-    async fn recall(self: &Rc<Self>) {
+    pub(super) async fn recall(self: &Rc<Self>) {
         let current = Arc::clone(&self.catalog.borrow());
         let (told, opened) = futures_util::future::join(self.tell_others(&current), self.open_missing(&current)).await;
         if let Err(error) = opened.and(told) {

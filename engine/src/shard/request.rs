@@ -14,7 +14,7 @@ use crate::{
     catalog::LogEntry,
     error::RequestError,
     name::LogName,
-    replication::assignment::ReplicaId,
+    replication::assignment::{Members, ReplicaId},
     settings::{LogChanges, LogSettings},
     types::{AckLevel, CoreId, LeaderEpoch, Offset, PartitionId},
 };
@@ -50,6 +50,8 @@ pub enum Request {
     Loads(CoreId),
     /// Hand leadership over to this copy. Among cores.
     HandOver(CopyId),
+    /// Tell the members of a partition, if it is led and they are settled. Among cores.
+    Members(PartitionId),
     /// Tell how a copy stands by itself. Among cores.
     StandingOf(CopyId),
     /// Have this copy lead by the operator's word. Among cores.
@@ -191,6 +193,8 @@ pub enum Reply {
     Loads(Box<Loads>),
     /// To [`Request::HandOver`]: the copy leads in this reign.
     HandedOver(LeaderEpoch),
+    /// To [`Request::Members`].
+    Members(Option<Members>),
     /// To [`Request::StandingOf`].
     Stands(Box<CopyStanding>),
     /// To [`Request::Force`]: the reign that it begins.

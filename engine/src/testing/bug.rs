@@ -84,6 +84,8 @@ pub enum PlantedBug {
     MoveWithoutRelease,
     /// A copy goes to another core before all that was accepted is durable.
     LeaveUndrained,
+    /// What the members were is forgotten as soon as others are to be.
+    ForgetFormer,
     /// A copy whose ballot is gone is taken for a new one.
     LostIsNew,
     /// A drive that was away, or is an old copy, is taken for one that has everything.
@@ -153,6 +155,7 @@ impl PlantedBug {
         PlantedBug::EstablishAtOnce,
         PlantedBug::AcceptEarly,
         PlantedBug::SkipAlignment,
+        PlantedBug::ForgetFormer,
         PlantedBug::LostIsNew,
         PlantedBug::ReceivedIsDurable,
         PlantedBug::SkipTruncation,

@@ -1,6 +1,7 @@
 //! Whole shards on the real runtime: what goes in comes out, on every core, after a clean stop and after none, and with
 //! another number of cores.
 
+mod changes;
 mod copies;
 mod moves;
 mod relocations;

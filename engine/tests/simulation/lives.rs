@@ -33,6 +33,7 @@ use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
     copies, damage,
     deaths::{Death, Deaths},
+    members,
     other_format::Foreigners,
     plan::{Mappings, Plan, balance, moves},
     producers::settle,
@@ -69,6 +70,7 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let plan = Plan { moves, balance: balance(seed).filter(|_| moves), ..plan };
     let plan = Deaths::of_seed(seed).arrange(plan);
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
+    let plan = Plan { changes: members::change(seed, &plan), ..plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
@@ -271,6 +273,9 @@ fn serve(
     if plan.moves && plan.balance.is_none() && shards.len() > 1 {
         copies::keep_moving(sim, &runtimes[0], (shards[0].clone(), shards.len() as u64));
     }
+    if plan.changes {
+        members::keep_changing(sim, &runtimes[0], plan, (shards[0].clone(), shards.len() as u64));
+    }
     sim.keep_going_until(end + Duration::from_secs(1));
     let died = death.wait(sim, (plan, clients), end);
     if random.happens(2_000) && !died {
@@ -339,6 +344,12 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     }
     if let Some(stuck) = wait_for(sim, clients, || busy.get() == 0) {
         return vec![stuck];
+    }
+    if let Some(stuck) = wait_for(sim, clients, || members::are_settled(&shard)) {
+        return vec![stuck];
+    }
+    if !members::are_settled(&shard) {
+        return vec![format!("the copies of a log do not come to be what they are to be: {:?}", shard.catalog())];
     }
     if let Err(stuck) = sim.run_for(Duration::from_secs(1), STEPS_MAX) {
         return vec![format!("a server at rest does not rest: {stuck}")];

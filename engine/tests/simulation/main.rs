@@ -19,6 +19,7 @@ mod copies;
 mod damage;
 mod deaths;
 mod lives;
+mod members;
 mod moves;
 mod nth_failure;
 mod other_format;

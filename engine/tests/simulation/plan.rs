@@ -31,6 +31,8 @@ pub struct Plan {
     pub spoils_copies: bool,
     /// An operator moves partitions from core to core.
     pub moves: bool,
+    /// An operator changes how many copies there are.
+    pub changes: bool,
     /// When they move by themselves.
     pub balance: Option<Balance>,
     /// How many cores each life has besides those that it draws: then some have no copy of a partition.
@@ -156,6 +158,7 @@ impl Plan {
             drives: vec![PathBuf::from("/data")],
             spoils_copies: false,
             moves: false,
+            changes: false,
             balance: None,
             more_cores: 0,
             settings: settings(random),

@@ -81,7 +81,9 @@ impl SettingsKnown {
     pub fn check(&self, shard: &Shard<SimRuntime>) {
         for log in shard.catalog().logs() {
             let may_be = self.of(log.uid);
-            assert!(may_be.contains(&log.settings), "log {} has {:?}, not one of {may_be:?}", log.uid, log.settings);
+            // How many copies there are is another one's to change.
+            let settings = LogSettings { replication: self.first.replication, ..log.settings };
+            assert!(may_be.contains(&settings), "log {} has {:?}, not one of {may_be:?}", log.uid, log.settings);
         }
     }
 }
@@ -107,8 +109,10 @@ pub async fn alter(shard: &Shard<SimRuntime>, clients: &Clients) {
     let changes = LogChanges { retention_ms, retention_bytes, ..LogChanges::default() };
     match shard.call(Request::AlterLog(AlterLog { name: log.name.clone(), changes })).await {
         Ok(Reply::LogAltered(now)) => {
-            assert_eq!(now.settings, wanted, "log {} was given other settings", log.uid);
-            let taken = shard.catalog().by_uid(log.uid).map(|log| log.settings);
+            let replication = wanted.replication;
+            let now = LogSettings { replication, ..now.settings };
+            assert_eq!(now, wanted, "log {} was given other settings", log.uid);
+            let taken = shard.catalog().by_uid(log.uid).map(|log| LogSettings { replication, ..log.settings });
             assert_eq!(taken, Some(wanted), "a core has not heard of the new settings of log {}", log.uid);
             // No core keeps to those before any more.
             let now_ms = shard.runtime().unix_millis();

@@ -53,7 +53,7 @@ pub use producer::{Delivery, Producer, ProducerOptions};
 pub use pyralog_engine::{
     record::{Codec, Record as StoredRecord},
     replication::assignment::ReplicaId,
-    settings::{Bound, LogChanges, LogSettings, Replication},
+    settings::{Bound, LogChanges, LogSettings, Replication, ReplicationChanges},
     shard::{
         control::{
             CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, RecoveryReport, ReplicaRole, ReplicaStatus,

@@ -5,7 +5,7 @@ use pyralog_engine::{
     catalog::LogEntry,
     limits,
     name::LogName,
-    settings::LogSettings,
+    settings::{LogSettings, Replication},
     shard::{
         control::{CoreStatus, Moved, PartitionStatus, RecoveryReport},
         request::{Appended, Fetched, Found},
@@ -86,6 +86,9 @@ pub struct LogMetadata {
     /// What holds for it.
     #[serde(flatten)]
     pub settings: LogSettings,
+    /// What its copies were before a change of them that is under way.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub former: Option<Replication>,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -149,6 +152,7 @@ impl LogMetadata {
             partitions: log.partitions,
             owners: None,
             settings: log.settings,
+            former: log.former,
             created_ms: log.created_ms,
         }
     }
@@ -413,6 +417,7 @@ mod tests {
             name: "a/b".parse().unwrap(),
             partitions: 3,
             settings,
+            former: None,
             founding: false,
             drives: 1,
             leaders: Vec::new(),
@@ -452,6 +457,7 @@ mod tests {
                 compression: Some(Codec::None),
                 replication: Some(Replication { replication_factor: 8, write_quorum: 8, read_quorum: 8 }),
             },
+            former: Some(Replication { replication_factor: 8, write_quorum: 8, read_quorum: 8 }),
             created_ms: i64::MIN,
         };
         let bytes_each = serde_json::to_vec(&log).unwrap().len() + 1;
