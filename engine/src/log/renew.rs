@@ -7,7 +7,7 @@
 //! before the name does, and whoever uses the log drops it and opens it again.
 
 use std::{
-    fmt,
+    fmt, io,
     path::{Path, PathBuf},
     rc::Rc,
 };
@@ -25,7 +25,7 @@ use crate::{
     limits::{DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
     record::{ServerFields, check_stored_header, stamp},
     runtime::{Buffer, File, OpenMode, Runtime},
-    types::Offset,
+    types::{LeaderEpoch, Offset},
 };
 
 /// A segment that is being written anew.
@@ -61,7 +61,7 @@ impl<R: Runtime> Log<R> {
     /// Begins to write the segment that has the record at `offset` anew, without what is of records before `start`:
     /// those are deleted, and nobody may have them any more.
     ///
-    /// Errors: `Active` if that is the last one; `Full`; `Unreadable` if its header is damaged: that is repaired first.
+    /// Errors: `Active` if that is the last one; `Full`; `Unreadable` if the drive does not give its header.
     pub async fn begin_renewal(self: &Rc<Self>, offset: Offset, start: Offset) -> Result<Renewal<R>, RewriteError> {
         let Some(_writing) = self.end.begin_writing() else { return Err(RewriteError::Ending) };
         let Some(segment) = self.segment_of(offset) else { return Err(RewriteError::Ending) };
@@ -70,7 +70,14 @@ impl<R: Runtime> Log<R> {
         let Some(next) = self.successor(&segment).filter(is_begun) else {
             return Err(RewriteError::Active { path: segment.path.clone() });
         };
-        let header = self.header_of(&segment).await.map_err(|error| unreadable(&segment, &error))?;
+        // One that is damaged beyond what its first batch could tell begins another life, whose reign comes with that.
+        let header = match self.header_of(&segment).await {
+            Ok(header) => header,
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                self.new_header(segment.base_offset(), LeaderEpoch(0))
+            }
+            Err(error) => return Err(unreadable(&segment, &error)),
+        };
         let path = self.dir.join(RENEWED_NAME);
         if self.context.room.has_less_than(segment.end_position.get()) {
             return Err(LogFault::Full { path }.into());
@@ -79,8 +86,6 @@ impl<R: Runtime> Log<R> {
         let file = runtime.open(&path, OpenMode::CreateTruncate).await.map_err(fault)?;
         // It may have been made on a drive with smaller blocks.
         let header = SegmentHeader { block_bytes: header.block_bytes.max(file.alignment() as u32), ..header };
-        let written = file.write_at(0, Rc::new(header_block(runtime, &header))).await;
-        written.map_err(|error| LogFault::from_io("writing", &path, &error))?;
         let (position, end) = (SEGMENT_HEADER_BYTES, next.base_offset());
         Ok(Renewal { next: segment.base_offset().max(start), segment, header, path, file, position, end })
     }
@@ -116,8 +121,15 @@ impl<R: Runtime> Log<R> {
         let written = renewal.file.write_at(renewal.position, Rc::new(buffer)).await;
         written.map_err(|error| LogFault::from_io("writing", &renewal.path, &error))?;
         renewal.position += padded as u64;
+        if is_first {
+            // In the log of a replica all of a segment is of one reign.
+            renewal.header.leader_epoch = wanted[0].header.leader_epoch.max(renewal.header.leader_epoch);
+        }
         renewal.next = wanted.last().map_or(renewal.next, |batch| batch.header.end_offset());
         if renewal.wants().is_none() {
+            let header = Rc::new(header_block(&self.context.runtime, &renewal.header));
+            let written = renewal.file.write_at(0, header).await;
+            written.map_err(|error| LogFault::from_io("writing", &renewal.path, &error))?;
             self.context.metrics.disk_syncs.add(1);
             let synced = renewal.file.fdatasync().await;
             synced.map_err(|error| LogFault::failed("fdatasync", &renewal.path, &error))?;
@@ -248,6 +260,26 @@ mod tests {
             let log = recovery::open(&context, P, DIR.into()).await.unwrap().log;
             assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
             assert!(log.losses().is_empty());
+        };
+        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_header_that_nothing_here_tells_is_made_anew() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let runtime = cores[0].clone();
+        let story = async move {
+            let context = context_of(&runtime, BLOCK, 1 << 20);
+            drop(sealed(&context).await);
+            let path = segment_path(Path::new(DIR), Offset(0));
+            edit(&runtime, &path, 0..4608, |bytes| bytes.fill(9)).await;
+            let log = open(&context).await.log;
+            renew_all(&log, 0).await;
+            let log = open(&context).await.log;
+            assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
+            let segment = log.segment_of(Offset(0)).unwrap();
+            assert_eq!(log.header_of(&segment).await.unwrap().leader_epoch, LeaderEpoch(1));
         };
         sim.block_on(&cores[0], story, 2_000_000).unwrap();
     }

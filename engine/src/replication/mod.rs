@@ -233,9 +233,12 @@ impl<B> Replica<B> {
                 {
                     candidate.handle_refusal(&self.own, (from, promised), claim, now);
                     if news {
-                        // Votes were counted among members of the past.
+                        // Votes were counted among members of the past. With a log that is worth more the other one
+                        // has the next turn: both would wait as long else, and outbid each other for ever.
+                        let yields = claim.is_some_and(|claim| claim > self.own.claim());
                         self.own.learn(config);
-                        *role = Role::Follower(Follower::alone(self.own.patience(now)));
+                        let wait = if yields { self.own.pace.silence_max * 2 } else { Duration::ZERO };
+                        *role = Role::Follower(Follower::alone(self.own.turn(now) + wait));
                     }
                 }
             }

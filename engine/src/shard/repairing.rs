@@ -181,10 +181,13 @@ impl<R: Runtime> Member<R> {
 
     /// Gives how many batches were written; none if nothing is damaged.
     async fn try_repair(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<Option<u64>, NotNow> {
-        match owned.log.look_again(loss).await? {
-            Look::Intact => return Ok(None),
-            Look::Restored => return Ok(Some(0)),
-            Look::Lost => {}
+        match owned.log.look_again(loss).await {
+            Ok(Look::Intact) => return Ok(None),
+            Ok(Look::Restored) => return Ok(Some(0)),
+            Ok(Look::Lost) => {}
+            // A header that its first batch does not tell.
+            Err(RewriteError::Misfit { .. }) => return self.renew(owned, loss).await.map(Some),
+            Err(error) => return Err(error.into()),
         }
         match self.repair_in_place(owned, loss).await {
             Err(NotNow::TooLong | NotNow::Refused(RewriteError::Misfit { .. })) => {
