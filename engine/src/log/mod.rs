@@ -250,6 +250,11 @@ impl<R: Runtime> Log<R> {
         self.epoch.get()
     }
 
+    /// The offset after the last record.
+    pub fn end(&self) -> Offset {
+        self.end_offset.get()
+    }
+
     /// What is known to be damaged.
     pub fn losses(&self) -> &Losses {
         &self.losses

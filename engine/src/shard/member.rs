@@ -622,6 +622,7 @@ impl<R: Runtime> Member<R> {
                 Change::Cut(at) | Change::Restart(at) => Some(*at),
                 Change::Mend | Change::Renew(_) => None,
             };
+            let end = cut_at.unwrap_or_else(|| owned.log.end());
             let changed = match change {
                 Change::Cut(_) if planted(PlantedBug::SkipTruncation) => Ok(()),
                 Change::Cut(to) => owned.log.cut(to).await,
@@ -638,7 +639,7 @@ impl<R: Runtime> Member<R> {
                 }
             };
             let reopened = match changed {
-                Ok(()) => member.reopen(owned, losses).await,
+                Ok(()) => member.reopen(owned, (losses, end)).await,
                 Err(fault) => Err(fault.to_string()),
             };
             if let Err(reason) = &reopened {
@@ -656,7 +657,7 @@ impl<R: Runtime> Member<R> {
         });
     }
 
-    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>, losses: Vec<Loss>) -> Result<(), String> {
+    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>, (losses, end): (Vec<Loss>, Offset)) -> Result<(), String> {
         let Some(core) = self.core.upgrade() else { return Ok(()) };
         owned.log.close().await;
         let entry = owned.entry.borrow().clone();
@@ -665,10 +666,26 @@ impl<R: Runtime> Member<R> {
         if let Some(damage) = &recovered.damage {
             return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
         }
+        if recovered.end < end {
+            // The drive answered with other bytes than it has, and what was taken for a torn tail is cut off.
+            let noted = self.note_loss().await;
+            let found = recovered.end;
+            let noted = noted.map_or_else(|fault| fault.to_string(), |()| "it will be rebuilt".to_owned());
+            return Err(format!("its log ended at {end} and was found to end at {found}; {noted}"));
+        }
         // What is damaged in the middle is repaired, if it is still there.
         recovered.log.remember(losses);
         core.place(self.id, (entry, Some(Rc::clone(self))), recovered);
         Ok(())
+    }
+
+    /// Has the next opening know that the log lacks something that it had.
+    async fn note_loss(&self) -> Result<(), LogFault> {
+        while self.saving.get() {
+            wait_at_most(self.runtime(), &self.saved, LOG_BUSY_PAUSE).await;
+        }
+        let ballot = Ballot { memory: Memory::Lost, ..*self.replica.borrow().ballot() };
+        ballot_store::save(self.runtime(), &self.dir, (self.id.partition, self.id.copy), &ballot).await
     }
 
     fn trim(self: &Rc<Self>, owned: Rc<Owned<R>>, before: Offset) {
