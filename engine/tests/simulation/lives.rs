@@ -354,6 +354,11 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     if let Err(stuck) = sim.run_for(Duration::from_secs(1), STEPS_MAX) {
         return vec![format!("a server at rest does not rest: {stuck}")];
     }
+    // Core 0 asks the others every now and then what they do: between two such questions nothing is on its way.
+    let is_quiet = || shards.iter().all(|shard| shard.in_use().messages == 0);
+    if let Some(stuck) = wait_for(sim, clients, is_quiet) {
+        return vec![stuck];
+    }
     shards.iter().for_each(|shard| note_in_use(shard, clients));
     let done = Rc::new(Cell::new(false));
     let (reader, flag) = (Rc::clone(clients), Rc::clone(&done));
