@@ -199,6 +199,10 @@ impl<B> Replica<B> {
         }
         let own = &mut self.own;
         let claims_less = matches!(&elect, Message::Elect { claim, .. } if *claim < own.claim());
+        let told = match &elect {
+            Message::Elect { config, forced, .. } if *forced <= own.ballot.forced => Some(*config),
+            _ => None,
+        };
         match election::answer(own, from, elect) {
             Answer::Voted => {
                 own.tell(None);
@@ -213,6 +217,9 @@ impl<B> Replica<B> {
                         _ if claims_less => now.min(*campaign_at),
                         _ => *campaign_at,
                     };
+                    // Who is about to be a member hears so here: if its log is worth more than those of all others,
+                    // nobody else can lead.
+                    told.into_iter().for_each(|config| own.learn(config));
                 }
             }
         }
