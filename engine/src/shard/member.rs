@@ -7,7 +7,6 @@
 
 use std::{
     cell::{Cell, RefCell},
-    fmt,
     path::PathBuf,
     rc::{Rc, Weak},
     time::Duration,
@@ -16,15 +15,18 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
-    Common, CopyId, Core, ballot_store, changing::GivenUp, mailbox, moving::Homing, owned::Owned, repairing::Repairs,
+    Common, CopyId, Core, ballot_store,
+    changing::GivenUp,
+    mailbox,
+    moving::Homing,
+    owned::Owned,
+    reopening::{Change, LOG_BUSY_PAUSE},
+    repairing::Repairs,
     wait_at_most,
 };
 use crate::{
     error::RequestError,
-    log::{
-        LogFault, copies::BALLOT_NAME, damage::Loss, read::ReadRange, recovery::Recovered, renew::Renewal,
-        version::OtherVersion,
-    },
+    log::{LogFault, copies::BALLOT_NAME, read::ReadRange, recovery::Recovered, version::OtherVersion},
     metrics::CoreMetrics,
     record::{ProducerHistory, check_stored_header},
     replication::{
@@ -43,27 +45,27 @@ use crate::{
 
 /// See the module.
 pub(super) struct Member<R: Runtime> {
-    common: Rc<Common<R>>,
+    pub(super) common: Rc<Common<R>>,
     /// For the rings, and to be put in place anew when the log was opened anew. The core holds its members.
-    core: Weak<Core<R>>,
+    pub(super) core: Weak<Core<R>>,
     pub(super) id: CopyId,
-    dir: PathBuf,
-    replica: RefCell<Replica<Bytes>>,
+    pub(super) dir: PathBuf,
+    pub(super) replica: RefCell<Replica<Bytes>>,
     /// The present opening of the log. That holds this.
     owned: RefCell<Weak<Owned<R>>>,
     /// A task has the log for itself; effects wait.
-    log_busy: Cell<bool>,
+    pub(super) log_busy: Cell<bool>,
     /// Somebody carries effects out already.
     carrying: Cell<bool>,
     /// An effect that waits for the log to be mended.
     deferred: RefCell<Option<Effect<Bytes>>>,
     /// What the leader knows of producers, told when it has this copy's log begun anew.
-    told_producers: RefCell<ProducerHistory>,
+    pub(super) told_producers: RefCell<ProducerHistory>,
     /// The newest ballot that is not saved, and its number.
     unsaved: RefCell<Option<(u64, Ballot)>>,
-    saving: Cell<bool>,
+    pub(super) saving: Cell<bool>,
     /// Nothing waits to be saved any more.
-    saved: Signal,
+    pub(super) saved: Signal,
     /// When the saving that is under way began.
     saving_since: Cell<Option<Duration>>,
     /// When the others were last told to find another leader.
@@ -88,36 +90,10 @@ pub(super) struct Member<R: Runtime> {
 /// How often that is said.
 const STUCK_SAID_EVERY: Duration = Duration::from_secs(10);
 
-/// How often it is looked whether a log can be used again.
-const LOG_BUSY_PAUSE: Duration = Duration::from_millis(5);
-
 /// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
 /// need not prove often that they are there.
 fn pace() -> Pace {
     Pace { beat: Duration::from_millis(100), silence_max: Duration::from_secs(1), ..Pace::default() }
-}
-
-/// What has to happen to a log before it can go on.
-pub(super) enum Change<R: Runtime> {
-    /// See [`Effect::Truncate`].
-    Cut(Offset),
-    /// See [`Effect::Restart`].
-    Restart(Offset),
-    /// It ends at damage, and there is a leader: what is behind the damage is of no more use.
-    Mend,
-    /// A damaged segment was written anew.
-    Renew(Renewal<R>),
-}
-
-impl<R: Runtime> fmt::Display for Change<R> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Change::Cut(at) => write!(f, "it is cut off at {at}, to agree with its leader's"),
-            Change::Restart(at) => write!(f, "it begins anew at {at}, as its leader's does"),
-            Change::Mend => f.write_str("it ends at the damage"),
-            Change::Renew(renewal) => write!(f, "{renewal} takes its place"),
-        }
-    }
 }
 
 impl<R: Runtime> Member<R> {
@@ -442,7 +418,7 @@ impl<R: Runtime> Member<R> {
     }
 
     /// Does what the protocol asks for, until it asks for nothing or the log is busy.
-    fn carry_effects(self: &Rc<Self>) {
+    pub(super) fn carry_effects(self: &Rc<Self>) {
         if self.carrying.replace(true) {
             return;
         }
@@ -608,84 +584,6 @@ impl<R: Runtime> Member<R> {
             member.saving.set(false);
             member.saved.notify();
         });
-    }
-
-    /// Changes the log as nothing but a new opening can take over, and opens it anew.
-    pub(super) fn change_log(self: &Rc<Self>, owned: Rc<Owned<R>>, change: Change<R>) {
-        self.log_busy.set(true);
-        let member = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            tracing::info!(copy = %member.id, %change, "the log is opened anew");
-            owned.retire().await;
-            let mut losses = owned.log.losses().all();
-            let cut_at = match &change {
-                Change::Cut(at) | Change::Restart(at) => Some(*at),
-                Change::Mend | Change::Renew(_) => None,
-            };
-            let end = cut_at.unwrap_or_else(|| owned.log.end());
-            let changed = match change {
-                Change::Cut(_) if planted(PlantedBug::SkipTruncation) => Ok(()),
-                Change::Cut(to) => owned.log.cut(to).await,
-                Change::Restart(at) => {
-                    let told = member.told_producers.take().until(at);
-                    let forgets = planted(PlantedBug::ForgetProducersWhenBegunAnew);
-                    let producers = if forgets { ProducerHistory::default() } else { told };
-                    owned.log.restart(at, &producers).await
-                }
-                Change::Mend => owned.log.mend().await,
-                Change::Renew(renewal) => {
-                    losses.retain(|loss| !renewal.is_of(&loss.file));
-                    owned.log.put_in_place(renewal).await
-                }
-            };
-            let reopened = match changed {
-                Ok(()) => member.reopen(owned, (losses, end)).await,
-                Err(fault) => Err(fault.to_string()),
-            };
-            if let Err(reason) = &reopened {
-                member.close(reason);
-            }
-            member.log_busy.set(false);
-            if reopened.is_err() {
-                return;
-            }
-            if let Some(at) = cut_at {
-                let now = member.common.context.runtime.monotonic();
-                member.replica.borrow_mut().handle_truncated(at, now);
-            }
-            member.carry_effects();
-        });
-    }
-
-    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>, (losses, end): (Vec<Loss>, Offset)) -> Result<(), String> {
-        let Some(core) = self.core.upgrade() else { return Ok(()) };
-        owned.log.close().await;
-        let entry = owned.entry.borrow().clone();
-        drop(owned);
-        let recovered = core.recover(self.id, &entry).await.map_err(|fault| fault.to_string())?;
-        if let Some(damage) = &recovered.damage {
-            return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
-        }
-        if recovered.end < end {
-            // The drive answered with other bytes than it has, and what was taken for a torn tail is cut off.
-            let noted = self.note_loss().await;
-            let found = recovered.end;
-            let noted = noted.map_or_else(|fault| fault.to_string(), |()| "it will be rebuilt".to_owned());
-            return Err(format!("its log ended at {end} and was found to end at {found}; {noted}"));
-        }
-        // What is damaged in the middle is repaired, if it is still there.
-        recovered.log.remember(losses);
-        core.place(self.id, (entry, Some(Rc::clone(self))), recovered);
-        Ok(())
-    }
-
-    /// Has the next opening know that the log lacks something that it had.
-    async fn note_loss(&self) -> Result<(), LogFault> {
-        while self.saving.get() {
-            wait_at_most(self.runtime(), &self.saved, LOG_BUSY_PAUSE).await;
-        }
-        let ballot = Ballot { memory: Memory::Lost, ..*self.replica.borrow().ballot() };
-        ballot_store::save(self.runtime(), &self.dir, (self.id.partition, self.id.copy), &ballot).await
     }
 
     fn trim(self: &Rc<Self>, owned: Rc<Owned<R>>, before: Offset) {

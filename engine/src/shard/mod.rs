@@ -29,6 +29,7 @@ mod peers;
 pub mod placement;
 mod recovering;
 mod relocating;
+mod reopening;
 mod repairing;
 pub mod request;
 mod retaining;

@@ -17,8 +17,9 @@ use std::{
 use bytes::Bytes;
 
 use super::{
-    member::{Change, Member, extent, join},
+    member::{Member, extent, join},
     owned::Owned,
+    reopening::Change,
     wait_at_most,
 };
 use crate::{
