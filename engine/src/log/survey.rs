@@ -172,8 +172,9 @@ impl Survey {
 
     /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`. One that leaves
     /// records out is not, if what stands there are those: then a drive wrote it to a wrong place, and only what it hit
-    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place. What is
-    /// left of a group that is known to be in a wrong place is not looked at.
+    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place; and it
+    /// is if several groups follow here, of which a drive writes one to a wrong place. What is left of a group that is
+    /// known to be in a wrong place is not looked at.
     fn is_next(&self, header: &BatchHeader, (bytes, start): (&[u8], u64), behind: usize) -> bool {
         if !self.fits(header) || header.base_offset == self.expected {
             return self.fits(header);
@@ -181,10 +182,13 @@ impl Survey {
         let (mut due, mut place) = (header.end_offset(), behind);
         // The first of those that were left out, and whether the one before stood right before this place.
         let (mut left_out, mut adjoins) = (None, false);
+        // Whether those that follow this one are of several groups.
+        let mut goes_on = false;
         while let Some(rest) = bytes.get(place..).filter(|rest| !is_zero(rest)) {
             // At any place: what is left of a group that was hit need not begin at a block.
             let Some((at, found)) = find_stored_header(rest) else { break };
-            adjoins &= at == 0;
+            let is_of_the_group = at == 0;
+            adjoins &= is_of_the_group;
             place += at;
             if found.incarnation != self.segment.incarnation {
                 (place, adjoins) = (place + 1, false);
@@ -195,9 +199,11 @@ impl Survey {
                 |astray: &Range<u64>| astray.end == start + place as u64 && astray.contains(&(start + behind as u64));
             match left_out {
                 None if is_left_out && self.astray.as_ref().is_some_and(is_in_astray) => return true,
-                _ if found.base_offset == due && (left_out.is_none() || adjoins) => {}
+                None if found.base_offset == due => goes_on |= !is_of_the_group,
+                Some(_) if found.base_offset == due && adjoins => {}
                 // A second group of them.
                 Some(_) if found.base_offset == due => return false,
+                None if is_left_out && goes_on => return true,
                 None if is_left_out => left_out = Some(found.base_offset),
                 _ => break,
             }
@@ -614,6 +620,17 @@ mod tests {
                 assert_eq!(intact, others, "group {from} at {to}: {lost:?}");
             }
         }
+    }
+
+    #[test]
+    fn several_groups_that_go_on_are_not_taken_for_one_in_a_wrong_place() {
+        let (mut bytes, starts) = stored(8, 300, 1);
+        let (lost, behind) = (starts[2]..starts[4], bytes.len());
+        bytes.extend_from_within(starts[3]..starts[4]);
+        bytes[lost].fill(0);
+        assert!(behind < bytes.len());
+        let (intact, lost) = survey(&bytes, 108);
+        assert_eq!((intact, ranges(&lost)), (vec![100, 101, 104, 105, 106, 107], vec![(102, 104)]));
     }
 
     #[test]
