@@ -212,6 +212,14 @@ impl Survey {
         left_out.is_none_or(|first| first == self.expected)
     }
 
+    /// Whether too little is here of what stands behind a batch that leaves records out to judge it: how much there is
+    /// must not depend on where windows begin. Half a window at least, so that a window is asked for anew but once.
+    fn needs_more(&self, header: &BatchHeader, (bytes, start): (&[u8], u64), (position, last): (u64, bool)) -> bool {
+        let behind = start + bytes.len() as u64 - position;
+        let is_doubtful = self.fits(header) && header.base_offset > self.expected;
+        is_doubtful && !last && position > start && behind < self.window_bytes as u64 / 2
+    }
+
     /// Whether later batches stand in the damaged body of the batch with `header` at the beginning of `bytes`: a drive
     /// wrote it to a place that was theirs.
     fn covers_others(&mut self, header: &BatchHeader, bytes: &[u8]) -> bool {
@@ -251,6 +259,10 @@ impl Survey {
         let mut walk = Walk::new(rest, self.at, segment, self.check);
         loop {
             match walk.step() {
+                Step::Batch(batch) if self.needs_more(&batch.header, (bytes, start), (batch.position, last)) => {
+                    self.at = batch.position;
+                    return false;
+                }
                 Step::Batch(batch) if self.is_next(&batch.header, (bytes, start), end_of(&batch, start)) => {
                     self.jump(&batch, see);
                     self.expected = batch.header.end_offset();
@@ -315,6 +327,11 @@ impl Survey {
         {
             let at = from + at;
             from = at + 1;
+            let position = start + at as u64;
+            if self.needs_more(&header, (bytes, start), (position, last)) {
+                self.at = position;
+                return false;
+            }
             if !self.is_next(&header, (bytes, start), at + header.batch_len()) {
                 continue;
             }
@@ -620,6 +637,14 @@ mod tests {
                 assert_eq!(intact, others, "group {from} at {to}: {lost:?}");
             }
         }
+    }
+
+    #[test]
+    fn a_group_in_the_wrong_place_is_known_also_at_the_end_of_a_window() {
+        let (mut bytes, starts) = stored(8, 300, 1);
+        bytes.copy_within(starts[7].., starts[2]);
+        let found = survey_by(&bytes, 108, |survey| survey.in_windows_of(3 * BLOCK as usize));
+        assert_eq!((found.0, ranges(&found.1)), (vec![100, 101, 103, 104, 105, 106, 107], vec![(102, 103)]));
     }
 
     #[test]
