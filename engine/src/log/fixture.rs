@@ -18,10 +18,12 @@ use super::{
     loaded::Loaded,
     recovery::{self, Recovered},
     room::Room,
+    segment::SegmentHeader,
     tail_memory::TailMemory,
     windows::Windows,
 };
 use crate::{
+    limits::SEGMENT_HEADER_BYTES,
     record::{BatchBuilder, Codec, check_produced},
     runtime::{
         Buffer, File, OpenMode, Runtime,
@@ -110,6 +112,28 @@ pub async fn edit(runtime: &SimRuntime, path: &Path, span: Range<u64>, change: i
     buffer.bytes_mut()[..bytes.len()].copy_from_slice(&bytes);
     change(buffer.bytes_mut());
     file.write_at(span.start, Rc::new(buffer)).await.unwrap();
+}
+
+/// Changes the header of the segment at `path` likewise, to another that is whole.
+pub async fn edit_header(runtime: &SimRuntime, path: &Path, change: impl FnOnce(&mut SegmentHeader)) {
+    edit(runtime, path, 0..SEGMENT_HEADER_BYTES, |block| {
+        let mut header = SegmentHeader::decode(block).unwrap();
+        change(&mut header);
+        let bytes = header.encode();
+        block[..bytes.len()].copy_from_slice(&bytes);
+    })
+    .await;
+}
+
+/// Writes 400 records of 8,000 bytes, each in a batch and a flush group of its own; the time of each is its offset.
+pub async fn append_timed(log: &Rc<Log<SimRuntime>>) {
+    for offset in 0..400 {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(None, &[7; 8000], &[], offset as i64).unwrap();
+        let batch = builder.finish().unwrap();
+        log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+        log.write_waiting(Commit::Written).await.unwrap();
+    }
 }
 
 /// Cuts the power within `story`, which begins with a world as `setup` leaves it: before operation 1 of the drive,

@@ -99,7 +99,7 @@ mod tests {
     use crate::{
         log::{
             LogContext,
-            fixture::{P, batch_of, context, edit, placed},
+            fixture::{P, append_timed, batch_of, context, edit, placed},
             flush::Commit,
             read::ReadRange,
             recovery,
@@ -187,13 +187,7 @@ mod tests {
         let story = async move {
             context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
             let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
-            for offset in 0..400 {
-                let mut builder = BatchBuilder::new(Codec::None);
-                builder.push(None, &[7; 8000], &[], offset as i64).unwrap();
-                let batch = builder.finish().unwrap();
-                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
-                log.write_waiting(Commit::Written).await.unwrap();
-            }
+            append_timed(&log).await;
             drop(log);
             let log = recovery::open(&context, P, PathBuf::from("/p")).await.unwrap().log;
             let segments: Vec<_> =

@@ -234,10 +234,8 @@ mod tests {
     use crate::{
         log::{
             LogContext,
-            fixture::{context, open, placed},
-            flush::Commit,
+            fixture::{append_timed, context, open},
         },
-        record::{BatchBuilder, Codec, check_produced},
         runtime::sim::{
             Sim, SimConfig, SimRuntime,
             faults::{FaultKind, FaultRates},
@@ -250,13 +248,7 @@ mod tests {
     /// A log of 400 records in four segments, of which none is loaded; the time of each record is its offset.
     async fn unloaded(context: Rc<LogContext<SimRuntime>>) -> Rc<Log<SimRuntime>> {
         let log = open(&context).await.log;
-        for offset in 0..400 {
-            let mut builder = BatchBuilder::new(Codec::None);
-            builder.push(None, &[7; 8000], &[], offset as i64).unwrap();
-            let batch = builder.finish().unwrap();
-            log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
-            log.write_waiting(Commit::Written).await.unwrap();
-        }
+        append_timed(&log).await;
         context.runtime.sleep(std::time::Duration::from_secs(1)).await;
         open(&context).await.log
     }

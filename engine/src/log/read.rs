@@ -425,7 +425,7 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::{DIR, append_each, batch_of, context, edit, open, placed},
+            fixture::{DIR, append_each, batch_of, context, edit, edit_header, open, placed},
             flush::Commit,
             loading::headers_of,
             segment::segment_path,
@@ -706,13 +706,7 @@ mod tests {
                     let segments = log.segments.borrow();
                     (segments[1].path.clone(), segments[1].base_offset(), segments[2].base_offset())
                 };
-                edit(&context.runtime, &path, 0..4096, |block| {
-                    let mut header = SegmentHeader::decode(block).unwrap();
-                    change(&mut header);
-                    let bytes = header.encode();
-                    block[..bytes.len()].copy_from_slice(&bytes);
-                })
-                .await;
+                edit_header(&context.runtime, &path, change).await;
                 let refused = offsets_from(&log, base.0, next.0).await.unwrap_err();
                 let RequestError::Corrupt { file, from, to, .. } = refused else { panic!("{refused}") };
                 assert_eq!((file, from, to), (path, base, next));

@@ -236,12 +236,15 @@ mod tests {
         log.put_in_place(renewal).await.unwrap();
     }
 
-    #[test]
-    fn records_that_fit_nowhere_are_there_again_and_all_others_still() {
+    fn run<Fut: Future<Output = ()> + 'static>(story: impl FnOnce(SimRuntime) -> Fut) {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
-        let runtime = cores[0].clone();
-        let story = async move {
+        sim.block_on(&cores[0], story(cores[0].clone()), 2_000_000).unwrap();
+    }
+
+    #[test]
+    fn records_that_fit_nowhere_are_there_again_and_all_others_still() {
+        run(|runtime| async move {
             let context = context_of(&runtime, BLOCK, 1 << 20);
             let log = sealed(&context).await;
             let active = log.begin_renewal(Offset(END), Offset(0)).await.map(drop);
@@ -260,16 +263,12 @@ mod tests {
             let log = recovery::open(&context, P, DIR.into()).await.unwrap().log;
             assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
             assert!(log.losses().is_empty());
-        };
-        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+        });
     }
 
     #[test]
     fn a_header_that_nothing_here_tells_is_made_anew() {
-        let sim = Sim::new(1, &SimConfig::default());
-        let (_, cores) = sim.process(1);
-        let runtime = cores[0].clone();
-        let story = async move {
+        run(|runtime| async move {
             let context = context_of(&runtime, BLOCK, 1 << 20);
             drop(sealed(&context).await);
             let path = segment_path(Path::new(DIR), Offset(0));
@@ -280,16 +279,12 @@ mod tests {
             assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
             let segment = log.segment_of(Offset(0)).unwrap();
             assert_eq!(log.header_of(&segment).await.unwrap().leader_epoch, LeaderEpoch(1));
-        };
-        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+        });
     }
 
     #[test]
     fn what_is_deleted_is_not_asked_for() {
-        let sim = Sim::new(1, &SimConfig::default());
-        let (_, cores) = sim.process(1);
-        let runtime = cores[0].clone();
-        let story = async move {
+        run(|runtime| async move {
             let context = context_of(&runtime, BLOCK, 1 << 20);
             drop(sealed(&context).await);
             let path = segment_path(Path::new(DIR), Offset(0));
@@ -301,8 +296,7 @@ mod tests {
             let log = open(&context).await.log;
             assert_eq!(offsets(&log).await, [1, 2, 3, 4, 5, 6]);
             assert!(log.losses().all().iter().all(|loss| loss.lost.to <= Offset(1)), "{:?}", log.losses().all());
-        };
-        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+        });
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl<R: Runtime> Log<R> {
 mod tests {
     use super::*;
     use crate::{
-        log::fixture::{append_each, batch_of, context, edit, open},
+        log::fixture::{append_each, batch_of, context, edit_header, open},
         runtime::sim::{Sim, SimConfig},
     };
 
@@ -194,13 +194,7 @@ mod tests {
                 let log = open(&context).await.log;
                 append_each(&log, &batch_of(8192), 0..400).await;
                 let segments = log.segments.borrow().clone();
-                edit(&context.runtime, &segments[1].path, 0..4096, |block| {
-                    let mut header = SegmentHeader::decode(block).unwrap();
-                    change(&mut header);
-                    let bytes = header.encode();
-                    block[..bytes.len()].copy_from_slice(&bytes);
-                })
-                .await;
+                edit_header(&context.runtime, &segments[1].path, change).await;
                 let pace = ScrubPace { bytes_per_second: 1 << 30, period: Duration::from_secs(60) };
                 scrub(Rc::downgrade(&log), pace, Offset(0)..Offset(u64::MAX)).await;
                 let losses = log.losses().all();

@@ -3,7 +3,7 @@
 
 use std::{fmt, rc::Rc, time::Duration};
 
-use super::{ballot_store, member::Member, owned::Owned, wait_at_most};
+use super::{ballot_store, member::Member, owned::Owned};
 use crate::{
     log::{LogFault, damage::Loss, renew::Renewal},
     record::ProducerHistory,
@@ -72,12 +72,9 @@ impl<R: Runtime> Member<R> {
                 Ok(()) => member.reopen(owned, (losses, end)).await,
                 Err(fault) => Err(fault.to_string()),
             };
-            if let Err(reason) = &reopened {
-                member.close(reason);
-            }
             member.log_busy.set(false);
-            if reopened.is_err() {
-                return;
+            if let Err(reason) = reopened {
+                return member.close(&reason);
             }
             if let Some(at) = cut_at {
                 let now = member.common.context.runtime.monotonic();
@@ -111,9 +108,7 @@ impl<R: Runtime> Member<R> {
 
     /// Has the next opening know that the log lacks something that it had.
     async fn note_loss(&self) -> Result<(), LogFault> {
-        while self.saving.get() {
-            wait_at_most(self.runtime(), &self.saved, LOG_BUSY_PAUSE).await;
-        }
+        self.until_saved().await;
         let ballot = Ballot { memory: Memory::Lost, ..*self.replica.borrow().ballot() };
         ballot_store::save(self.runtime(), &self.dir, (self.id.partition, self.id.copy), &ballot).await
     }
