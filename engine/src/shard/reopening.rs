@@ -18,9 +18,9 @@ pub(super) const LOG_BUSY_PAUSE: Duration = Duration::from_millis(5);
 
 /// What has to happen to a log before it can go on.
 pub(super) enum Change<R: Runtime> {
-    /// See [`Effect::Truncate`].
+    /// See [`Effect::Truncate`](crate::replication::effect::Effect::Truncate).
     Cut(Offset),
-    /// See [`Effect::Restart`].
+    /// See [`Effect::Restart`](crate::replication::effect::Effect::Restart).
     Restart(Offset),
     /// It ends at damage, and there is a leader: what is behind the damage is of no more use.
     Mend,
