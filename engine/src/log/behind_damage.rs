@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// Goes on behind the first damage of a last segment, of which nothing is cut off: what is intact behind it is found as
-/// well, up to the first damage that concerns nothing durable. That is a flush that was cut off, and what is behind it
-/// was never acknowledged as durable and might be taken back by a repair.
+/// well, up to the first place where records are missing of which none is known to have been durable. That is a flush
+/// that was cut off, and what is behind it was never acknowledged as durable and might be taken back by a repair.
 pub(super) async fn read_behind_damage<R: Runtime>(
     context: &LogContext<R>,
     last: &Segment<R>,
@@ -36,6 +36,9 @@ pub(super) async fn read_behind_damage<R: Runtime>(
     let (mut losses, mut ended) = (Vec::new(), false);
     let mut survey = new_survey();
     let mut gather = |shown| match shown {
+        // A hole between two records that follow each other: a group in a wrong place leaves it where it belongs. A
+        // flush that was cut off lacks records.
+        Found::Lost(lost) if lost.from == lost.to => {}
         Found::Lost(lost) => {
             ended |= lost.from >= durable;
             if !ended {

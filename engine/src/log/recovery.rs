@@ -636,6 +636,24 @@ mod tests {
         assert!(met > 50, "only {met} recoveries came through");
     }
 
+    /// The offsets of the records before `end` that the drive gives, each of which is a batch.
+    async fn served(log: &Rc<Log<SimRuntime>>, end: Offset) -> Vec<u64> {
+        let mut read = Vec::new();
+        let mut range = ReadRange { offset: Offset(0), end, max_bytes: 1 << 16 };
+        while range.offset < end {
+            match log.read_disk(range).await {
+                Ok(pieces) => read.extend(pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0)),
+                Err(RequestError::Corrupt { to, .. }) => {
+                    range.offset = to;
+                    continue;
+                }
+                Err(other) => panic!("{other}"),
+            }
+            range.offset = Offset(read.last().unwrap() + 1);
+        }
+        read
+    }
+
     #[test]
     fn what_is_intact_behind_damage_in_the_last_segment_is_served_up_to_what_may_be_taken_back() {
         // Which batches are damaged, what the last hint says, and what is then read.
@@ -674,25 +692,51 @@ mod tests {
                 }
                 let Recovered { log, end, damage, lost_end, .. } = open_here(&context).await.unwrap();
                 assert_eq!((damage.map(|damage| damage.case), lost_end), (Some('C'), None));
-                let mut read = Vec::new();
-                let mut range = ReadRange { offset: Offset(0), end, max_bytes: 1 << 16 };
-                while range.offset < end {
-                    match log.read_disk(range).await {
-                        Ok(pieces) => {
-                            read.extend(pieces.iter().flat_map(headers_of).map(|header| header.base_offset.0))
-                        }
-                        Err(RequestError::Corrupt { to, .. }) => {
-                            range.offset = to;
-                            continue;
-                        }
-                        Err(other) => panic!("{other}"),
-                    }
-                    range.offset = Offset(read.last().unwrap() + 1);
-                }
-                (end, read)
+                (end, served(&log, end).await)
             };
             let found = sim.block_on(&cores[0], story, STEPS).unwrap();
             assert_eq!(found, (Offset(end), intact.to_vec()), "{damaged:?} damaged");
+        }
+    }
+
+    #[test]
+    fn a_hole_in_which_no_record_is_missing_ends_nothing_in_a_last_segment_that_is_damaged() {
+        // Batches of 1024 bytes but for number 7, which has 2048. From where to where a drive moved a group, what the
+        // hints say at most, and what is then found and read.
+        let cases: [(u64, u64, u64, char, &[u64]); 4] = [
+            (7, 5, 8, 'C', &[0, 1, 2, 3, 4, 7, 8, 9]),
+            (7, 5, 7, 'C', &[0, 1, 2, 3, 4, 7, 8, 9]),
+            // Beyond the end.
+            (9, 13, 9, 'F', &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]),
+            // Record 8 is missing, and nothing says that it was durable.
+            (8, 5, 8, 'C', &[0, 1, 2, 3, 4, 6, 7]),
+        ];
+        for (from, to, hint, case, intact) in cases {
+            let sim = Sim::new(1, &SimConfig::default());
+            let (_, cores) = sim.process(1);
+            let context = context(&cores[0], 512);
+            let story = async move {
+                let log = open_here(&context).await.unwrap().log;
+                for offset in 0..10 {
+                    let batch = batch_of(if offset == 7 { 2048 } else { 1024 });
+                    log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, offset.min(hint)));
+                    log.write_waiting(Commit::Written).await.unwrap();
+                }
+                let at = |number: u64| SEGMENT_HEADER_BYTES + 1024 * (number + u64::from(number > 7));
+                let path = segment_path(Path::new("/p"), Offset(0));
+                let mut moved = Vec::new();
+                let take = |group: &mut [u8]| {
+                    moved = group.to_vec();
+                    group.fill(0);
+                };
+                edit(&context.runtime, &path, at(from)..at(from + 1), take).await;
+                let end = at(to) + moved.len() as u64;
+                edit(&context.runtime, &path, at(to)..end, |place| place.copy_from_slice(&moved)).await;
+                let Recovered { log, end, damage, .. } = open_here(&context).await.unwrap();
+                (damage.map(|damage| damage.case), served(&log, end).await)
+            };
+            let found = sim.block_on(&cores[0], story, STEPS).unwrap();
+            assert_eq!(found, (Some(case), intact.to_vec()), "{from} where {to} was, hints up to {hint}");
         }
     }
 

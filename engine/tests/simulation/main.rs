@@ -46,6 +46,7 @@ const KEPT: &[(u64, &str)] = &[
     (802353, "a write that was split and misdirected spoiled the first sector of a start file"),
     (809608, "a bit turned over, and the only durable hint behind it stood in the middle of a flush group"),
     (903014, "the same in another group, and acknowledged records were cut off"),
+    (2853960514, "the hole that a group in a wrong place left ended a damaged last segment"),
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
