@@ -156,7 +156,7 @@ impl<R: Runtime> Tail<R> {
         let block = segment.header.block_bytes as usize;
         let capacity = padded(segment, need.max(wish.min(room & !(block - 1))));
         let allocated = capacity.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
-        let buffer = runtime.allocate(allocated);
+        let buffer = runtime.allocate_unfilled(allocated);
         assert!(buffer.bytes().len() >= capacity, "asked for {allocated} bytes");
         let base_offset = batch.stamp.base_offset;
         let segment = Rc::clone(segment);
@@ -177,6 +177,7 @@ impl<R: Runtime> Tail<R> {
         let mut buffer = open.buffer;
         let allocated_bytes = buffer.bytes().len();
         buffer.trim(padded_bytes);
+        buffer.bytes_mut()[open.len..].fill(0);
         let buffer = Rc::new(buffer);
         let group = Group {
             segment: open.segment,

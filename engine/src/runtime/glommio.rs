@@ -403,10 +403,14 @@ impl Runtime for GlommioRuntime {
     }
 
     fn allocate(&self, len: usize) -> DmaBuffer {
-        assert!(len > 0 && len.is_multiple_of(PROBE_BYTES), "{len} bytes is no multiple of {PROBE_BYTES}");
-        let mut buffer = glommio::allocate_dma_buffer(len);
+        let mut buffer = self.allocate_unfilled(len);
         buffer.as_bytes_mut().fill(0);
         buffer
+    }
+
+    fn allocate_unfilled(&self, len: usize) -> DmaBuffer {
+        assert!(len > 0 && len.is_multiple_of(PROBE_BYTES), "{len} bytes is no multiple of {PROBE_BYTES}");
+        glommio::allocate_dma_buffer(len)
     }
 
     async fn open(&self, path: &Path, mode: OpenMode) -> io::Result<GlommioFile> {

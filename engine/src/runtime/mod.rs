@@ -61,6 +61,10 @@ pub trait Runtime: Clone + 'static {
     /// [`limits::DEVICE_BLOCK_BYTES_MAX`]: crate::limits::DEVICE_BLOCK_BYTES_MAX
     fn allocate(&self, len: usize) -> Self::Buffer;
 
+    /// [`Runtime::allocate`], but what the memory holds is whatever was there: whoever asks for it fills all that a
+    /// device or a reader will see. Saves writing it twice.
+    fn allocate_unfilled(&self, len: usize) -> Self::Buffer;
+
     /// Opens a file for direct reading and writing. See [`OpenMode`].
     fn open(&self, path: &Path, mode: OpenMode) -> impl Future<Output = io::Result<Self::File>>;
 
