@@ -41,7 +41,7 @@ const LANES: usize = 2;
 pub struct AheadMemory<R: Runtime> {
     used_bytes: Rc<Cell<usize>>,
     bytes_max: usize,
-    /// Whose stretches there are, those begun first first. Some may be gone.
+    /// Whose stretches there are, those begun first first. Some may be gone, until the next one is begun.
     begun: RefCell<VecDeque<(Weak<Log<R>>, u64)>>,
     lanes: Lanes,
 }
@@ -72,9 +72,8 @@ impl<R: Runtime> AheadMemory<R> {
             }
         }
         let mut begun = self.begun.borrow_mut();
-        if begun.len() >= 2 * (self.bytes_max / STRETCH_BYTES_MIN).max(READERS_MAX) {
-            begun.retain(|(log, id)| log.upgrade().is_some_and(|log| log.ahead.has_stretch(*id)));
-        }
+        // What is here beside the new one has room, so these are few.
+        begun.retain(|(log, id)| log.upgrade().is_some_and(|log| log.ahead.has_stretch(*id)));
         begun.push_back((Rc::downgrade(log), id));
         Share::take(&self.used_bytes, bytes, self.bytes_max)
     }
@@ -243,7 +242,7 @@ impl<R: Runtime> Log<R> {
             let readers = self.ahead.readers.borrow();
             let reader = readers.iter().find(|reader| reader.next == range.offset)?;
             let stretch = reader.stretches.front().filter(|stretch| stretch.from <= range.offset)?;
-            let ready = stretch.ready.as_ref().filter(|ready| range.offset < ready.bound)?;
+            let ready = stretch.ready.as_ref()?;
             ready.checked.batches(range, &ready.segment)
         };
         match outcome {
@@ -312,8 +311,12 @@ mod tests {
     const STEPS: u64 = 5_000_000;
 
     async fn log_of(context: &Rc<LogContext<SimRuntime>>, batches: u64) -> Rc<Log<SimRuntime>> {
-        context.runtime.create_dir_all(&PathBuf::from("/p")).await.unwrap();
-        let log = recovery::open(context, P, PathBuf::from("/p")).await.unwrap().log;
+        log_in("/p", context, batches).await
+    }
+
+    async fn log_in(dir: &str, context: &Rc<LogContext<SimRuntime>>, batches: u64) -> Rc<Log<SimRuntime>> {
+        context.runtime.create_dir_all(&PathBuf::from(dir)).await.unwrap();
+        let log = recovery::open(context, P, PathBuf::from(dir)).await.unwrap().log;
         let batch = batch_of(BATCH);
         let header = check_produced(&batch).unwrap();
         for offset in 0..batches {
@@ -470,10 +473,54 @@ mod tests {
                 let next = read(&log, turn % 40, 1).await;
                 read(&log, next, 1).await;
                 context.runtime.sleep(std::time::Duration::from_millis(5)).await;
-                let most = 2 * (context.ahead.bytes_max / STRETCH_BYTES_MIN).max(READERS_MAX);
                 let begun = context.ahead.begun.borrow().len();
-                assert!(begun <= most, "{begun} of them");
+                assert!(begun <= READERS_MAX * STRETCHES_MAX, "{begun} of them");
             }
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn who_reads_on_without_a_pause_waits_for_what_is_read_for_him_and_nothing_is_read_twice() {
+        let sim = Sim::new(7, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = log_of(&context, 600).await;
+            assert!(!log.is_catching_up(Offset(0)));
+            let mut next = read(&log, 0, 30_000).await;
+            assert!(!log.is_catching_up(Offset(next)), "he was seen once");
+            while next < 600 {
+                next = read(&log, next, 30_000).await;
+                assert!(log.is_catching_up(Offset(next)) && !log.is_catching_up(Offset(next + 1)));
+            }
+            let (read, stored) = (context.metrics.disk_read_bytes.get(), 600 * BATCH as u64);
+            assert!(read < stored * 11 / 10, "{read} bytes were read of {stored}");
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn room_for_who_reads_on_is_taken_from_the_stretches_that_were_begun_first() {
+        let sim = Sim::new(8, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let mut context = context(&cores[0], 4096);
+        Rc::get_mut(&mut context).unwrap().ahead = AheadMemory::new(2 * STRETCH_BYTES_MIN);
+        let story = async move {
+            let (idle, busy) = (log_of(&context, 200).await, log_in("/q", &context, 200).await);
+            let stretches = || idle.ahead.readers.borrow().iter().map(|reader| reader.stretches.len()).sum::<usize>();
+            let read_on = async |log: &Rc<Log<SimRuntime>>, mut next: u64, end: u64| {
+                while next < end {
+                    next = read(log, next, 10_000).await;
+                    context.runtime.sleep(std::time::Duration::from_millis(5)).await;
+                }
+            };
+            read_on(&idle, 0, 20).await;
+            assert_eq!(stretches(), STRETCHES_MAX, "all the room there is");
+            let hits = context.metrics.read_ahead_hits.get();
+            read_on(&busy, 0, 150).await;
+            let hits = context.metrics.read_ahead_hits.get() - hits;
+            assert!(stretches() == 0 && hits > 130, "{} stretches are left, {hits} hits", stretches());
         };
         sim.block_on(&cores[0], story, STEPS).unwrap();
     }

@@ -100,3 +100,36 @@ pub(crate) async fn read<R: Runtime>(runtime: &R, path: &Path) -> io::Result<Opt
     file.fdatasync().await?;
     file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize).await.map(Some)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::runtime::sim::{Sim, SimConfig, faults::Failure};
+
+    #[test]
+    fn a_file_that_cannot_be_read_is_not_taken_for_one_that_is_not_there() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let (world, runtime) = (Rc::clone(&sim), cores[0].clone());
+        let story = async move {
+            let path = Path::new("/f");
+            assert_eq!(read(&runtime, path).await.unwrap(), None);
+            write(&runtime, path, &[7; 600]).await.unwrap();
+            let bytes = read(&runtime, path).await.unwrap().unwrap();
+            assert!(bytes.chunks(2 * COPY_BYTES).all(|copy| copy[..600] == [7; 600] && copy[600..] == [0; 424]));
+            world.fail_nth(1, Failure::Error, true);
+            read(&runtime, path).await.unwrap_err();
+        };
+        sim.block_on(&cores[0], story, 10_000).unwrap();
+    }
+
+    #[test]
+    #[should_panic(expected = "where 2048 have room")]
+    fn a_copy_that_would_be_alone_in_its_page_is_not_written() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let runtime = cores[0].clone();
+        let story = async move { write(&runtime, Path::new("/f"), &[7; 2049]).await };
+        let _ = sim.block_on(&cores[0], story, 10_000);
+    }
+}

@@ -171,4 +171,29 @@ mod tests {
         losses.forget(&loss(10, 30));
         assert_eq!(losses.all(), [loss(31, 35)], "what reaches further is not forgotten with it");
     }
+
+    #[test]
+    fn a_loss_is_counted_once_and_not_at_all_if_it_costs_no_record_or_its_segment_is_gone() {
+        use crate::{
+            log::fixture::{append_each, batch_of, context, open},
+            runtime::sim::{Sim, SimConfig},
+        };
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(300), 0..10).await;
+            assert!(log.losses().is_empty());
+            let segment = log.active();
+            for (from, to) in [(3, 5), (3, 5), (7, 7)] {
+                log.report_loss(&segment, loss(from, to).lost);
+            }
+            let header = crate::log::segment::SegmentHeader { base_offset: Offset(8), ..segment.header };
+            log.report_loss(&Segment::planned(&log.dir, header), loss(8, 9).lost);
+            assert_eq!((context.metrics.damages_found.get(), context.metrics.records_lost.get()), (1, 2));
+            assert!(!log.losses().is_empty() && log.losses().all().len() == 1);
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
+    }
 }

@@ -399,4 +399,15 @@ mod tests {
         assert!(!next(4096 + INDEX_INTERVAL_BYTES), "an entry is due there");
         assert!(!Index::default().knows_all([(Offset(0), 4096, 1)].into_iter()));
     }
+
+    #[test]
+    fn the_entries_of_a_range_of_offsets_are_given_with_their_places() {
+        let index = sample();
+        let all = index.entries_in(Offset(0)..Offset(u64::MAX));
+        assert_eq!(all.len(), index.entries.len());
+        let (second, third) = (all[1], all[2]);
+        assert_eq!(second, (Offset(1016), 4096 + INDEX_INTERVAL_BYTES));
+        assert_eq!(index.entries_in(second.0..third.0), [second], "the end is not in it");
+        assert_eq!(index.entries_in(Offset(second.0.0 + 1)..third.0), []);
+    }
 }

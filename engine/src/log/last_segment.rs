@@ -15,7 +15,7 @@ use super::{
     segment::{SegmentHeader, SegmentHeaderError},
 };
 use crate::{
-    limits::{BATCH_HEADER_BYTES, DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
+    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, DEVICE_BLOCK_BYTES_MAX, SEGMENT_HEADER_BYTES},
     record::{BatchHeader, ProducerHistory, check_stored_header},
     testing::bug::{PlantedBug, planted},
     types::{LeaderEpoch, LogUid, Offset, PartitionIndex},
@@ -23,6 +23,9 @@ use crate::{
 
 /// What a scan reads at once. Large enough for full bandwidth, and a multiple of any block.
 pub const WINDOW_BYTES: usize = 4 << 20;
+
+/// A window that holds every batch that begins in the first [`WINDOW_BYTES`] of it.
+pub const WINDOW_AND_BATCH_BYTES: usize = WINDOW_BYTES + BATCH_BYTES_MAX;
 
 /// Damage that no loss of power explains. The log is served up to it, and accepts no writes.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]

@@ -99,7 +99,7 @@ mod tests {
     use crate::{
         log::{
             LogContext,
-            fixture::{P, append_timed, batch_of, context, edit, placed},
+            fixture::{P, append_each, append_timed, batch_of, context, context_of, edit, open, placed},
             flush::Commit,
             read::ReadRange,
             recovery,
@@ -171,6 +171,8 @@ mod tests {
                 }
             }
             assert!(context.loaded.index_bytes.get() <= context.loaded.index_bytes_max);
+            let counted = context.loaded.entries.borrow().iter().map(|entry| entry.index_bytes).sum::<usize>();
+            assert_eq!(context.loaded.index_bytes.get(), counted, "each is counted once");
             let entries = context.loaded.entries.borrow().len();
             let loaded = log.segments.borrow().iter().filter(|one| one.index.borrow().is_some()).count();
             // The active segment has an index and no entry.
@@ -238,6 +240,29 @@ mod tests {
             let reads = context.metrics.disk_reads.get();
             assert_eq!(log.find_time(2990, range(0)).await.unwrap(), Offset(2990));
             assert!(context.metrics.disk_reads.get() - reads < 3, "a second search reads all over again");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn so_many_sealed_segments_are_open_and_no_more_however_small_their_indexes_are() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let mut context = context_of(&cores[0], 512, 8 << 10);
+        Rc::get_mut(&mut context).unwrap().loaded = Loaded::new(1 << 30);
+        let story = async move {
+            let log = open(&context).await.log;
+            let count = OPEN_SEALED_SEGMENTS_MAX as u64 + 3;
+            append_each(&log, &batch_of(4000), 0..count + 1).await;
+            assert_eq!(log.segments.borrow().len() as u64, count + 1, "a segment for each batch");
+            let log = open(&context).await.log;
+            for offset in 0..count {
+                let range = ReadRange { offset: Offset(offset), end: Offset(count), max_bytes: 1 };
+                log.read_disk(range).await.unwrap();
+                let open = log.segments.borrow().iter().filter(|one| one.file.borrow().is_some()).count() as u64;
+                // The active one is open too.
+                assert_eq!(open, 1 + (offset + 1).min(OPEN_SEALED_SEGMENTS_MAX as u64), "after {offset}");
+            }
         };
         sim.block_on(&cores[0], story, 5_000_000).unwrap();
     }

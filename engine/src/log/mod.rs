@@ -203,8 +203,7 @@ impl<R: Runtime> Log<R> {
         self.epoch.set(leader_epoch);
         let stamp = ServerFields { base_offset, durable_hint, leader_epoch, incarnation: segment.header.incarnation };
         let admitted = Admitted { bytes, header, stamp };
-        let limit = self.context.segment_bytes;
-        let position = self.tail.borrow_mut().push(&self.context.runtime, &segment, &admitted, limit);
+        let position = self.tail.borrow_mut().push(&self.context.runtime, &segment, &admitted);
         self.end_offset.set(base_offset.advance(u64::from(header.record_count)));
         if let Some(index) = segment.index.borrow_mut().as_mut() {
             index.note(base_offset, position, header.max_timestamp_ms);
@@ -425,5 +424,29 @@ mod tests {
         let failed = LogFault::from_io("writing", path, &broken);
         assert_eq!(failed.to_string(), "writing of /f failed: it burns");
         assert!(matches!(LogFault::failed("syncing", path, &full), LogFault::Failed { .. }));
+    }
+
+    #[test]
+    fn the_end_the_size_and_what_waits_of_a_log_are_those_of_its_batches_and_not_of_prepared_room() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            assert_eq!((log.end(), log.size_bytes()), (Offset(0), 4096));
+            append_each(&log, &batch_of(800), 0..3).await;
+            assert_eq!((log.end(), log.size_bytes()), (Offset(3), 4096 + 3 * 1024));
+            let large = batch_of(300_000);
+            for (offset, is_full) in [(3, false), (4, true)] {
+                log.append(&large, &check_produced(&large).unwrap(), placed(offset, 0));
+                assert_eq!(log.has_full_group(), is_full, "another one has no room beside the first");
+            }
+            assert_eq!(log.unwritten_bytes(), 600_000);
+            log.write_waiting(Commit::Written).await.unwrap();
+            assert_eq!((log.has_full_group(), log.unwritten_bytes()), (false, 0));
+            log.roll(Offset(5), &ProducerHistory::default()).await.unwrap();
+            assert_eq!(log.size_bytes(), 4096 + 3 * 1024 + 2 * 300_032 + 4096, "of all segments");
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
     }
 }

@@ -173,4 +173,41 @@ mod tests {
             sim.block_on(&cores[0], story, 1_000_000).unwrap();
         }
     }
+
+    #[test]
+    fn the_next_step_begins_while_half_of_the_last_one_is_left_and_not_before() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context_of(&cores[0], 512, 64 << 20);
+        let story = async move {
+            let log = open(&context).await.log;
+            for offset in 0..10 {
+                append_each(&log, &batch_of(60_000), offset..offset + 1).await;
+                context.runtime.sleep(std::time::Duration::from_millis(100)).await;
+                let (end, prepared) = (log.active().end_position.get(), log.active().prepared_end.get());
+                assert_eq!(prepared, if end < 512 << 10 { 1 << 20 } else { 2 << 20 }, "with {end} bytes");
+            }
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_commit_waits_for_the_room_that_it_needs_and_not_for_all_of_a_step() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context_of(&cores[0], 512, 64 << 20);
+        let story = async move {
+            let log = open(&context).await.log;
+            let mut waited = 0;
+            for offset in 0..40 {
+                let (preparing, prepared) = (log.preparing.get(), log.active().prepared_end.get());
+                append_each(&log, &batch_of(1_000_000), offset..offset + 1).await;
+                let has_waited = preparing && prepared < log.active().end_position.get();
+                waited += u32::from(has_waited && log.preparing.get());
+                assert!(log.active().prepared_end.get() >= log.active().end_position.get());
+            }
+            assert!(waited > 0, "no commit went on while the rest of a step was prepared");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
 }

@@ -715,4 +715,52 @@ mod tests {
             sim.block_on(&cores[0], story, 1_000_000).unwrap();
         }
     }
+
+    #[test]
+    fn pieces_are_handed_out_as_they_are_and_only_small_ones_are_joined() {
+        let range = ReadRange { offset: Offset(0), end: Offset(3), max_bytes: 1 << 20 };
+        for (len, count, joined) in [(PIECE_BYTES_MIN, 3, false), (PIECE_BYTES_MIN - 1, 3, true), (1, 1, false)] {
+            let pieces: Vec<_> = (0..count).map(|n| Bytes::from(vec![n; len])).collect();
+            let bytes = len * pieces.len();
+            let given = Collector { pieces: pieces.clone(), bytes, ..Collector::new(range) }.into_pieces();
+            assert_eq!(given.concat(), pieces.concat());
+            assert_eq!(given.len(), if joined { 1 } else { pieces.len() }, "{count} pieces of {len} bytes");
+            assert_eq!(given[0].as_ptr() == pieces[0].as_ptr(), !joined, "copied only to be joined");
+        }
+    }
+
+    #[test]
+    fn a_block_with_damage_is_not_taken_from_the_cache_for_one_that_was_checked() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(8192), 0..40).await;
+            // In the body of the third batch of the first block, behind which there are others.
+            let third = SEGMENT_HEADER_BYTES + 2 * 8192;
+            edit(&context.runtime, &log.active().path, third..third + 4096, |bytes| bytes[200] ^= 1).await;
+            for time in 0..3 {
+                let range = ReadRange { offset: Offset(0), end: Offset(40), max_bytes: 40_000 };
+                let headers: Vec<_> = log.read_disk(range).await.unwrap().iter().flat_map(headers_of).collect();
+                assert_eq!(headers.last().unwrap().end_offset(), Offset(2), "read {time} goes up to the damage");
+            }
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
+    }
+
+    #[test]
+    fn the_index_that_leads_to_a_record_is_in_memory_once_its_segment_was_read() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            append_each(&open(&context).await.log, &batch_of(8192), 0..200).await;
+            let log = open(&context).await.log;
+            assert!(!log.has_index_of(Offset(0)) && log.has_index_of(Offset(199)), "only the active one is loaded");
+            log.read_disk(ReadRange { offset: Offset(5), end: Offset(200), max_bytes: 1 }).await.unwrap();
+            assert!(log.has_index_of(Offset(0)));
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
+    }
 }

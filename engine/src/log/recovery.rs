@@ -53,9 +53,7 @@ use super::{
     new_header, producer_snapshot,
     reigns::Reigns,
     removal::{Reaper, unless_gone},
-    segment::{
-        RENEWED_NAME, Segment, SegmentHeader, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path,
-    },
+    segment::{RENEWED_NAME, Segment, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
     start,
     version::Versions,
 };
@@ -357,8 +355,7 @@ async fn segments_in<R: Runtime>(
         let Some(base_offset) = base_offset_of(&entry.path).filter(|_| !entry.is_dir) else { continue };
         let file = context.runtime.open(&entry.path, OpenMode::Existing).await?;
         // The header is read when the segment is; until then these stand for it.
-        let header = SegmentHeader { base_offset, ..new_header(context, partition, base_offset, LeaderEpoch(0)) };
-        let segment = Segment::planned(dir, header);
+        let segment = Segment::planned(dir, new_header(context, partition, base_offset, LeaderEpoch(0)));
         segment.end_position.set(file.size().await?);
         *segment.index.borrow_mut() = None;
         segments.push(Rc::new(segment));

@@ -109,4 +109,20 @@ mod tests {
         first.follow(&reigns(&all[3..]));
         assert_eq!(first, reigns(&all));
     }
+
+    #[test]
+    fn behind_a_damaged_header_only_the_first_batch_of_the_segment_tells_its_reign() {
+        use crate::{
+            log::fixture::batch_of,
+            record::{ServerFields, stamp},
+            types::Incarnation,
+        };
+        let mut beginning = vec![9; SEGMENT_HEADER_BYTES as usize];
+        beginning.extend_from_slice(&batch_of(300));
+        let (base_offset, leader_epoch) = (Offset(70), LeaderEpoch(5));
+        let fields = ServerFields { base_offset, durable_hint: Offset(0), leader_epoch, incarnation: Incarnation(1) };
+        stamp(&mut beginning[SEGMENT_HEADER_BYTES as usize..], fields);
+        assert_eq!(first_reign(&beginning, Offset(70)), Ok(LeaderEpoch(5)));
+        assert!(first_reign(&beginning, Offset(71)).is_err(), "it is another segment's");
+    }
 }

@@ -532,6 +532,10 @@ mod tests {
             // Each segment but the last has a little over 1,000,000 bytes.
             assert_eq!(judge(None, Some(2_400_000)).await, verdict(4, false));
             assert_eq!(judge(None, Some(1)).await, verdict(8, false));
+            // What is left without the first one; an active segment is as large as what is in it.
+            let left = log.size_bytes() - log.segments.borrow()[0].end_position.get() - SEGMENT_HEADER_BYTES;
+            assert_eq!(judge(None, Some(left)).await, verdict(2, false));
+            assert_eq!(judge(None, Some(left + 1)).await, verdict(0, false));
             // Their records have the time 1.
             assert_eq!(judge(Some(999), None).await, verdict(0, false));
             assert_eq!(judge(Some(998), None).await, verdict(8, true));
@@ -609,5 +613,30 @@ mod tests {
         assert_eq!(size(&sim, &path), None);
         let steps: Vec<u64> = sizes.iter().copied().filter(|size| size % STEP_BYTES == 512).collect();
         assert_eq!(steps, [2 * STEP_BYTES + 512, STEP_BYTES + 512, 512], "{sizes:?}");
+    }
+
+    #[test]
+    fn of_a_deleted_folder_what_is_not_ours_stays_and_all_else_goes() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let world = Rc::clone(&sim);
+        let story = async move {
+            let runtime = &context.runtime;
+            let files =
+                ["/l/README", "/l/0/notes.seg", "/l/0/00000000000000000000.seg", "/l/1/00000000000000000000.seg"];
+            for dir in ["/l/0", "/l/1"] {
+                runtime.create_dir_all(Path::new(dir)).await.unwrap();
+            }
+            for file in files {
+                runtime.open(Path::new(file), OpenMode::CreateTruncate).await.unwrap();
+            }
+            Reaper::remove(&context, "/l".into());
+            runtime.sleep(Duration::from_secs(1)).await;
+            let left: Vec<_> = world.files().into_iter().map(|(path, _)| path).collect();
+            assert_eq!(left, [PathBuf::from("/l/0/notes.seg"), PathBuf::from("/l/README")]);
+            assert!(runtime.list_dir(Path::new("/l/1")).await.is_err(), "it was empty");
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
     }
 }

@@ -255,6 +255,8 @@ mod tests {
             let log = open(&context).await.log;
             assert_eq!(offsets(&log).await, [0, 1, 3, 4, 5, 6]);
             let mut renewal = log.begin_renewal(Offset(2), Offset(0)).await.unwrap();
+            assert!(renewal.is_of(&path) && !renewal.is_of(&path.with_extension("idx")));
+            assert_eq!(renewal.to_string(), format!("{} written anew", path.display()));
             let wrong = log.renew(&mut renewal, &theirs(2)).await;
             assert!(matches!(wrong, Err(RewriteError::Wrong { at: Offset(0), .. })), "{wrong:?}");
             renew_all(&log, 0).await;
@@ -320,5 +322,82 @@ mod tests {
                 assert!(offsets == [0, 1, 2, 3, 4, 5, 6] || (offsets == [0, 1, 3, 4, 5, 6] && !over), "{offsets:?}");
             },
         );
+    }
+
+    #[test]
+    fn the_batch_within_which_the_log_begins_is_taken_whole_and_one_before_it_is_not() {
+        run(|runtime| async move {
+            let context = context_of(&runtime, BLOCK, 1 << 20);
+            let log = open(&context).await.log;
+            let produced = || {
+                let mut builder = crate::record::BatchBuilder::new(crate::record::Codec::None);
+                (0..3).for_each(|_| builder.push(None, &[7; 90], &[], 1).unwrap());
+                builder.finish().unwrap()
+            };
+            let three = |offset: u64| {
+                let mut batch = produced().to_vec();
+                let (base_offset, incarnation) = (Offset(offset), crate::types::Incarnation(77));
+                let fields =
+                    ServerFields { base_offset, durable_hint: Offset(0), leader_epoch: LeaderEpoch(1), incarnation };
+                stamp(&mut batch, fields);
+                Bytes::from(batch)
+            };
+            for offset in [0, 3, 6] {
+                if offset == 6 {
+                    log.roll(Offset(6), &ProducerHistory::default()).await.unwrap();
+                }
+                let batch = produced();
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, offset));
+                log.write_waiting(Commit::Durable).await.unwrap();
+            }
+            for (start, wrong, right) in [(4, 0, 3), (3, 0, 3), (1, 3, 0)] {
+                let mut renewal = log.begin_renewal(Offset(0), Offset(start)).await.unwrap();
+                assert_eq!(renewal.wants(), Some((Offset(start), Offset(6))));
+                let refused = log.renew(&mut renewal, &three(wrong)).await;
+                assert!(matches!(refused, Err(RewriteError::Wrong { .. })), "{wrong} from {start}: {refused:?}");
+                log.renew(&mut renewal, &three(right)).await.unwrap();
+                assert_eq!(renewal.wants().is_some(), right == 0, "from {start}");
+            }
+        });
+    }
+
+    #[test]
+    fn a_segment_from_a_drive_with_smaller_blocks_is_written_anew_in_those_of_this_one() {
+        let before = Sim::new(1, &SimConfig::default());
+        let (_, cores) = before.process(1);
+        let runtime = cores[0].clone();
+        let made = async move { drop(sealed(&context_of(&runtime, 512, 1 << 20)).await) };
+        before.block_on(&cores[0], made, 2_000_000).unwrap();
+        let sim = Sim::new(1, &SimConfig { alignment: 4096, ..SimConfig::default() });
+        for (path, _) in before.files() {
+            sim.install(&path, &before.content(&path).unwrap()).unwrap();
+        }
+        let (_, cores) = sim.process(1);
+        let context = context_of(&cores[0], 4096, 1 << 20);
+        let story = async move {
+            renew_all(&open(&context).await.log, 0).await;
+            let log = open(&context).await.log;
+            assert_eq!(offsets(&log).await, [0, 1, 2, 3, 4, 5, 6]);
+            let segment = log.segment_of(Offset(0)).unwrap();
+            assert_eq!(log.header_of(&segment).await.unwrap().block_bytes, 4096);
+        };
+        sim.block_on(&cores[0], story, 2_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_header_that_cannot_be_read_is_not_taken_for_a_damaged_one() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let (world, context) = (Rc::clone(&sim), context_of(&cores[0], BLOCK, 1 << 20));
+        let story = async move {
+            let log = sealed(&context).await;
+            drop(log);
+            let log = open(&context).await.log;
+            world.fail_nth(1, crate::runtime::sim::faults::Failure::Error, false);
+            let refused = log.begin_renewal(Offset(2), Offset(0)).await.map(drop);
+            assert!(matches!(refused, Err(RewriteError::Unreadable { .. })), "{refused:?}");
+            log.begin_renewal(Offset(2), Offset(0)).await.map(drop).unwrap();
+        };
+        sim.block_on(&cores[0], story, 2_000_000).unwrap();
     }
 }

@@ -226,4 +226,20 @@ mod tests {
         };
         sim.block_on(&cores[0], story, 1_000_000).unwrap();
     }
+
+    #[test]
+    fn any_number_chooses_a_sealed_segment_and_all_are_chosen_by_some() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = open(&context).await.log;
+            assert_eq!(log.any_sealed(7), Offset(0), "there is none");
+            append_each(&log, &batch_of(8192), 0..400).await;
+            let bases: Vec<_> = log.segments.borrow().iter().map(|segment| segment.base_offset()).collect();
+            let chosen: Vec<_> = (0..6).map(|number| log.any_sealed(number)).collect();
+            assert_eq!(chosen, [&bases[..3], &bases[..3]].concat(), "of {bases:?} the last is not sealed");
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
+    }
 }

@@ -12,12 +12,12 @@
 use std::ops::Range;
 
 use super::{
-    last_segment::WINDOW_BYTES,
+    last_segment::{WINDOW_AND_BATCH_BYTES, WINDOW_BYTES},
     scan::{Check, Located, Step, Walk},
     segment::SegmentHeader,
 };
 use crate::{
-    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES},
+    limits::BATCH_HEADER_BYTES,
     record::{BatchHeader, check_stored, check_stored_header, find_stored_header},
     types::Offset,
 };
@@ -284,7 +284,7 @@ impl Survey {
                 }
                 Step::CutOff { position, .. } => {
                     self.at = position;
-                    self.window = WINDOW_BYTES + BATCH_BYTES_MAX;
+                    self.window = WINDOW_AND_BATCH_BYTES;
                     return false;
                 }
                 Step::Invalid { position, reason } => {
@@ -355,13 +355,13 @@ impl Survey {
                 None if last => {}
                 None => {
                     self.at = start + at as u64;
-                    self.window = WINDOW_BYTES + BATCH_BYTES_MAX;
+                    self.window = WINDOW_AND_BATCH_BYTES;
                     return false;
                 }
             }
         }
         // A header may begin in the last bytes and end in the next window.
-        let seen = if last { bytes.len() } else { bytes.len().saturating_sub(BATCH_HEADER_BYTES - 1).max(from) };
+        let seen = if last { bytes.len() } else { bytes.len().saturating_sub(BATCH_HEADER_BYTES).max(from) };
         self.at = start + seen as u64;
         false
     }
@@ -802,5 +802,22 @@ mod tests {
         let (intact, lost) = survey(&bytes, 108);
         assert_eq!((intact, ranges(&lost)), (vec![100, 101, 102, 104, 105, 106, 107], vec![(103, 104)]));
         assert_eq!((lost[0].position, lost[0].end_position), (START + starts[3] as u64, START + starts[4] as u64));
+    }
+
+    #[test]
+    fn a_damaged_body_is_searched_for_later_batches_until_so_many_broken_ones_were_met() {
+        for (broken, is_found) in [(BROKEN_BODIES_MAX, true), (BROKEN_BODIES_MAX + 1, false)] {
+            let mut bytes = batch_of(20_000).to_vec();
+            stamp(&mut bytes, fields(100, 7));
+            for number in 0..=broken as usize {
+                let inner = &mut bytes[300 + 200 * number..500 + 200 * number];
+                inner.copy_from_slice(&batch_of(200));
+                stamp(inner, fields(101 + number as u64, 7));
+                inner[150] ^= u8::from(number < broken as usize);
+            }
+            let last = 101 + u64::from(broken);
+            let (intact, lost) = survey(&bytes, last + 1);
+            assert_eq!(intact, if is_found { vec![last] } else { vec![] }, "behind {broken}: {:?}", ranges(&lost));
+        }
     }
 }

@@ -129,12 +129,12 @@ impl<R: Runtime> Tail<R> {
     }
 
     /// Adds a batch to `segment`, which is the active one. Returns where in the file it begins.
-    pub fn push(&mut self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>, limit: u64) -> u64 {
+    pub fn push(&mut self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>) -> u64 {
         let fits =
             |open: &OpenGroup<R>| Rc::ptr_eq(&open.segment, segment) && open.capacity - open.len >= batch.bytes.len();
         if !self.open.as_ref().is_some_and(fits) {
             self.seal();
-            self.open = Some(self.begin(runtime, segment, batch, limit));
+            self.open = Some(self.begin(runtime, segment, batch));
         }
         let open = self.open.as_mut().expect("a group was just begun"); // why: set in the lines above
         let place = &mut open.buffer.bytes_mut()[open.len..open.len + batch.bytes.len()];
@@ -147,14 +147,12 @@ impl<R: Runtime> Tail<R> {
         position
     }
 
-    fn begin(&self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>, limit: u64) -> OpenGroup<R> {
+    fn begin(&self, runtime: &R, segment: &Rc<Segment<R>>, batch: &Admitted<'_>) -> OpenGroup<R> {
         let need = batch.bytes.len();
         let position = segment.end_position.get();
-        let room = usize::try_from(limit.saturating_sub(position)).unwrap_or(usize::MAX);
         // Less would take the same memory.
         let wish = self.expected_bytes.next_power_of_two().clamp(DEVICE_BLOCK_BYTES_MAX as usize, GROUP_BYTES_MAX);
-        let block = segment.header.block_bytes as usize;
-        let capacity = padded(segment, need.max(wish.min(room & !(block - 1))));
+        let capacity = padded(segment, need.max(wish));
         let allocated = capacity.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize);
         let buffer = runtime.allocate_unfilled(allocated);
         assert!(buffer.bytes().len() >= capacity, "asked for {allocated} bytes");
@@ -361,7 +359,7 @@ mod tests {
         let mut starts = Vec::new();
         for offset in 0..3 {
             let batch = Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) };
-            starts.push(tail.push(&cores[0], &segment, &batch, 1 << 20));
+            starts.push(tail.push(&cores[0], &segment, &batch));
             if offset < 2 {
                 tail.seal();
             }
@@ -390,7 +388,7 @@ mod tests {
         let mut tail = Tail::default();
         for offset in 0..3 {
             let batch = Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) };
-            tail.push(&cores[0], &segment, &batch, 1 << 20);
+            tail.push(&cores[0], &segment, &batch);
             tail.seal();
         }
         let given = |bytes_max| tail.waiting(bytes_max).len();
@@ -411,7 +409,7 @@ mod tests {
         let mut tail = Tail::default();
         let header = check_produced(&bytes).unwrap();
         let stamp = stamped(0);
-        let begin = tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp }, 1 << 20);
+        let begin = tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp });
         for sealed in [false, true] {
             let found = tail.bytes_at(&segment, begin).unwrap();
             assert_eq!((found.bytes.len(), found.next), (BLOCK, begin + BLOCK as u64), "sealed: {sealed}");
@@ -421,5 +419,80 @@ mod tests {
             );
             tail.seal();
         }
+    }
+
+    /// The groups that are made of batches of these lengths, each sealed by itself.
+    fn groups_of(lens: &[usize]) -> (Tail<SimRuntime>, Vec<Rc<Group<SimRuntime>>>) {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, mut tail) = (segment(), Tail::default());
+        for (offset, len) in (0..).zip(lens) {
+            let bytes = batch_of(*len);
+            let header = check_produced(&bytes).unwrap();
+            tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) });
+            tail.seal();
+        }
+        let groups = tail.waiting(usize::MAX);
+        (tail, groups)
+    }
+
+    #[test]
+    fn a_group_has_room_for_twice_what_the_last_one_needed_and_after_a_quiet_one_for_half_of_it() {
+        let (_, groups) = groups_of(&[300, 60_000, 300, 300, 300, 300]);
+        let allocated: Vec<usize> = groups.iter().map(|group| group.allocated_bytes).collect();
+        let blocks = 60_000_usize.next_multiple_of(4096);
+        assert_eq!(allocated, [4096, blocks, 128 << 10, 64 << 10, 32 << 10, 16 << 10]);
+        let (_, groups) = groups_of(&[700_000, 300]);
+        assert_eq!(groups[1].allocated_bytes, GROUP_BYTES_MAX, "never for more than this");
+    }
+
+    #[test]
+    fn what_is_cut_off_within_a_group_leaves_a_shorter_group_in_its_place() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), batch_of(BLOCK));
+        let header = check_produced(&bytes).unwrap();
+        let mut tail = Tail::default();
+        // A group that is written, one of three batches, and one that is being filled.
+        for offset in 0..5 {
+            tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) });
+            if [0, 3].contains(&offset) {
+                tail.seal();
+            }
+        }
+        tail.mark_written(1);
+        assert_eq!(tail.unwritten_from(), Some(Offset(1)));
+        tail.cut(&cores[0], Offset(3));
+        let left = tail.waiting(usize::MAX);
+        let [group] = &left[..] else { panic!("{} groups", left.len()) };
+        assert_eq!((group.base_offset, group.end_offset, group.bytes.len()), (Offset(1), Offset(3), 2 * BLOCK));
+        assert_eq!((group.padded_bytes, group.buffer.bytes().len()), (2 * BLOCK, 2 * BLOCK));
+        assert_eq!(segment.end_position.get(), group.position + 2 * BLOCK as u64);
+        assert_eq!((tail.unwritten_bytes(), tail.unwritten_from()), (2 * BLOCK, Some(Offset(1))));
+        tail.cut(&cores[0], Offset(1));
+        assert_eq!((tail.waiting(usize::MAX).len(), tail.unwritten_bytes()), (0, 0));
+        assert_eq!(segment.end_position.get(), group.position);
+        tail.cut(&cores[0], Offset(0));
+        assert!(tail.group_start(&segment, Offset(0)).is_some(), "what is written is cut off on the device");
+    }
+
+    #[test]
+    fn what_the_device_has_not_begins_with_the_group_that_waits_or_else_with_the_one_that_is_filled() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), batch_of(BLOCK));
+        let header = check_produced(&bytes).unwrap();
+        let mut tail = Tail::default();
+        assert_eq!((tail.unwritten_from(), tail.written_end(&segment)), (None, 4096));
+        for offset in 0..2 {
+            tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) });
+            assert_eq!((tail.unwritten_from(), tail.written_end(&segment)), (Some(Offset(0)), 4096));
+            if offset == 0 {
+                tail.seal();
+            }
+        }
+        assert_eq!(tail.end_with(&segment, 1), 4096 + 3 * BLOCK as u64, "each group in blocks of its own");
+        tail.mark_written(1);
+        assert_eq!((tail.unwritten_from(), tail.written_end(&segment)), (Some(Offset(1)), 4096 + BLOCK as u64));
     }
 }

@@ -145,6 +145,9 @@ mod tests {
         let error = OtherVersion { path: snapshot.to_path_buf(), found: 2, supported: 1 };
         assert_eq!(judge(&[ten, twenty]), Err(error.clone()), "the first segment is gone");
         assert_eq!(judge(&[zero, "00000000000000000010.idx", twenty]), Err(error), "one between is");
+        let of_missing = Path::new("00000000000000000010.prd");
+        let names = [zero, "00000000000000000010.idx", twenty];
+        assert_eq!(of(&names).judge(of_missing, b"PYP2"), Ok(()), "all before it are there");
         let early = Path::new("00000000000000000005.prd");
         assert_eq!(of(&[ten, twenty]).judge(early, b"PYP2"), Ok(()), "it is left of a deletion");
         assert_eq!(of(&[ten, twenty]).judge(snapshot, b"PYP1"), Ok(()));

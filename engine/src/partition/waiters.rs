@@ -109,11 +109,6 @@ impl<A> DuplicateQueue<A> {
     pub fn waits_for(&self, level: AckLevel) -> bool {
         self.by_level[usize::from(level.code())..].iter().any(|waiting| !waiting.is_empty())
     }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.by_level.iter().all(BTreeMap::is_empty)
-    }
 }
 
 impl<A> Default for DuplicateQueue<A> {
@@ -155,13 +150,8 @@ impl<F> FetchQueue<F> {
     }
 
     /// How many wait.
-    pub fn len(&self) -> usize {
+    pub fn count(&self) -> usize {
         self.waiting.len()
-    }
-
-    /// Whether none waits.
-    pub fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
     }
 
     /// Takes a fetch back; `None` if it was served.

@@ -228,3 +228,31 @@ fn encoded_len(timestamp_delta: i64, key: Option<&[u8]>, value: &[u8], headers: 
     let headers_len: usize = headers.iter().map(|(name, value)| prefixed(name.len()) + prefixed(value.len())).sum();
     signed_len(timestamp_delta) + key + prefixed(value.len()) + unsigned_len(headers.len() as u64) + headers_len
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_batch_is_given_the_memory_that_the_last_one_needed_and_an_eighth_more() {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for count in [100, 3, 100] {
+            (0..count).for_each(|_| builder.push(None, &[7; 1000], &[], 1).unwrap());
+            let len = builder.finish().unwrap().len();
+            builder.push(None, &[], &[], 1).unwrap();
+            let given = builder.buffer.capacity();
+            assert!((len..=len + len / 8).contains(&given), "{given} bytes after a batch of {len}");
+            (0..2).for_each(|_| builder.push(None, &[], &[], 1).unwrap());
+        }
+    }
+
+    #[test]
+    fn a_batch_of_one_record_takes_no_more_memory_than_its_bytes() {
+        let mut builder = BatchBuilder::new(Codec::None);
+        for len in [0, 5000, 10] {
+            builder.push(Some(b"key"), &vec![7; len], &[], 1).unwrap();
+            let given = builder.buffer.capacity();
+            assert_eq!(given, builder.finish().unwrap().len());
+        }
+    }
+}

@@ -661,3 +661,11 @@ fn a_batch_that_is_marked_later_is_the_batch_that_was_built_with_the_mark() {
         assert_eq!(mark_producer(built(first), wanted.0, wanted.1, wanted.2), built(Some(wanted)));
     }
 }
+
+#[test]
+fn a_batch_is_passed_by_if_all_its_records_come_before_an_offset() {
+    let batch = stored(Codec::None, &[Wish::value(b"a"), Wish::value(b"b"), Wish::value(b"c")]);
+    let passed = |offset| len_if_before(&batch, Offset(offset));
+    assert_eq!([999, 1000, 1002, 1003, 2000].map(passed), [0, 0, 0, batch.len(), batch.len()]);
+    assert_eq!(len_if_before(&batch[..BATCH_HEADER_BYTES - 1], Offset(2000)), 0);
+}

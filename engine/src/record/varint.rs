@@ -141,7 +141,9 @@ mod tests {
     fn bytes_of<const N: usize>(row: VarintRow<N>) -> Vec<u8> {
         let (mut tight, mut roomy) = (Vec::new(), Vec::with_capacity(64));
         tight.reserve_exact(row.len);
+        let room = tight.capacity();
         VarintRow { ..row }.append_to(&mut tight);
+        assert_eq!(tight.capacity(), room, "a buffer grows that has room for the row");
         row.append_to(&mut roomy);
         assert_eq!(tight, roomy, "the room behind the row shows");
         tight

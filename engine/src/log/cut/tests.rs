@@ -496,3 +496,38 @@ fn a_log_that_ends_at_damage_is_mended_and_can_be_gone_on_with() {
     };
     sim.block_on(&cores[0], story, STEPS).unwrap();
 }
+
+#[test]
+fn a_cut_is_of_a_segment_that_begins_before_it_or_there() {
+    let owner = (LogUid(1), PartitionIndex(0));
+    for (holder, is_one) in [(4, true), (5, true), (6, false)] {
+        let cut = Cut::End { at: Offset(5), holder: Offset(holder), end_position: 4096 };
+        let read = Cut::decode(&cut.encode(owner), (Some(owner.0), owner.1));
+        assert_eq!(read.is_ok(), is_one, "{cut:?}: {read:?}");
+    }
+}
+
+#[test]
+fn what_is_cut_off_gives_its_room_back_also_behind_a_batch_that_is_larger_than_an_index_block() {
+    let sim = Sim::new(1, &SimConfig::default());
+    let (_, cores) = sim.process(1);
+    let context = context_of(&cores[0], 512, 1 << 20);
+    let story = async move {
+        for (first, end_of_first) in [(300, 512), (300_000, 300_032)] {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(first), 0..1).await;
+            append_each(&log, &batch_of(700), 1..9).await;
+            let path = log.active().path.clone();
+            log.cut(Offset(1)).await.unwrap();
+            let file = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
+            assert_eq!(file.size().await.unwrap(), 4096 + end_of_first, "behind {first} bytes");
+            drop(log);
+            let recovered = open(&context).await;
+            assert_eq!((recovered.end, recovered.damage), (Offset(1), None));
+            for entry in context.runtime.list_dir(Path::new(DIR)).await.unwrap() {
+                context.runtime.remove_file(&entry.path).await.unwrap();
+            }
+        }
+    };
+    sim.block_on(&cores[0], story, STEPS).unwrap();
+}

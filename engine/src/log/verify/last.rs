@@ -87,7 +87,7 @@ fn judge_last(path: &Path, (found, tail): (&LastSegment, Tail), mut pass: Pass<'
 /// Records that are missing at the end of a log are as many as were durable.
 pub(super) fn end_at(finding: &mut Finding, durable: Offset) {
     if let Some((first, Offset(u64::MAX))) = finding.offsets {
-        finding.offsets = (first < durable).then_some((first, durable));
+        *finding = finding.clone().records(first, durable);
     }
 }
 

@@ -1,6 +1,7 @@
 //! One partition's files: every segment from its header to its end, and the offsets from one to the next.
 
 use std::{
+    cmp::Ordering,
     io,
     path::{Path, PathBuf},
 };
@@ -387,11 +388,13 @@ impl<D: Disk> Check<'_, D> {
 
     /// Between two segments: `next` is what the second begins with, `path` the first.
     fn chain(&mut self, next: Offset, path: &Path) {
-        let Some(expected) = self.expected.filter(|expected| *expected != next) else { return };
-        let (case, reason) = if next > expected {
-            ('C', format!("records {expected} to {} are in no segment; the next one begins at {next}", next.0 - 1))
-        } else {
-            ('F', format!("it ends before {expected}, but the next one begins at {next}"))
+        let Some(expected) = self.expected else { return };
+        let (case, reason) = match next.cmp(&expected) {
+            Ordering::Equal => return,
+            Ordering::Greater => {
+                ('C', format!("records {expected} to {} are in no segment; the next one begins at {next}", next.0 - 1))
+            }
+            Ordering::Less => ('F', format!("it ends before {expected}, but the next one begins at {next}")),
         };
         let finding = Finding::new(Kind::Chain, path, reason).case(case).remedy(DURABLE);
         self.findings.push(finding.records(expected.min(next), expected.max(next)));

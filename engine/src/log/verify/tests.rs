@@ -23,6 +23,7 @@ use crate::{
 };
 
 mod compare;
+mod ends;
 
 const DIR: &str = "/d";
 const BLOCK: usize = 512;
@@ -731,4 +732,36 @@ fn what_is_about_to_be_cut_off_is_not_checked() {
         assert_eq!(totals.records, records, "cut at {at}: {findings:?}");
         assert!(!findings.iter().any(|found| found.path == path(24)), "cut at {at}: {findings:?}");
     }
+}
+
+#[test]
+fn every_kind_of_finding_has_a_name_of_its_own() {
+    let kinds = [
+        Kind::Version,
+        Kind::Catalog,
+        Kind::Unreadable,
+        Kind::Header,
+        Kind::Batch,
+        Kind::Bytes,
+        Kind::Chain,
+        Kind::TornTail,
+        Kind::EmptySegment,
+        Kind::NoSegment,
+        Kind::Missing,
+        Kind::Index,
+        Kind::NoIndex,
+        Kind::Producers,
+        Kind::Start,
+        Kind::Ballot,
+        Kind::Deleted,
+        Kind::Stray,
+        Kind::Diverges,
+        Kind::Unsettled,
+        Kind::Unknown,
+    ];
+    let names: std::collections::BTreeSet<&str> = kinds.iter().map(|kind| kind.name()).collect();
+    assert_eq!(names.len(), kinds.len());
+    assert!(
+        names.iter().all(|name| name.len() > 3 && name.bytes().all(|byte| byte.is_ascii_lowercase() || byte == b'-'))
+    );
 }

@@ -7,9 +7,9 @@
 use std::{io, ops::ControlFlow};
 
 use crate::{
-    limits::{BATCH_BYTES_MAX, BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
+    limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     log::{
-        last_segment::WINDOW_BYTES,
+        last_segment::{WINDOW_AND_BATCH_BYTES, WINDOW_BYTES},
         scan::{Check, Step, Walk},
         segment::SegmentHeader,
     },
@@ -95,7 +95,7 @@ pub fn walk_segment<S: Source>(
             ControlFlow::Continue((next, found)) => (at, gap) = (next, found),
         }
         // A batch larger than the window is read again, with one that holds it.
-        window = if at == start { WINDOW_BYTES + BATCH_BYTES_MAX } else { WINDOW_BYTES };
+        window = if at == start { WINDOW_AND_BATCH_BYTES } else { WINDOW_BYTES };
     }
     if let Some(Gap { position, zeros, reason }) = gap {
         // The walk is over, whatever is said.
@@ -108,31 +108,23 @@ pub fn walk_segment<S: Source>(
 /// header does not say.
 pub(super) fn first_batch<S: Source>(source: &S, (first, end): (Offset, Offset)) -> io::Result<Option<BatchHeader>> {
     let size = source.size()?;
-    // Holds any batch that begins in the first part of it.
-    let window = WINDOW_BYTES + BATCH_BYTES_MAX;
     let mut at = SEGMENT_HEADER_BYTES;
     while at < size {
-        let bytes = source.read_at(at, window)?;
-        let last = bytes.len() < window || at + bytes.len() as u64 >= size;
-        let (mut from, mut next) = (0, at + (bytes.len() as u64).saturating_sub(BATCH_HEADER_BYTES as u64 - 1));
+        // Holds every batch that begins in the first part of it; the next window begins behind that part.
+        let bytes = source.read_at(at, WINDOW_AND_BATCH_BYTES)?;
+        let mut from = 0;
         while !is_zero(&bytes[from..])
             && let Some((found, header)) = find_stored_header(&bytes[from..])
         {
             let begin = from + found;
             let fits = header.base_offset >= first && header.end_offset() <= end;
-            match bytes.get(begin..begin + header.batch_len()) {
-                Some(batch) if fits && check_stored(batch).is_ok() => return Ok(Some(header)),
-                None if fits && !last && begin > 0 => {
-                    next = at + begin as u64;
-                    break;
-                }
-                _ => from = begin + 1,
+            let batch = bytes.get(begin..begin + header.batch_len()).filter(|_| fits);
+            if batch.is_some_and(|batch| check_stored(batch).is_ok()) {
+                return Ok(Some(header));
             }
+            from = begin + 1;
         }
-        if last {
-            break;
-        }
-        at = next;
+        at += WINDOW_BYTES as u64;
     }
     Ok(None)
 }
@@ -200,7 +192,7 @@ fn leave_gap<'a>(
         from += at + 1;
     }
     // A header may begin in the last bytes and end in the next window.
-    let seen = if last { bytes.len() } else { bytes.len() - (BATCH_HEADER_BYTES - 1) };
+    let seen = if last { bytes.len() } else { bytes.len() - BATCH_HEADER_BYTES };
     gap.zeros &= is_zero(&bytes[..seen]);
     (start + seen as u64, Ok(gap))
 }
@@ -374,7 +366,7 @@ mod tests {
     #[test]
     fn the_first_batch_is_found_wherever_a_window_ends_in_it() {
         for short in [1, BATCH_HEADER_BYTES - 1, BATCH_HEADER_BYTES, 200] {
-            let mut bytes = vec![0; HEADER + WINDOW_BYTES + BATCH_BYTES_MAX - short];
+            let mut bytes = vec![0; HEADER + WINDOW_AND_BATCH_BYTES - short];
             bytes.extend_from_slice(&batch(100, &[1000], LIFE));
             let found = first_batch(&bytes, (Offset(100), Offset(101))).unwrap();
             assert_eq!(found.map(|header| header.base_offset), Some(Offset(100)), "{short} bytes in the first window");
