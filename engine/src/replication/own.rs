@@ -29,7 +29,7 @@ pub(super) struct Own<B> {
     revision: u64,
     /// What waits until the save of this number is done, in the order of the numbers.
     after_save: VecDeque<(u64, ReplicaId, Message<B>)>,
-    /// The highest epoch that anybody spoke of. Not below `ballot.promised`.
+    /// The highest epoch that anybody spoke of. Not below `ballot.promised`, nor that of `ballot.config`.
     pub(super) seen: LeaderEpoch,
     /// The first offset of the log; at most `held.received`.
     pub(super) log_start: Offset,
@@ -82,7 +82,7 @@ impl<B> Own<B> {
             saving: VecDeque::new(),
             revision: 0,
             after_save: VecDeque::new(),
-            seen: newest,
+            seen: newest.max(ballot.config.id.epoch),
             log_start,
             held: Held::durable(log_end),
             epochs,
@@ -161,7 +161,7 @@ impl<B> Own<B> {
         if *now == before {
             return;
         }
-        self.seen = self.seen.max(now.promised);
+        self.seen = self.seen.max(now.promised).max(now.config.id.epoch);
         self.save();
     }
 
