@@ -40,7 +40,7 @@ pub enum Effect<B> {
         wanted: AckLevel,
     },
     /// Follower: cut off the log at `to`, durably, then call `handle_truncated`. Nothing is written meanwhile. Emitted
-    /// when the leader's log differs from there on.
+    /// when the leader's log differs from there on, or this one is damaged there and lost its memory for that.
     Truncate {
         /// The offset after the last record that stays.
         to: Offset,

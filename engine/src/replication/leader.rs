@@ -81,6 +81,18 @@ pub enum NotNow {
     LeaderLeaves(ReplicaId),
 }
 
+/// What comes of records that are damaged in the log of a replica.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Damaged {
+    /// It is waited: they are final, so that others can give them; or may come to be; or nobody is kept from anything.
+    Waits,
+    /// Some follower cannot be sent them, nothing that is behind them can become final for that, and too few others
+    /// could elect another leader: it waits for these.
+    Keeps,
+    /// The same, but another leader can be elected: this one takes its memory for lost, and is given it back.
+    Forgets,
+}
+
 impl Leader {
     /// Begins the reign that was voted for, by replicas whose logs begin at `log_start` or before.
     pub(super) fn begin<B>(own: &mut Own<B>, epoch: LeaderEpoch, log_start: Offset, now: Duration) -> Self {
@@ -163,7 +175,7 @@ impl Leader {
             return;
         }
         progress.answered(s.session);
-        progress.sent_at = now;
+        (progress.sent_at, progress.remembers) = (now, !s.rebuilding);
         let had = progress.promised_durable;
         if s.rebuilding {
             progress.promised_durable = Offset(0);
@@ -240,6 +252,27 @@ impl Leader {
     pub(super) fn handle_load_failed(&mut self, to: ReplicaId) {
         if let Some(progress) = self.followers.get_mut(&to) {
             progress.loading = false;
+        }
+    }
+
+    /// Records of the own log are damaged. Those that are final others can give. Of others it may be the only one to
+    /// have had them, and then nobody can be sent what is behind them: a leader that lost its log, as far as the rest
+    /// is concerned. If that is so, and the others can elect a leader, it is better that they do.
+    pub(super) fn judge_damage<B>(&self, own: &Own<B>, (from, until): (Offset, Offset)) -> Damaged {
+        let config = own.ballot.config;
+        let those = |fits: &dyn Fn(&Progress) -> bool| {
+            let fit =
+                self.followers.iter().filter(|(_, progress)| progress.phase == Phase::Replicating && fits(progress));
+            fit.map(|(replica, _)| *replica).collect::<ReplicaSet>()
+        };
+        let have = those(&|progress| progress.held.received >= until).union([own.id].into_iter().collect());
+        let lack = those(&|progress| progress.waits_for(from, until)).intersection(config.replicas());
+        // What they said of their memory in this session is durable. Whoever lags behind the damage gets up to it.
+        let able = those(&|progress| progress.remembers && progress.held.received >= from);
+        match () {
+            () if own.committed() >= until || config.is_write_quorum(have) || lack.is_empty() => Damaged::Waits,
+            () if config.is_election_quorum(able) => Damaged::Forgets,
+            () => Damaged::Keeps,
         }
     }
 

@@ -34,7 +34,7 @@ use message::{Batches, Held, Loaded, Message, Probe};
 use own::Own;
 use repair::Repair;
 
-pub use leader::NotNow;
+pub use leader::{Damaged, NotNow};
 pub use own::Opened;
 pub use reads::ReadTicket;
 
@@ -311,6 +311,7 @@ impl<B> Replica<B> {
             }
         });
         let following = Following::begin(from, probe, self.own.life, now);
+        self.own.give_up_damage();
         following.stand(&mut self.own);
         self.own.tell(Some(from));
         self.role = Role::Follower(Follower { following: Some(following), campaign_at: now });
@@ -347,11 +348,7 @@ impl<B> Replica<B> {
             Message::Beat { committed, log_start, config, .. } => {
                 following.handle_beat(own, (committed, log_start), config);
             }
-            Message::Amnesia { .. } => {
-                own.vow(|ballot| ballot.memory = Memory::Lost);
-                self.inquiry = Some(Inquiry::begin(own, now));
-                self.role = Role::Follower(Follower::alone(now));
-            }
+            Message::Amnesia { .. } => self.forget(now),
             Message::TakeOver { .. } => self.campaign(now),
             Message::Retire { .. } => {
                 own.halted = true;
@@ -359,6 +356,13 @@ impl<B> Replica<B> {
             }
             _ => {}
         }
+    }
+
+    /// Takes the memory for lost.
+    fn forget(&mut self, now: Duration) {
+        self.own.vow(|ballot| ballot.memory = Memory::Lost);
+        self.inquiry = Some(Inquiry::begin(&mut self.own, now));
+        self.role = Role::Follower(Follower::alone(now));
     }
 
     fn on_inquiry(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
@@ -503,7 +507,7 @@ impl<B> Replica<B> {
     /// Panics if this replica is not among the members.
     pub fn force(&mut self, members: Members, now: Duration) {
         assert!(members.replicas().contains(self.own.id), "replica {} shall lead {members}", self.own.id);
-        self.own.halted = false;
+        (self.own.halted, self.own.damaged_at) = (false, None);
         self.inquiry = None;
         if self.own.cutting.is_none() {
             self.role = Role::Candidate(Candidate::begin(&mut self.own, Some(members), now));
@@ -580,6 +584,19 @@ impl<B> Replica<B> {
         leader.hand_over(&mut self.own, (to, wanted), now)?;
         leader.settle(&mut self.own, now);
         Ok(())
+    }
+
+    /// The records from `from` to `until` are damaged here. To be called again for as long as they are: what comes of
+    /// it depends on what the others have.
+    pub fn handle_damage(&mut self, from: Offset, until: Offset, now: Duration) -> Damaged {
+        let Role::Leader(leader) = &self.role else { return Damaged::Waits };
+        let damaged = leader.judge_damage(&self.own, (from, until));
+        if damaged == Damaged::Forgets {
+            self.forget(now);
+            self.own.damaged_at = Some(from);
+            self.own.tell(None);
+        }
+        damaged
     }
 
     /// The records from `from` to `until` are damaged here: get those of them that are final from another replica.

@@ -41,6 +41,9 @@ pub(super) struct Own<B> {
     pub(super) cutting: Option<Offset>,
     /// Whether it is not cut off there but begun anew.
     pub(super) restarting: bool,
+    /// The first record that is damaged, if the memory was taken for lost for that. From there on the log is of no use
+    /// once there is another leader.
+    pub(super) damaged_at: Option<Offset>,
     /// Something happened that must not be: nothing is done any more.
     pub(super) halted: bool,
     /// The leader and the epoch that the owner was told of last.
@@ -88,6 +91,7 @@ impl<B> Own<B> {
             epochs,
             cutting: None,
             restarting: false,
+            damaged_at: None,
             halted: false,
             told: (None, LeaderEpoch(0)),
             effects: VecDeque::new(),
@@ -244,6 +248,17 @@ impl<B> Own<B> {
         assert!(held.is_ordered(), "{held}");
         assert!(written >= self.held.written && durable >= self.held.durable, "{held} after {}", self.held);
         self.held = held;
+    }
+
+    /// There is another leader, and it has all that was acknowledged: what is damaged, and all behind it, is given up,
+    /// so that it does not pass for what this replica has.
+    pub(super) fn give_up_damage(&mut self) {
+        let at = self.damaged_at.take().filter(|at| (self.log_start..self.held.received).contains(at));
+        if let Some(to) = at.filter(|_| self.cutting.is_none()) {
+            assert!(!self.is_intact(), "the log is cut off at {to} by a replica that counts: {}", self.ballot);
+            self.cutting = Some(to);
+            self.effect(Effect::Truncate { to });
+        }
     }
 
     /// The log is cut off.

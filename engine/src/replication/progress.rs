@@ -38,6 +38,8 @@ pub(super) struct Progress {
     pub(super) held: Held,
     /// It has durably taken over the log of this reign: only then does it count for anything.
     pub(super) accepted: bool,
+    /// It has its memory, as it said in this session.
+    pub(super) remembers: bool,
     /// The configuration that it durably knows.
     pub(super) config: ConfigId,
     /// Where its log begins.
@@ -76,6 +78,7 @@ impl Progress {
             session: None,
             held: Held::default(),
             accepted: false,
+            remembers: false,
             config: ConfigId::default(),
             log_start: Offset(0),
             promised_durable: Offset(0),
@@ -98,7 +101,7 @@ impl Progress {
         self.round += 1;
         self.session = None;
         self.held = Held::default();
-        self.accepted = false;
+        (self.accepted, self.remembers) = (false, false);
         self.log_start = Offset(0);
         self.loading = false;
         self.rewind(Offset(0), now);
@@ -128,12 +131,18 @@ impl Progress {
         self.rewind(end, now);
     }
 
+    /// Whether it has everything that it was sent, and would be sent next one of the records from `from` to `until`.
+    pub(super) fn waits_for(&self, from: Offset, until: Offset) -> bool {
+        self.next == self.held.received && from <= self.next && self.next < until
+    }
+
     /// Takes over what the follower says. Gives whether it has come further.
     pub(super) fn heard(&mut self, ack: &Ack, now: Duration) -> bool {
         assert!(ack.held.is_ordered(), "{ack:?}");
         let before = (self.held, self.accepted, self.config);
         self.held = self.held.max(ack.held);
         self.accepted |= ack.accepted;
+        self.remembers |= ack.accepted;
         self.config = self.config.max(ack.config);
         self.log_start = self.log_start.max(ack.log_start);
         if self.accepted {

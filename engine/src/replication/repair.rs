@@ -1,7 +1,8 @@
 //! Getting records back from another replica that are damaged here.
 //!
-//! Below what is known to be on a write quorum all replicas have the same bytes, so any of them can give them, in any
-//! reign; above it nothing is fetched: there a leader says what the log is. Members are asked one after the other.
+//! Below what is known to be on a write quorum whoever has a record at an offset, of the same epoch, has the same
+//! bytes, and can give them in any reign; above it nothing is fetched: there a leader says what the log is. Only who
+//! wants them need know that they are final, and looks at the epoch. Members are asked one after the other.
 
 use std::time::Duration;
 
@@ -76,9 +77,9 @@ impl Repair {
     }
 }
 
-/// Another replica wants records: have those read that are surely what it should have.
+/// Another replica wants records that it knows to be final: have those read that are durable here.
 pub(super) fn give<B>(own: &mut Own<B>, to: ReplicaId, from: Offset, until: Offset) {
-    let until = until.min(own.committed()).min(own.held.durable);
+    let until = until.min(own.held.durable);
     if own.is_intact() && own.cutting.is_none() && from >= own.log_start && from < until {
         let until = until.min(own.epochs.end_of(own.epochs.at(from), own.held.received).end);
         own.effect(Effect::LoadSpare { to, from, until });

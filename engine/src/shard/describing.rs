@@ -107,9 +107,20 @@ impl<R: Runtime> Owned<R> {
             forced_epoch: self.member.as_ref().map_or(LeaderEpoch(0), |member| member.look(|r| r.ballot().forced)),
             size_bytes: self.log.size_bytes(),
             read_only: state.fence().map(str::to_owned),
-            damages: self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from).collect(),
+            damages: self.damages(),
             repaired_records: self.member.as_ref().map_or(0, |member| member.repairs.records()),
         }
+    }
+
+    /// What is damaged, and why that is not repaired.
+    fn damages(&self) -> Vec<DamageStatus> {
+        let shown = self.log.losses().all().into_iter().take(DAMAGES_SHOWN_MAX).map(DamageStatus::from);
+        let why_not = |from| self.member.as_ref().and_then(|member| member.repairs.why_not(from));
+        let explained = |damage: DamageStatus| match why_not(damage.from) {
+            Some(why) => DamageStatus { reason: format!("{}; not repaired: {why}", damage.reason), ..damage },
+            None => damage,
+        };
+        shown.map(explained).collect()
     }
 
     /// What the copies are to become, while they change.

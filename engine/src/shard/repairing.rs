@@ -5,8 +5,9 @@
 //! over.
 //!
 //! One place after the other, so that what is fetched takes bounded memory. What cannot be repaired now, because the
-//! others are away or it is not known yet to be final, is tried again for as long as it is damaged. A reader waits for
-//! the repair of what he asked for, but not for ever.
+//! others are away or it is not known yet to be final, is tried again for as long as it is damaged. A leader that alone
+//! has what it cannot read any more gives way to the others, if these can elect another. A reader waits for the repair
+//! of what he asked for, but not for ever.
 
 use std::{
     cell::{Cell, RefCell},
@@ -29,7 +30,7 @@ use crate::{
         read::ReadRange,
         rewrite::{Look, REWRITE_BYTES_MAX, RewriteError},
     },
-    replication::{assignment::ReplicaId, message::Batches},
+    replication::{Damaged, assignment::ReplicaId, message::Batches},
     runtime::Runtime,
     signal::Signal,
     testing::bug::{PlantedBug, planted},
@@ -66,8 +67,8 @@ pub(super) struct Repairs {
     news: Signal,
     /// Records that were repaired.
     records: Cell<u64>,
-    /// Why something stays damaged, as it was said last.
-    said: RefCell<String>,
+    /// Why something stays damaged, as it was said last: of which records.
+    said: RefCell<Option<(Offset, Offset, String)>>,
 }
 
 impl Repairs {
@@ -84,6 +85,19 @@ impl Repairs {
         self.records.get()
     }
 
+    /// Why the damage that begins at `from` is not repaired, as far as was said.
+    pub(super) fn why_not(&self, from: Offset) -> Option<String> {
+        self.said.borrow().as_ref().filter(|(first, ..)| *first == from).map(|(.., why)| why.clone())
+    }
+
+    /// Notes why a place stays damaged. Gives whether that is news.
+    fn say(&self, loss: &Loss, why: String) -> bool {
+        let said = Some((loss.lost.from, loss.lost.to, why));
+        let is_news = *self.said.borrow() != said;
+        *self.said.borrow_mut() = said;
+        is_news
+    }
+
     /// What came, if that is all before `to`.
     fn all_until(&self, to: Offset) -> Option<Bytes> {
         let came = self.came.borrow();
@@ -97,6 +111,13 @@ impl Repairs {
 enum NotNow {
     #[error("it is not known yet whether these records are final")]
     NotFinal,
+    #[error(
+        "no other copy has them, and too few others are there and have their memory to elect another leader: the \
+         partition waits for these"
+    )]
+    Alone,
+    #[error("no other copy has them, and others can lead: the copy is rebuilt from these")]
+    Forgotten,
     #[error("the damaged place is longer than {REWRITE_BYTES_MAX} bytes")]
     TooLong,
     #[error("some of them are deleted")]
@@ -167,28 +188,43 @@ impl<R: Runtime> Member<R> {
             }
             Ok(None) => Ok(()),
             Err(why) => {
-                let text = format!("{} to {}: {why}", loss.lost.from, loss.lost.to);
-                if *self.repairs.said.borrow() != text {
-                    tracing::warn!(%copy, reason = text, "damaged records are not repaired yet");
-                    *self.repairs.said.borrow_mut() = text;
+                let (from, to, reason) = (loss.lost.from, loss.lost.to, why.to_string());
+                let is_news = self.repairs.say(loss, reason.clone());
+                match why {
+                    _ if !is_news => {}
+                    NotNow::Alone | NotNow::Forgotten => {
+                        tracing::error!(%copy, %from, %to, reason, "records of the copy that leads are damaged");
+                    }
+                    _ => tracing::warn!(%copy, %from, %to, reason, "damaged records are not repaired yet"),
                 }
                 if let NotNow::Refused(RewriteError::Fault(fault)) = &why {
                     owned.fence(fault.to_string());
                 }
-                Err(if matches!(why, NotNow::NotFinal) { SHORT_PAUSE } else { PAUSE })
+                Err(if matches!(why, NotNow::NotFinal | NotNow::Alone) { SHORT_PAUSE } else { PAUSE })
             }
         }
     }
 
     /// Gives how many batches were written; none if nothing is damaged.
     async fn try_repair(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<Option<u64>, NotNow> {
-        match owned.log.look_again(loss).await {
+        let fits = match owned.log.look_again(loss).await {
             Ok(Look::Intact) => return Ok(None),
             Ok(Look::Restored) => return Ok(Some(0)),
-            Ok(Look::Lost) => {}
+            Ok(Look::Lost) => true,
             // A header that its first batch does not tell.
-            Err(RewriteError::Misfit { .. }) => return self.renew(owned, loss).await.map(Some),
+            Err(RewriteError::Misfit { .. }) => false,
             Err(error) => return Err(error.into()),
+        };
+        let (from, to) = (loss.lost.from.max(owned.kept_start.get()), loss.lost.to);
+        if self.look(|replica| replica.committed()) < to {
+            return Err(match self.drive(|replica, now| replica.handle_damage(from, to, now)) {
+                Damaged::Waits => NotNow::NotFinal,
+                Damaged::Keeps => NotNow::Alone,
+                Damaged::Forgets => NotNow::Forgotten,
+            });
+        }
+        if !fits {
+            return self.renew(owned, loss).await.map(Some);
         }
         match self.repair_in_place(owned, loss).await {
             Err(NotNow::TooLong | NotNow::Refused(RewriteError::Misfit { .. })) => {

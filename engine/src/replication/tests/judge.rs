@@ -16,6 +16,8 @@ use crate::types::{LeaderEpoch, Offset};
 pub struct Judge {
     /// The records that were acknowledged as durable by a write quorum, by offset.
     pub acked: Vec<Record>,
+    /// The last reign in which one was.
+    acked_in: LeaderEpoch,
     /// Who led in which epoch.
     leaders: BTreeMap<LeaderEpoch, ReplicaId>,
     /// Reads that wait, with how much was acknowledged when they came.
@@ -37,6 +39,7 @@ impl Judge {
     pub fn new(members: Members) -> Self {
         Judge {
             acked: Vec::new(),
+            acked_in: LeaderEpoch(0),
             leaders: BTreeMap::new(),
             reads: Vec::new(),
             linearizable: members.reads_are_linearizable(),
@@ -66,8 +69,10 @@ impl Judge {
                     let kept = disk.log.len().min(self.acked.len());
                     self.acked.truncate(kept);
                 }
+                // Votes may come late, when a later reign has acknowledged records: those do not count any more.
+                let known = if *epoch < self.acked_in { &[] } else { &self.acked[..] };
                 let has = &disk.log[..];
-                for (at, record) in self.acked.iter().enumerate().skip(disk.log_start as usize) {
+                for (at, record) in known.iter().enumerate().skip(disk.log_start as usize) {
                     let own = has.get(at - disk.log_start as usize);
                     assert!(
                         own == Some(record),
@@ -83,7 +88,10 @@ impl Judge {
                         Some(acked) => {
                             assert!(*acked == record, "C10: {record:?} acknowledged at {at} after {acked:?}")
                         }
-                        None => self.acked.push(record),
+                        None => {
+                            self.acked.push(record);
+                            self.acked_in = self.acked_in.max(replica.ballot().promised);
+                        }
                     }
                 }
             }

@@ -13,7 +13,10 @@ use std::{
 };
 
 use super::{
-    super::assignment::{Members, ReplicaId},
+    super::{
+        Damaged,
+        assignment::{Members, ReplicaId},
+    },
     world::{Disk, Habits, Letter, World, members},
 };
 
@@ -60,6 +63,7 @@ enum Action {
     Crash(ReplicaId),
     Read(ReplicaId),
     Replace(ReplicaId),
+    Look(ReplicaId),
 }
 
 impl State {
@@ -82,6 +86,7 @@ impl State {
                 (campaigns > 0 && !leaders.contains(&id), Action::Campaign(id)),
                 (crashes > 0, Action::Crash(id)),
                 (replacements > 0, Action::Replace(id)),
+                (self.world.node(id).disk.damaged.is_some(), Action::Look(id)),
             ];
             actions.extend(may.into_iter().filter(|(may, _)| *may).map(|(_, action)| action));
         }
@@ -108,6 +113,7 @@ impl State {
                 budget.reads -= 1;
                 world.ask(*id, NOW);
             }
+            Action::Look(id) => drop(world.see_to_damage(*id, NOW)),
             Action::Replace(id) => {
                 budget.replacements -= 1;
                 let copy = image.take_if(|(of, _)| of == id).map(|(_, disk)| disk);
@@ -334,6 +340,33 @@ fn a_drive_is_replaced_by_an_earlier_copy_of_itself() {
     let mut state = State::new(world, budget);
     state.image = Some(copy);
     look_at("an earlier copy", state.after(&Action::Replace(ReplicaId(2))));
+}
+
+#[test]
+fn a_leader_has_damaged_what_others_lack() {
+    // 0 has a record that 2 lacks, and with W = 3 so was never acknowledged; 1 has it there.
+    for (write, lack) in [(2, [1, 2].as_slice()), (3, &[2])] {
+        let mut world = settled(members(&ALL, write, 1), 2, Habits::PROMPT);
+        world.append(ReplicaId(0), NOW);
+        world.sent.retain(|letter| !lack.contains(&letter.1.0));
+        world.run(NOW);
+        world.damage(ReplicaId(0), 2);
+        world.crash(ReplicaId(0), NOW);
+        world.sent.clear();
+        world.act(ReplicaId(0), |replica| replica.campaign(NOW));
+        let budget = Budget { appends: 1, campaigns: 1, ..Budget::default() };
+        look("a damaged leader", world.clone(), budget);
+        world.run(NOW);
+        look("a damaged leader that is elected", world.clone(), budget);
+        look("a damaged leader that is elected, and a crash", world.clone(), Budget { crashes: 1, ..budget });
+        assert_eq!(world.see_to_damage(ReplicaId(0), NOW), Some(Damaged::Forgets));
+        look("a damaged leader that forgot", world.clone(), Budget { reads: 1, ..budget });
+        look(
+            "a damaged leader that forgot, and a crash",
+            World { habits: Habits::SLOW, ..world },
+            Budget { crashes: 1, ..budget },
+        );
+    }
 }
 
 #[test]

@@ -158,6 +158,10 @@ impl Play {
                 let any = world.act(id, |replica| replica.repair(from, until, now));
                 return (!any).then(|| "nothing of it is known to be final".to_owned());
             }
+            "damage" => world.damage(id, number(rest[0])),
+            "look" => {
+                return world.see_to_damage(id, now).map(|damaged| format!("{id} {damaged:?}").to_lowercase());
+            }
             "spoil" => world.judge.beyond_repair = true,
             other => panic!("`{other}` is no command"),
         }

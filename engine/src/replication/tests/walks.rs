@@ -1,11 +1,14 @@
 //! Long random walks, where the exhaustive world is too wide to go deep: any action at any time, from a seed, then
 //! peace, in which the replicas must come to agree and serve again.
 
-use std::time::Duration;
+use std::{
+    sync::atomic::{AtomicU64, Ordering::Relaxed},
+    time::Duration,
+};
 
 use super::{
     super::assignment::{Members, ReplicaId},
-    super::{RoleName, assignment::ReplicaSet},
+    super::{Damaged, RoleName, assignment::ReplicaSet},
     world::{Habits, Letter, World, members},
 };
 use crate::types::{AckLevel, Offset};
@@ -34,8 +37,10 @@ struct Walk {
     letters: Vec<Letter>,
     /// How many crashes there are among a hundred other things.
     crashes: u64,
-    /// How many drives may still be replaced: fewer than a write quorum can spare.
-    replacements: u8,
+    /// How many drives may still be replaced, or spoil a record: fewer than a write quorum can spare.
+    losses: u8,
+    /// Which of the two happens.
+    damages: bool,
     /// To what the members may change.
     changes: Vec<Members>,
     /// What happened, for the message of a failure.
@@ -52,13 +57,16 @@ impl Walk {
             65..=74 => drop(self.world.save(id, now)),
             75..=81 => drop(self.world.append(id, now)),
             82 => self.trim(id),
-            83..=90 => self.world.act(id, |replica| replica.tick(now)),
+            83..=90 => {
+                self.world.act(id, |replica| replica.tick(now));
+                self.see_to_damage(id);
+            }
             91 => self.world.act(id, |replica| replica.campaign(now)),
             92 => self.suspect(id),
             93..=94 => drop(self.world.ask(id, now)),
             95..=96 => self.hand_over(id),
             97 => self.change(id),
-            98 => self.replace(id),
+            98 => self.lose(id),
             100.. => {
                 self.story.push(format!("crash {id}"));
                 self.world.crash(id, now);
@@ -125,11 +133,27 @@ impl Walk {
         }
     }
 
-    fn replace(&mut self, id: ReplicaId) {
-        if self.replacements > 0 {
-            self.replacements -= 1;
+    fn lose(&mut self, id: ReplicaId) {
+        let (start, end) = (self.world.node(id).disk.log_start, self.world.node(id).disk.end());
+        if self.losses == 0 || (self.damages && start == end) {
+            return;
+        }
+        self.losses -= 1;
+        if self.damages {
+            // Mostly one of the last: there the others may lack it.
+            let at = end - 1 - self.chance.below((end - start).min(3));
+            self.story.push(format!("damage {id} at {at}"));
+            self.world.damage(id, at);
+        } else {
             self.story.push(format!("replace {id}"));
             self.world.replace(id, None, self.now);
+        }
+    }
+
+    fn see_to_damage(&mut self, id: ReplicaId) {
+        if self.world.see_to_damage(id, self.now) == Some(Damaged::Forgets) {
+            FORGOT.fetch_add(1, Relaxed);
+            self.story.push(format!("{id} takes its memory for lost"));
         }
     }
 
@@ -141,7 +165,10 @@ impl Walk {
             assert!(round < 400, "they do not come to agree");
             self.now += Duration::from_millis(10);
             let now = self.now;
-            self.world.ids().for_each(|id| self.world.act(id, |replica| replica.tick(now)));
+            for id in self.world.ids() {
+                self.world.act(id, |replica| replica.tick(now));
+                self.see_to_damage(id);
+            }
             self.world.run(now);
             self.world.told.clear();
             self.world.judge.judge(&self.world.nodes);
@@ -153,10 +180,16 @@ impl Walk {
             }
             let config = self.world.node(leader).replica.ballot().config;
             let end = self.world.node(leader).replica.held().received;
+            // What others have deleted already they cannot give: whoever had it deleted says so again.
+            let begins = self.world.nodes.iter().map(|node| node.disk.log_start).max().unwrap_or(0);
+            if self.world.node(leader).disk.damaged.is_some_and(|at| at < begins) {
+                self.world.trim(leader, Offset(begins), now);
+                continue;
+            }
             let whole = |id: ReplicaId| {
                 let node = self.world.node(id);
                 let follows = matches!(node.replica.role(), RoleName::Follower | RoleName::Leader);
-                follows && node.replica.held().durable == end
+                follows && node.replica.held().durable == end && node.disk.damaged.is_none()
             };
             let all: ReplicaSet = config.replicas();
             let acknowledged = self.world.judge.acked.len() as u64 == end.0;
@@ -172,10 +205,11 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
     let habits = [Habits::PROMPT, Habits::SYNCS_LATER, Habits::SLOW][chance.below(3) as usize];
     let spare = members.write_quorum() - 1;
     let world = World::new(members, nodes, habits);
-    let replacements = if chance.below(3) == 0 && changes.is_empty() { spare } else { 0 };
+    let losses = if chance.below(3) == 0 && changes.is_empty() { spare } else { 0 };
     let crashes = [0, 1, 12][chance.below(3) as usize];
     let (now, letters, story) = (Duration::ZERO, Vec::new(), Vec::new());
-    let mut walk = Walk { world, chance, now, letters, crashes, replacements, changes, story };
+    let damages = Chance(!seed).below(2) == 0;
+    let mut walk = Walk { world, chance, now, letters, crashes, losses, damages, changes, story };
     walk.letters.append(&mut walk.world.sent);
     let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         (0..STEPS).for_each(|_| walk.step());
@@ -186,6 +220,9 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
         panic!("seed {seed} of {members}:\n{}\n{}", walk.story.join("\n"), nodes.join("\n"));
     }
 }
+
+/// How many leaders took their memory for lost because of damage.
+static FORGOT: AtomicU64 = AtomicU64::new(0);
 
 /// How many steps a walk takes before there is peace.
 const STEPS: usize = 400;
@@ -203,7 +240,9 @@ fn three_replicas_survive_whatever_happens() {
         walk(seed, 3, members(&[0, 1, 2], 2, 2), Vec::new());
         walk(seed, 3, members(&[0, 1, 2], 3, 1), Vec::new());
         walk(seed, 3, members(&[0, 1, 2], 1, 1), Vec::new());
+        walk(seed, 2, members(&[0, 1], 2, 1), Vec::new());
     }
+    assert!(FORGOT.load(Relaxed) > 0, "no leader took its memory for lost");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use super::super::{
-    Opened, Pace, Replica,
+    Damaged, Opened, Pace, Replica,
     assignment::{Configuration, Members, ReplicaId},
     ballot::{Ballot, Memory},
     effect::Effect,
@@ -37,6 +37,8 @@ pub struct Disk {
     pub log: Vec<Record>,
     pub log_start: u64,
     pub durable: u64,
+    /// A record that cannot be read.
+    pub damaged: Option<u64>,
 }
 
 /// A replica and its drive.
@@ -108,7 +110,7 @@ impl World {
         let nodes = (0..nodes).map(ReplicaId).map(|id| {
             let founded = members.replicas().contains(id);
             let ballot = if founded { Ballot::founding(config) } else { Ballot::lost(config) };
-            let disk = Disk { ballot, saving: Vec::new(), log: Vec::new(), log_start: 0, durable: 0 };
+            let disk = Disk { ballot, saving: Vec::new(), log: Vec::new(), log_start: 0, durable: 0, damaged: None };
             Node { replica: disk.open(id, 1, Duration::ZERO), disk, life: 1 }
         });
         let nodes = nodes.collect();
@@ -177,30 +179,35 @@ impl World {
                 }
             }
             Effect::Truncate { to } => {
+                disk.damaged.take_if(|at| *at >= to.0);
                 disk.log.truncate((to.0 - disk.log_start) as usize);
                 disk.durable = disk.end();
                 replica.handle_truncated(to, now);
             }
             Effect::Restart { at } => {
-                disk.log.clear();
+                (disk.damaged, disk.log) = (None, Vec::new());
                 (disk.log_start, disk.durable) = (at.0, at.0);
                 replica.handle_truncated(at, now);
             }
             Effect::Trim { before } => {
+                disk.damaged.take_if(|at| *at < before.0);
                 disk.log.drain(..(before.0 - disk.log_start) as usize);
                 disk.log_start = before.0;
                 replica.handle_log_start(before, now);
             }
+            Effect::Load { to, from, .. } if disk.damaged == Some(from.0) => replica.handle_load_failed(to),
             Effect::Load { to, from, until, bytes_max } => {
                 let batches = disk.read(from, until, bytes_max);
                 let size_bytes = batches.bytes.len() as u64;
                 replica.handle_loaded(to, Loaded { batches, size_bytes, wanted: AckLevel::Durable }, now);
             }
+            Effect::LoadSpare { from, .. } if disk.damaged == Some(from.0) => {}
             Effect::LoadSpare { to, from, until } => {
                 let batches = disk.read(from, until, 1);
                 replica.handle_spare(to, batches);
             }
             Effect::Rewrite(batches) => {
+                disk.damaged.take_if(|at| (batches.from.0..batches.end.0).contains(at));
                 let from = (batches.from.0 - disk.log_start) as usize;
                 disk.log[from..from + batches.bytes.len()].copy_from_slice(&batches.bytes);
             }
@@ -269,9 +276,29 @@ impl World {
         // A log that begins beyond its end is begun anew there.
         node.disk.durable = node.disk.durable.max(node.disk.log_start);
         node.disk.log.truncate((node.disk.durable - node.disk.log_start) as usize);
+        let end = node.disk.end();
+        node.disk.damaged.take_if(|at| *at >= end);
         node.life += 1;
         node.replica = node.disk.open(id, node.life, now);
         self.carry_effects(id);
+    }
+
+    /// A record that a node has turns out to be damaged.
+    pub fn damage(&mut self, id: ReplicaId, at: u64) {
+        let disk = &mut self.node_mut(id).disk;
+        assert!((disk.log_start..disk.end()).contains(&at), "damage at {at} of {disk:?}");
+        disk.damaged = Some(at);
+        self.node_mut(id).replica.stop_repair();
+    }
+
+    /// A node does about its damage what it can.
+    pub fn see_to_damage(&mut self, id: ReplicaId, now: Duration) -> Option<Damaged> {
+        let at = Offset(self.node(id).disk.damaged?);
+        let damaged = self.act(id, |replica| replica.handle_damage(at, at.advance(1), now));
+        if damaged == Damaged::Waits && self.node(id).replica.repair.is_none() {
+            self.act(id, |replica| replica.repair(at, at.advance(1), now));
+        }
+        Some(damaged)
     }
 
     /// The records of a node before `before` are deleted.
@@ -279,6 +306,7 @@ impl World {
         let Node { replica, disk, .. } = self.node_mut(id);
         disk.log.drain(..(before.0 - disk.log_start) as usize);
         disk.log_start = before.0;
+        disk.damaged.take_if(|at| *at < before.0);
         replica.handle_log_start(before, now);
         self.carry_effects(id);
     }
@@ -286,8 +314,14 @@ impl World {
     /// The drive of a node is replaced, by an empty one or by a copy of an earlier time.
     pub fn replace(&mut self, id: ReplicaId, disk: Option<Disk>, now: Duration) {
         let config = self.node(id).disk.ballot.config;
-        let empty =
-            Disk { ballot: Ballot::lost(config), saving: Vec::new(), log: Vec::new(), log_start: 0, durable: 0 };
+        let empty = Disk {
+            ballot: Ballot::lost(config),
+            saving: Vec::new(),
+            log: Vec::new(),
+            log_start: 0,
+            durable: 0,
+            damaged: None,
+        };
         self.node_mut(id).disk = disk.unwrap_or(empty);
         self.crash(id, now);
     }
@@ -317,7 +351,8 @@ impl World {
         let log: Vec<_> = disk.log.iter().map(|record| record.epoch.to_string()).collect();
         let from = if disk.log_start > 0 { format!(" from={}", disk.log_start) } else { String::new() };
         let role = format!("{:?}", replica.role()).to_lowercase();
-        format!("{id}: {role} {}{from} log=[{}] durable={}", replica.ballot(), log.join(" "), disk.durable)
+        let damaged = disk.damaged.map_or(String::new(), |at| format!(" damaged={at}"));
+        format!("{id}: {role} {}{from} log=[{}] durable={}{damaged}", replica.ballot(), log.join(" "), disk.durable)
     }
 
     pub fn forget_times(&mut self) {
@@ -333,7 +368,8 @@ impl World {
 impl Disk {
     fn read(&self, from: Offset, until: Offset, bytes_max: u64) -> Batches<Bytes> {
         let first = (from.0 - self.log_start) as usize;
-        let count = (until.0 - from.0).min(bytes_max.max(1)) as usize;
+        let until = self.damaged.filter(|at| *at > from.0).map_or(until.0, |at| at.min(until.0));
+        let count = (until - from.0).min(bytes_max.max(1)) as usize;
         let bytes = self.log[first..first + count].to_vec();
         let epoch = bytes[0].epoch;
         assert!(bytes.iter().all(|record| record.epoch == epoch), "batches of several reigns: {bytes:?}");
