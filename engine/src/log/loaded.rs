@@ -38,15 +38,13 @@ impl<R: Runtime> Loaded<R> {
         self.forget(&entry);
         self.index_bytes.set(self.index_bytes.get() + index_bytes);
         self.entries.borrow_mut().push_back(entry);
-        // Everybody gets a second chance once.
-        let mut chances = self.entries.borrow().len();
         while self.is_crowded()
             && let Some(oldest) = self.take_oldest()
         {
             let Some(log) = oldest.log.upgrade() else { continue };
             let Some(known) = log.exactly(oldest.base).filter(|known| known.index.borrow().is_some()) else { continue };
-            if known.read_lately.take() && chances > 0 {
-                chances -= 1;
+            // Everybody gets a second chance once: nobody reads meanwhile.
+            if known.read_lately.take() {
                 self.index_bytes.set(self.index_bytes.get() + oldest.index_bytes);
                 self.entries.borrow_mut().push_back(oldest);
             } else {
@@ -97,15 +95,17 @@ mod tests {
 
     use super::*;
     use crate::{
+        error::RequestError,
         log::{
             LogContext,
             fixture::{P, append_each, append_timed, batch_of, context, context_of, edit, open, placed},
             flush::Commit,
+            loading::headers_of,
             read::ReadRange,
             recovery,
         },
         record::{BatchBuilder, Codec, check_produced},
-        runtime::sim::{Sim, SimConfig, SimRuntime},
+        runtime::sim::{Sim, SimConfig, SimRuntime, faults::Failure},
     };
 
     /// A log of 3,000 records in more segments than there is room for, and where they begin.
@@ -237,6 +237,11 @@ mod tests {
                     assert_eq!(found, Offset(first_from(start, wanted)), "{wanted} from {start}");
                 }
             }
+            let bases: Vec<u64> = log.segments.borrow().iter().map(|segment| segment.base_offset().0).collect();
+            for newest in bases[1..].iter().map(|next| *next as i64 - 1) {
+                let found = log.find_time(newest, range(0)).await.unwrap();
+                assert_eq!(found, Offset(first_from(0, newest)), "the newest of a segment");
+            }
             let reads = context.metrics.disk_reads.get();
             assert_eq!(log.find_time(2990, range(0)).await.unwrap(), Offset(2990));
             assert!(context.metrics.disk_reads.get() - reads < 3, "a second search reads all over again");
@@ -262,6 +267,71 @@ mod tests {
                 let open = log.segments.borrow().iter().filter(|one| one.file.borrow().is_some()).count() as u64;
                 // The active one is open too.
                 assert_eq!(open, 1 + (offset + 1).min(OPEN_SEALED_SEGMENTS_MAX as u64), "after {offset}");
+            }
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn a_segment_that_cannot_be_opened_is_not_lost_and_one_that_is_gone_is() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let (world, context) = (Rc::clone(&sim), context(&cores[0], 4096));
+        let story = async move {
+            append_each(&open(&context).await.log, &batch_of(8192), 0..300).await;
+            let log = open(&context).await.log;
+            let read = async || log.read_disk(ReadRange { offset: Offset(7), end: Offset(300), max_bytes: 1 }).await;
+            world.fail_nth(1, Failure::Error, false);
+            let failed = read().await;
+            assert!(matches!(failed, Err(RequestError::ReadFailed { .. })), "{failed:?}");
+            assert!(log.losses().is_empty());
+            read().await.unwrap();
+            let log = open(&context).await.log;
+            let path = log.segments.borrow()[0].path.clone();
+            context.runtime.remove_file(&path).await.unwrap();
+            let failed = log.read_disk(ReadRange { offset: Offset(7), end: Offset(300), max_bytes: 1 }).await;
+            assert!(matches!(failed, Err(RequestError::Corrupt { from: Offset(0), .. })), "{failed:?}");
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn an_index_made_from_a_segment_whose_first_record_is_lost_leads_there() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            append_each(&open(&context).await.log, &batch_of(8192), 0..300).await;
+            let log = open(&context).await.log;
+            let (path, base) = {
+                let second = &log.segments.borrow()[1];
+                (second.path.clone(), second.base_offset())
+            };
+            context.runtime.remove_file(&path.with_extension("idx")).await.unwrap();
+            edit(&context.runtime, &path, 4096..8192, |bytes| bytes[200] ^= 1).await;
+            let read = async |offset| log.read_disk(ReadRange { offset, end: Offset(300), max_bytes: 1 }).await;
+            let next = Offset(base.0 + 1);
+            let lost = read(base).await.unwrap_err();
+            let RequestError::Corrupt { from, to, .. } = lost else { panic!("{lost}") };
+            assert_eq!((from, to), (base, next));
+            assert_eq!(headers_of(&read(next).await.unwrap()[0])[0].base_offset, next);
+        };
+        sim.block_on(&cores[0], story, 5_000_000).unwrap();
+    }
+
+    #[test]
+    fn there_is_room_for_the_one_segment_that_is_read_however_little_there_is() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let mut context = context(&cores[0], 4096);
+        Rc::get_mut(&mut context).unwrap().loaded = Loaded::new(0);
+        let story = async move {
+            append_each(&open(&context).await.log, &batch_of(8192), 0..300).await;
+            let log = open(&context).await.log;
+            for offset in [7, 150, 8] {
+                let range = ReadRange { offset: Offset(offset), end: Offset(300), max_bytes: 1 };
+                log.read_disk(range).await.unwrap();
+                assert!(log.has_index_of(Offset(offset)) && context.loaded.entries.borrow().len() == 1);
             }
         };
         sim.block_on(&cores[0], story, 5_000_000).unwrap();

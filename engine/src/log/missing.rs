@@ -81,7 +81,7 @@ impl Names {
     /// The segments that are missing between others, as far as their indexes show.
     pub fn missing_between(&self) -> impl Iterator<Item = Offset> {
         let range = self.segments.first().zip(self.segments.last());
-        let inside = move |base: &Offset| range.is_some_and(|(first, last)| base > first && base < last);
+        let inside = move |base: &Offset| range.is_some_and(|(first, last)| (first..last).contains(&base));
         self.indexes.iter().copied().filter(move |base| inside(base) && !self.segments.contains(base))
     }
 }

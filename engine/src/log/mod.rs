@@ -294,7 +294,7 @@ fn new_header<R: Runtime>(
 #[cfg(test)]
 mod tests {
     use super::{
-        fixture::{DIR, P, append_each, batch_of, context, cut_everywhere, edit, open, placed},
+        fixture::{DIR, P, append_each, batch_of, context, context_of, cut_everywhere, edit, open, placed},
         flush::Commit,
         read::ReadRange,
         recovery::Recovered,
@@ -448,5 +448,26 @@ mod tests {
             assert_eq!(log.size_bytes(), 4096 + 3 * 1024 + 2 * 300_032 + 4096, "of all segments");
         };
         sim.block_on(&cores[0], story, 100_000).unwrap();
+    }
+
+    #[test]
+    fn a_last_segment_of_several_windows_is_read_to_its_end_also_if_one_batch_is_larger_than_a_window() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context_of(&cores[0], 512, 64 << 20);
+        let story = async move {
+            let log = open(&context).await.log;
+            append_each(&log, &batch_of(100_000), 0..100).await;
+            let mut builder = crate::record::BatchBuilder::new(crate::record::Codec::None);
+            (0..5).for_each(|_| builder.push(None, &vec![7; 1_000_000], &[], 1).unwrap());
+            let large = builder.finish().unwrap();
+            log.append(&large, &check_produced(&large).unwrap(), placed(100, 0));
+            log.write_waiting(Commit::Written).await.unwrap();
+            append_each(&log, &batch_of(100_000), 105..110).await;
+            let end_position = log.active().end_position.get();
+            let Recovered { log, end, damage, .. } = open(&context).await;
+            assert_eq!((end, damage, log.active().end_position.get()), (Offset(110), None, end_position));
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
     }
 }

@@ -576,4 +576,30 @@ mod tests {
             assert_eq!(state == State::Unknown, again, "{failure:?}: {state:?}");
         }
     }
+
+    #[test]
+    fn beside_the_first_segment_nothing_is_kept_and_beside_another_one_once() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let (world, context) = (Rc::clone(&sim), context(&cores[0], 512));
+        let story = async move {
+            let log = open(&context).await.log;
+            let kept =
+                || world.files().into_iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "prd")).count();
+            let keep = async || {
+                log.keep_producers(&ProducerHistory::default());
+                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+                kept()
+            };
+            assert_eq!(keep().await, 0);
+            let bytes = batch(0);
+            log.append(&bytes, &check_produced(&bytes).unwrap(), placed(0, 0));
+            log.write_waiting(crate::log::flush::Commit::Written).await.unwrap();
+            log.roll(Offset(1), &ProducerHistory::default()).await.unwrap();
+            assert_eq!(keep().await, 1);
+            let renames = world.renames("prd");
+            assert_eq!((keep().await, world.renames("prd")), (1, renames), "it is there");
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
 }

@@ -763,4 +763,25 @@ mod tests {
         };
         sim.block_on(&cores[0], story, 1_000_000).unwrap();
     }
+
+    #[test]
+    fn batches_that_stand_side_by_side_are_handed_out_as_one_piece() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 4096);
+        let story = async move {
+            let log = open(&context).await.log;
+            let batch = batch_of(2000);
+            for offset in 0..4 {
+                log.append(&batch, &check_produced(&batch).unwrap(), placed(offset, 0));
+                if offset % 2 == 1 {
+                    log.write_waiting(Commit::Written).await.unwrap();
+                }
+            }
+            let range = ReadRange { offset: Offset(0), end: Offset(4), max_bytes: 1 << 20 };
+            let lens: Vec<_> = log.read_disk(range).await.unwrap().iter().map(Bytes::len).collect();
+            assert_eq!(lens, [4000, 4000], "a piece for each group");
+        };
+        sim.block_on(&cores[0], story, 1_000_000).unwrap();
+    }
 }

@@ -381,7 +381,7 @@ mod tests {
             segment::segment_path,
         },
         record::check_produced,
-        runtime::sim::{Sim, SimConfig, SimRuntime},
+        runtime::sim::{Sim, SimConfig, SimRuntime, faults::Failure},
     };
 
     const STEPS: u64 = 1_000_000;
@@ -636,6 +636,61 @@ mod tests {
             let left: Vec<_> = world.files().into_iter().map(|(path, _)| path).collect();
             assert_eq!(left, [PathBuf::from("/l/0/notes.seg"), PathBuf::from("/l/README")]);
             assert!(runtime.list_dir(Path::new("/l/1")).await.is_err(), "it was empty");
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn the_newest_segment_with_a_durable_snapshot_is_kept_until_another_one_has_one() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            append(&log, 0, 3).await;
+            log.keep_producers(&ProducerHistory::default());
+            append(&log, 3, 9).await;
+            log.keep_start(Offset(8)).await.unwrap();
+            log.release_before(Offset(8));
+            log.bury().await.unwrap();
+            let there = async |base| {
+                let path = segment_path(Path::new(DIR), Offset(base));
+                context.runtime.open(&path, OpenMode::Existing).await.is_ok()
+            };
+            assert!(!there(0).await && there(2).await && there(4).await, "what is known of producers is beside 2");
+            log.keep_producers(&ProducerHistory::default());
+            while log.has_released() {
+                context.runtime.sleep(PAUSE).await;
+                log.bury().await.unwrap();
+            }
+            assert!(!there(2).await && !there(6).await && there(8).await);
+        };
+        sim.block_on(&cores[0], story, STEPS).unwrap();
+    }
+
+    #[test]
+    fn what_cannot_be_removed_waits_for_the_next_start_and_what_is_read_for_its_reader() {
+        let sim = Rc::new(Sim::new(1, &SimConfig::default()));
+        let (_, cores) = sim.process(1);
+        let (world, context) = (Rc::clone(&sim), context(&cores[0], 512));
+        let story = async move {
+            let runtime = &context.runtime;
+            let path = PathBuf::from("/00000000000000000000.del");
+            let is_there = || world.files().iter().any(|(other, _)| *other == path);
+            let file = Rc::new(runtime.open(&path, OpenMode::CreateTruncate).await.unwrap());
+            world.fail_nth(1, Failure::Error, true);
+            Reaper::remove(&context, path.clone());
+            runtime.sleep(Duration::from_secs(1)).await;
+            world.fail_none();
+            runtime.sleep(Duration::from_secs(1)).await;
+            assert!(is_there(), "it is not tried again and again");
+            let reader = Rc::clone(&file);
+            Reaper::reap(&context, Remains { path: path.clone(), file: Some(file) });
+            runtime.sleep(Duration::from_secs(1)).await;
+            assert!(is_there());
+            drop(reader);
+            runtime.sleep(Duration::from_secs(1)).await;
+            assert!(!is_there());
         };
         sim.block_on(&cores[0], story, STEPS).unwrap();
     }

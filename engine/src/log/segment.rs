@@ -401,4 +401,17 @@ mod tests {
         let sidecars: Vec<PathBuf> = sidecars_of(&path).collect();
         assert!(sidecars.iter().all(|sidecar| segment_of_sidecar(sidecar) == Some(path.clone())), "{sidecars:?}");
     }
+
+    #[test]
+    fn a_segment_in_the_place_of_an_empty_one_goes_on_with_its_incarnation_and_what_is_kept_beside_it() {
+        type Planned = Segment<crate::runtime::sim::SimRuntime>;
+        let empty = Planned::planned(Path::new("/d"), header());
+        *empty.producers.borrow_mut() = Some(vec![7]);
+        empty.snapshot.set(Snapshot::Pending);
+        let (incarnation, leader_epoch) = (Incarnation(1), LeaderEpoch(6));
+        let next = Planned::in_place_of(&empty, SegmentHeader { incarnation, leader_epoch, ..header() });
+        assert_eq!(next.header, SegmentHeader { leader_epoch, ..header() });
+        assert_eq!((&next.path, next.snapshot.get(), next.replaces), (&empty.path, Snapshot::Pending, false));
+        assert_eq!((next.producers.borrow().as_deref(), empty.producers.borrow().as_deref()), (Some(&[7][..]), None));
+    }
 }

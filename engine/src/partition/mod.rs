@@ -585,4 +585,14 @@ mod tests {
         p.note_producer(&ProducerMark { sequence: Sequence(2), ..mark }, Offset(10));
         assert_eq!(p.producers().newest_offset(), Some(Offset(10)));
     }
+
+    #[test]
+    fn all_who_send_the_same_batch_again_are_answered() {
+        let mut p = partition();
+        p.handle_append(2, AckLevel::Durable, 1);
+        (2..5).for_each(|token| duplicate_of(&mut p, 10, AckLevel::Durable, token));
+        p.handle_durable(Offset(12));
+        let expected: Vec<_> = (1..5).map(|token| ack(token, 10, 2, AckLevel::Durable)).collect();
+        assert_eq!(effects(&mut p), expected);
+    }
 }

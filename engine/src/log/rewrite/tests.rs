@@ -151,8 +151,11 @@ fn what_does_not_fit_or_is_not_what_was_there_is_refused() {
             let refused = log.rewrite(&loss, &wrong, Offset(3)).await.unwrap_err();
             assert!(matches!(refused, RewriteError::Wrong { .. }), "{refused:?}");
         }
-        assert_eq!(log.losses().all(), std::slice::from_ref(&loss));
         assert_eq!(log.look_again(&loss).await, Ok(Look::Lost));
+        assert_eq!(log.losses().all(), std::slice::from_ref(&loss));
+        edit(&runtime, &path, 4096..4608, |bytes| bytes[300 + 100] ^= 1).await;
+        assert_eq!(log.look_again(&loss).await, Ok(Look::Intact), "the drive had answered with other bytes");
+        assert!(log.losses().is_empty());
     });
 }
 
@@ -332,5 +335,62 @@ fn what_is_kept_mapped_for_readers_does_not_keep_damage_from_being_written_over(
         assert_eq!(log.rewrite(&loss, &theirs(20, &[8192]), Offset(300)).await, Ok(1));
         assert_eq!(offsets(&log, 20, 21).await.unwrap(), [20]);
         assert!(log.losses().is_empty());
+    });
+}
+
+#[test]
+fn a_place_of_so_many_bytes_is_written_over_and_a_longer_one_is_not() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[300], &[400]]).await;
+        for (more, is_too_long) in [(0, false), (1, true)] {
+            let (position, end_position) = (4096, 4096 + REWRITE_BYTES_MAX + more);
+            let lost = Lost { position, end_position, from: Offset(0), to: Offset(1), reason: String::new() };
+            let loss = Loss { file: segment_path(Path::new(DIR), Offset(0)), lost };
+            assert_eq!(loss.bytes(), REWRITE_BYTES_MAX + more);
+            let refused = log.rewrite(&loss, &theirs(0, &[300]), Offset(2)).await;
+            let Err(RewriteError::Misfit { reason, .. }) = refused else { panic!("{refused:?}") };
+            assert_eq!(reason.contains("too long"), is_too_long, "{more} more: {reason}");
+        }
+    });
+}
+
+#[test]
+fn a_sealed_segment_is_as_long_as_before_when_its_last_batch_was_written_over() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[300], &[400]]).await;
+        log.roll(Offset(2), &crate::record::ProducerHistory::default()).await.unwrap();
+        let path = segment_path(Path::new(DIR), Offset(0));
+        edit(&runtime, &path, 4608..5120, |bytes| bytes[100] ^= 1).await;
+        let loss = loss_at(&log, 1, 2).await;
+        log.rewrite(&loss, &theirs(1, &[400]), Offset(2)).await.unwrap();
+        assert_eq!(offsets(&log, 0, 2).await.unwrap(), [0, 1]);
+        assert_eq!(runtime.open(&path, OpenMode::Existing).await.unwrap().size().await.unwrap(), 5120);
+    });
+}
+
+#[test]
+fn what_was_read_of_a_segment_that_is_repaired_is_read_anew_and_what_was_read_of_others_is_not() {
+    run(|runtime| async move {
+        let mut context = context(&runtime, BLOCK);
+        Rc::get_mut(&mut context).unwrap().cache = crate::log::cache::BlockCache::new(8 << 20);
+        let log = open(&context).await.log;
+        append_each(&log, &batch_of(8192), 0..300).await;
+        let dir = Path::new("/q");
+        runtime.create_dir_all(dir).await.unwrap();
+        let other = crate::log::recovery::open(&context, crate::log::fixture::P, dir.into()).await.unwrap().log;
+        append_each(&other, &batch_of(8192), 0..300).await;
+        let hits = async |log: &Rc<Log<SimRuntime>>, offset| {
+            let before = context.metrics.cache_hits.get();
+            let range = ReadRange { offset: Offset(offset), end: Offset(300), max_bytes: 1 };
+            log.read_disk(range).await.unwrap();
+            context.metrics.cache_hits.get() - before
+        };
+        for (log, offset) in [(&log, 40), (&log, 200), (&other, 40)] {
+            assert_eq!((hits(log, offset).await, hits(log, offset).await), (0, 1));
+        }
+        log.forget_reads_of(&log.segment_of(Offset(40)).unwrap());
+        assert_eq!((hits(&log, 40).await, hits(&log, 200).await, hits(&other, 40).await), (0, 1, 1));
     });
 }

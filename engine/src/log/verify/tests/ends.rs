@@ -61,3 +61,36 @@ fn behind_a_whole_segment_the_rest_of_a_block_is_room_and_more_than_that_is_said
         assert!(bytes.iter().all(|found| found.position == Some(end as u64) && found.offsets.is_none()));
     }
 }
+
+#[test]
+fn of_a_damaged_header_it_is_said_what_is_wrong_with_it_and_of_a_missing_one_that_it_is() {
+    let disk = sound();
+    disk.flip(&path(12), 20);
+    let reason = disk.only().reason;
+    assert!(reason.starts_with("the header block is damaged: its checksum is wrong; "), "{reason}");
+    let mut disk = sound();
+    disk.put(path(12), vec![0; HEADER]);
+    disk.0.remove(&path(12).with_extension("idx"));
+    let reason = &disk.check().0[0].reason;
+    assert!(reason.starts_with("its header block is missing; "), "{reason}");
+}
+
+#[test]
+fn batches_of_the_next_segment_behind_a_gap_are_said_to_be_there_and_those_before_them_to_be_missing() {
+    let mut disk = sound();
+    disk.0.remove(&path(12).with_extension("idx"));
+    {
+        let mut bytes = disk.0[&path(12)].borrow_mut();
+        let place = &mut bytes[batch(3)..batch(4)];
+        let fields = ServerFields {
+            base_offset: Offset(24),
+            durable_hint: Offset(12),
+            leader_epoch: LeaderEpoch(1),
+            incarnation: header(12).incarnation,
+        };
+        stamp(place, fields);
+    }
+    let found: Vec<_> = disk.check().0.iter().map(|found| (found.kind, found.case, found.offsets)).collect();
+    let chain = |case, first, end| (Kind::Chain, Some(case), range(first, end));
+    assert_eq!(found, [chain('C', 21, 24), (Kind::NoIndex, None, None), chain('F', 24, 27)]);
+}
