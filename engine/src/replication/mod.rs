@@ -635,6 +635,11 @@ impl<B> Replica<B> {
         }
     }
 
+    /// Whether what this replica holds is a write quorum's without anybody else: no producer waits for the others.
+    pub fn is_enough_alone(&self) -> bool {
+        self.own.ballot.config.is_write_quorum([self.own.id].into_iter().collect())
+    }
+
     /// Everything before it is final, also while no reign is established. Zero if nothing is known.
     pub fn committed(&self) -> Offset {
         self.own.committed().min(self.own.held.received)

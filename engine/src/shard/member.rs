@@ -600,7 +600,9 @@ impl<R: Runtime> Member<R> {
     /// Reads for a follower: what was appended lately from memory, the rest from the device.
     fn load(self: &Rc<Self>, owned: &Rc<Owned<R>>, to: ReplicaId, (from, until, bytes_max): (Offset, Offset, u64)) {
         let range = ReadRange { offset: from, end: until, max_bytes: bytes_max as usize };
-        let wanted = owned.most_wanted();
+        // A copy that nobody waits for takes its time, so that it writes more at once: see `flusher.rs`.
+        let is_awaited = !self.replica.borrow().is_enough_alone();
+        let wanted = if is_awaited { owned.most_wanted() } else { AckLevel::Received };
         if let Some(pieces) = owned.log.read_memory(range) {
             return self.loaded(to, from, wanted, join(&pieces));
         }

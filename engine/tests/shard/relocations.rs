@@ -17,7 +17,7 @@ use pyralog_engine::{
 
 use crate::{
     moves::{self, append, move_to, status, until_led_by},
-    support::{ask, batch, check, create, data_dir, partitions_of, serve, serve_on},
+    support::{ask, batch, check, config, create, data_dir, partitions_of, serve, serve_with},
 };
 
 async fn moved_to(shard: &Shard<GlommioRuntime>, partition: PartitionId, core: u16) -> Moved {
@@ -139,7 +139,7 @@ fn a_copy_stays_on_its_drive() {
     let (one, other) = (data_dir(), data_dir());
     let dirs: Vec<PathBuf> = [&one, &other].map(|dir| dir.path().to_path_buf()).into();
     let drives = Drives::new((0..2).map(DriveId).zip(dirs).collect());
-    serve_on(drives, 4, |shard| async move {
+    serve_with(config(drives), 4, |shard| async move {
         let partition = create(&shard, "a", 1).await[0];
         let reason = |outcome: Outcome| match outcome {
             Err(RequestError::MoveRefused { reason }) => reason,

@@ -1,8 +1,9 @@
 //! A server in this process, on a directory of its own, and what tests ask of it.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use futures_util::future::{Either, select};
 use pyralog_engine::{
     error::RequestError,
     log::{retention::Limits, scrub::ScrubPace},
@@ -44,36 +45,51 @@ pub fn config(drives: Drives) -> ShardConfig {
     }
 }
 
+/// Tells every core to end when it is dropped.
+struct Stop(async_channel::Sender<()>);
+
+impl Drop for Stop {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// Runs `story` on core 0 of a server with `cores` cores on `data_dir`.
 pub fn serve<Fut: Future<Output = ()> + 'static>(
     data_dir: PathBuf,
     cores: usize,
     story: impl FnOnce(Shard<GlommioRuntime>) -> Fut + Clone + Send + 'static,
 ) {
-    serve_on(Drives::single(&data_dir), cores, story);
+    serve_with(config(Drives::single(&data_dir)), cores, story);
 }
 
-/// The same on several drives.
-pub fn serve_on<Fut: Future<Output = ()> + 'static>(
-    drives: Drives,
+/// The same with settings of its own.
+pub fn serve_with<Fut: Future<Output = ()> + 'static>(
+    config: ShardConfig,
     cores: usize,
     story: impl FnOnce(Shard<GlommioRuntime>) -> Fut + Clone + Send + 'static,
 ) {
     let cpus: Vec<usize> = (0..cores).map(|core| core % 2).collect();
     let seats = Arc::new(std::sync::Mutex::new(mesh::<Message>(cores, 64).into_iter().map(Some).collect::<Vec<_>>()));
     let (stop, stopped) = async_channel::bounded::<()>(1);
-    let data_dirs = drives.all().map(|(_, dir)| dir.to_path_buf()).collect();
+    let data_dirs = config.drives.all().map(|(_, dir)| dir.to_path_buf()).collect();
     let options = LaunchOptions { data_dirs, abort_on_panic: false, ..Default::default() };
     let threads = launch(&cpus, &options, move |core: CoreId, runtime: GlommioRuntime| async move {
         let seat = seats.lock().unwrap()[usize::from(core.0)].take().unwrap();
         let mesh = seat.connect(&runtime).await;
         let wiring = shard::Wiring { core, mesh, control: None, metrics: Arc::default() };
-        let shard = shard::open(runtime, config(drives), wiring).await.unwrap();
+        // Whichever core ends first, also by a panic, ends the others: a test that fails must not leave any behind.
+        let _stop = Stop(stop);
+        let shard = shard::open(runtime, config, wiring).await.unwrap();
+        let ended = stopped.recv();
         if core == CoreId(0) {
-            story(shard).await;
-            stop.close();
+            let (story, ended) = (pin!(story(shard)), pin!(ended));
+            match select(story, ended).await {
+                Either::Left(_) => {}
+                Either::Right(_) => panic!("another core has died"),
+            }
         } else {
-            let _ = stopped.recv().await;
+            let _ = ended.await;
         }
     })
     .unwrap();
