@@ -4,10 +4,15 @@
 //! How busy a core is is the part of the time in which it ran tasks; looking for work does not count. Of that each
 //! copy has the part that its requests and their bytes are of those of the core. What is moved is what narrows the gap
 //! most and does not turn it over, so that nothing goes back and forth; and the longer the less it helps. Nothing is
-//! moved while anything is not as it should be: a drive stalls, a copy is out of service or is rebuilt, the catalogue
-//! changes.
+//! moved while a drive stalls or the catalogue changes; and no partition of which a copy is out of service or is
+//! rebuilt, or whose copies are about to be others.
 
-use std::{cell::Cell, collections::BTreeMap, rc::Rc, time::Duration};
+use std::{
+    cell::Cell,
+    collections::{BTreeMap, BTreeSet},
+    rc::Rc,
+    time::Duration,
+};
 
 use futures_util::future::join_all;
 
@@ -18,6 +23,7 @@ use super::{
     request::{Move, Reply, Request},
 };
 use crate::{
+    catalog::Catalog,
     replication::{RoleName, assignment::ReplicaSet},
     runtime::Runtime,
     types::{CoreId, PartitionId},
@@ -67,7 +73,7 @@ pub struct Loads {
     at: Duration,
     /// How long it ran tasks.
     busy: Duration,
-    /// Whether everything is as it should be.
+    /// Whether its drive answers.
     is_well: bool,
     copies: Vec<CopyLoad>,
 }
@@ -78,6 +84,8 @@ struct CopyLoad {
     weight: u64,
     leads: bool,
     in_sync: ReplicaSet,
+    /// Whether it is as it should be.
+    is_well: bool,
 }
 
 /// How busy a core was, in thousandths of its time, and what it leads.
@@ -231,6 +239,12 @@ impl Before {
     }
 }
 
+/// The partitions that stay where they are: a copy is not as it should be, or the copies are about to be others.
+fn unfit<'a>(copies: impl Iterator<Item = &'a CopyLoad>, catalog: &Catalog) -> BTreeSet<PartitionId> {
+    let changes = |partition: PartitionId| catalog.by_uid(partition.log).is_none_or(|log| log.former.is_some());
+    copies.filter(|copy| !copy.is_well || changes(copy.id.partition)).map(|copy| copy.id.partition).collect()
+}
+
 impl<R: Runtime> Core<R> {
     /// Looks again and again, if that is wanted. On core 0.
     pub(super) fn keep_balanced(self: &Rc<Self>) {
@@ -278,13 +292,15 @@ impl<R: Runtime> Core<R> {
             let measured = before.since(core, &answer);
             loads.push((core, measured.filter(|_| answer.is_well)));
         }
+        let measured = loads.iter().filter_map(|(_, measured)| measured.as_ref());
+        let unfit = unfit(measured.flat_map(|measured| &measured.copies).map(|(copy, _)| copy), &self.catalog.borrow());
         let changes = self.admin.changes.is_taken() || self.catalog.borrow().logs().any(|log| log.founding);
         if changes || self.common.trust.borrow().fence().is_some() {
             return None;
         }
         let load = |(core, measured): (CoreId, Option<Measured>)| {
             let Measured { busy, copies } = measured?;
-            let led = copies.into_iter().filter(|(copy, _)| copy.leads);
+            let led = copies.into_iter().filter(|(copy, _)| copy.leads && !unfit.contains(&copy.id.partition));
             let led =
                 led.map(|(copy, busy)| Led { partition: copy.id.partition, busy, targets: self.targets_of(&copy) });
             Some(CoreLoad { core, busy, led: led.collect() })
@@ -312,7 +328,7 @@ impl<R: Runtime> Core<R> {
         let common = &self.common;
         common.note_busy();
         let copies = self.open_partitions();
-        let is_well = !self.drive_stalls() && copies.iter().all(|owned| owned.is_well());
+        let is_well = !self.drive_stalls() && !copies.iter().any(|owned| owned.stalls());
         let loads = Loads {
             at: common.context.runtime.monotonic(),
             busy: Duration::from_micros(common.context.metrics.busy_us.get()),
@@ -331,16 +347,21 @@ impl<R: Runtime> Owned<R> {
             weight: self.done.weight.get(),
             leads: member.is_none_or(|member| member.leads()),
             in_sync: member.map(|member| member.look(|replica| replica.in_sync())).unwrap_or_default(),
+            is_well: self.is_well(),
         }
+    }
+
+    /// Whether a write or a sync of it takes too long.
+    fn stalls(&self) -> bool {
+        let now = self.core.context.runtime.monotonic();
+        let timeout = self.core.config.drive_timeout;
+        self.io_since.get().is_some_and(|since| now.saturating_sub(since) > timeout)
     }
 
     /// Whether it may be moved, and nothing of it is being changed or rebuilt.
     fn is_well(&self) -> bool {
-        let now = self.core.context.runtime.monotonic();
-        let timeout = self.core.config.drive_timeout;
-        let stalls = self.io_since.get().is_some_and(|since| now.saturating_sub(since) > timeout);
         let member = self.member.as_ref();
-        !stalls
+        !self.stalls()
             && self.state.borrow().fence().is_none()
             && member.is_none_or(|member| !member.is_closed() && !member.is_changing() && member.is_settled())
     }
@@ -364,7 +385,12 @@ impl<R: Runtime> super::member::Member<R> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::types::{LogUid, PartitionIndex};
+    use crate::{
+        replication::assignment::ReplicaId,
+        settings::{LogChanges, LogSettings, Replication},
+        shard::request::{AlterLog, CreateLog},
+        types::{LogUid, PartitionIndex},
+    };
 
     const S: Duration = Duration::from_secs(1);
 
@@ -465,6 +491,7 @@ mod tests {
                 weight,
                 leads: true,
                 in_sync: ReplicaSet::default(),
+                is_well: true,
             };
             Loads { at: at * S, busy: busy * S, is_well: true, copies: (0..).zip(weights).map(copy).collect() }
         };
@@ -476,5 +503,28 @@ mod tests {
         // The first was opened anew, and nothing was done for the second.
         assert_eq!(parts(before.since(CoreId(0), &loads(30, 15, [7, 1100]))), Some((200, vec![200, 0])));
         assert_eq!(parts(before.since(CoreId(0), &loads(40, 15, [7, 1100]))), Some((0, vec![0, 0])));
+    }
+
+    #[test]
+    fn a_copy_that_is_not_well_or_is_about_to_change_keeps_its_partition_where_it_is_and_no_other() {
+        let three = Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 };
+        let settings = LogSettings { replication: Some(three), ..LogSettings::default() };
+        let create = |name: &str, partitions| CreateLog { name: name.parse().unwrap(), partitions, settings };
+        let (catalog, still) = Catalog::default().with_log(&create("still", 3), (1, 0)).unwrap();
+        let (catalog, changing) = catalog.with_log(&create("changing", 1), (1, 0)).unwrap();
+        let catalog = catalog.with_founded(changing.uid);
+        let copy = |log: LogUid, index, copy, is_well| {
+            let id = CopyId { partition: PartitionId { log, index: PartitionIndex(index) }, copy: ReplicaId(copy) };
+            CopyLoad { id, weight: 0, leads: copy == 0, in_sync: ReplicaSet::default(), is_well }
+        };
+        let mut copies: Vec<_> = (0..3).map(|index| copy(still.uid, index, 0, true)).collect();
+        copies.extend([copy(still.uid, 1, 2, false), copy(changing.uid, 0, 0, true)]);
+        let stay = |catalog: &Catalog| unfit(copies.iter(), catalog).into_iter().collect::<Vec<_>>();
+        let ill = copies[1].id.partition;
+        assert_eq!(stay(&catalog), [ill]);
+        let to = Some(Replication { replication_factor: 2, ..three }.into());
+        let changes = LogChanges { replication: to, ..LogChanges::default() };
+        let (catalog, _) = catalog.with_changes(&AlterLog { name: changing.name.clone(), changes }).unwrap();
+        assert_eq!(stay(&catalog), [ill, copies[4].id.partition]);
     }
 }
