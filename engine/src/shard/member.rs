@@ -31,7 +31,7 @@ use crate::{
     record::{ProducerHistory, check_stored_header},
     replication::{
         Opened, Pace, ReadTicket, Replica, RoleName,
-        assignment::{Configuration, ReplicaId},
+        assignment::{Configuration, Members, ReplicaId},
         ballot::{Ballot, Memory},
         effect::Effect,
         epochs::Epochs,
@@ -321,11 +321,12 @@ impl<R: Runtime> Member<R> {
         }
     }
 
-    /// Begins a reign without votes, because the operator says so. A log that ends at damage is mended before: what is
-    /// behind the damage is among what he gives up.
+    /// Begins a reign without votes, because the operator says so, with these members, or if none are given with those
+    /// that this copy knows. A log that ends at damage is mended before: what is behind the damage is among what he
+    /// gives up.
     ///
     /// Errors: why it does not.
-    pub(super) async fn force(self: &Rc<Self>) -> Result<LeaderEpoch, String> {
+    pub(super) async fn force(self: &Rc<Self>, members: Option<Members>) -> Result<LeaderEpoch, String> {
         let damaged = self.owned.borrow().upgrade().filter(|owned| owned.damage.is_some() && !self.log_busy.get());
         if let Some(owned) = damaged {
             self.change_log(owned, Change::Mend);
@@ -334,7 +335,7 @@ impl<R: Runtime> Member<R> {
         if self.closed.get() {
             return Err("is out of service until the server is restarted".to_owned());
         }
-        let members = self.look(|replica| replica.ballot().config.current);
+        let members = members.unwrap_or_else(|| self.look(|replica| replica.ballot().config.current));
         if !members.replicas().contains(self.id.copy) {
             return Err(format!("is none of the partition's members {members}"));
         }

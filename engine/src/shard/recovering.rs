@@ -15,7 +15,7 @@ use super::{
 use crate::{
     catalog::LogEntry,
     error::RequestError,
-    replication::assignment::ReplicaId,
+    replication::assignment::{Members, ReplicaId},
     runtime::Runtime,
     types::{CoreId, LeaderEpoch, Offset, PartitionId},
 };
@@ -151,11 +151,20 @@ impl<R: Runtime> Core<R> {
     pub(super) fn force(self: &Rc<Self>, id: CopyId, reply: ReplyTo) {
         let member = self.copy(id).and_then(|owned| owned.member.clone());
         let Some(member) = member else { return reply.send(Err(refused(format!("copy {} is not open", id.copy)))) };
+        let members = self.catalog.borrow().by_uid(id.partition.log).and_then(|log| decided_members(log));
         self.common.context.runtime.spawn(async move {
-            let begun = member.force().await;
+            let begun = member.force(members).await;
             reply.send(begun.map(Reply::Forced).map_err(|reason| refused(format!("copy {} {reason}", id.copy))));
         });
     }
+}
+
+/// The members of a log's partitions, if these do not change: the copy that is to lead may have missed the last change,
+/// and would count on some that have left. While they change, who is a member is for the ballots to say, and all are
+/// there.
+fn decided_members(log: &LogEntry) -> Option<Members> {
+    let replication = log.replication().filter(|_| log.former.is_none())?;
+    replication.members().ok()
 }
 
 fn refused(reason: String) -> RequestError {
@@ -205,6 +214,11 @@ fn usable(copies: &[CopyStanding], chosen: ReplicaId) -> Result<ReplicaId, Reque
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{
+        catalog::Catalog,
+        settings::{LogChanges, LogSettings, Replication},
+        shard::request::{AlterLog, CreateLog},
+    };
 
     fn copy(number: u8, is_intact: bool, accepted: u32, end: u64) -> CopyStanding {
         CopyStanding {
@@ -229,6 +243,22 @@ mod tests {
         let gone = CopyStanding { problem: Some("away".to_owned()), ..copy(0, true, 99, 99) };
         assert_eq!(chosen(&[gone.clone(), copy(1, true, 8, 5)]), Some(1));
         assert_eq!(chosen(&[gone]), None);
+    }
+
+    #[test]
+    fn whoever_is_told_to_lead_counts_on_nobody_who_has_left() {
+        let of = |replication_factor| Replication { replication_factor, write_quorum: 1, read_quorum: 1 };
+        let settings = LogSettings { replication: Some(of(3)), ..LogSettings::default() };
+        let create = CreateLog { name: "a".parse().unwrap(), partitions: 1, settings };
+        let (catalog, log) = Catalog::default().with_log(&create, (1, 0)).unwrap();
+        let members = |log: &LogEntry| decided_members(log).map(|members| members.replicas().len());
+        assert_eq!(members(&log), Some(3));
+        let changes = LogChanges { replication: Some(of(2).into()), ..LogChanges::default() };
+        let alter = AlterLog { name: log.name.clone(), changes };
+        let (catalog, log) = catalog.with_founded(log.uid).with_changes(&alter).unwrap();
+        assert_eq!(members(&log), None, "both are there");
+        let settled = catalog.with_settled(log.uid);
+        assert_eq!(members(settled.by_uid(log.uid).unwrap()), Some(2));
     }
 
     #[test]
