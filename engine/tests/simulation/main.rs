@@ -17,6 +17,7 @@ mod bugs;
 mod clients;
 mod copies;
 mod damage;
+mod damaged_leader;
 mod deaths;
 mod lives;
 mod members;

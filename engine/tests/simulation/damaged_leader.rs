@@ -1,0 +1,122 @@
+//! A copy that leads and has records that no other copy ever got, some of them damaged: it can send them to nobody, and
+//! the others lead instead.
+
+use std::{cell::Cell, path::PathBuf, rc::Rc, time::Duration};
+
+use pyralog_engine::{
+    limits::SEGMENT_HEADER_BYTES,
+    replication::assignment::ReplicaId,
+    runtime::{
+        Runtime,
+        sim::{ProcessId, Sim, SimConfig, SimRandom, SimRuntime, faults::FaultRates},
+    },
+    settings::{LogSettings, Replication},
+    shard::{
+        Shard,
+        request::{Append, CreateLog, Outcome, Reply, Request},
+    },
+    types::{AckLevel, LogUid, PartitionId, PartitionIndex},
+};
+
+use crate::{
+    clients::{Clients, ends, make_batch},
+    lives::{STEPS_MAX, prepare_directory, start},
+    plan::Plan,
+    spoiling::copies_on,
+};
+
+const PARTITION: PartitionId = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
+
+/// How many records both copies have.
+const BEFORE: u64 = 5;
+
+async fn append(shard: &Shard<SimRuntime>, clients: &Clients) -> Outcome {
+    let (batch, _) = make_batch(0, 20, clients);
+    let append = Append { partition: PARTITION, batch, ack: Some(AckLevel::Durable), expected_offset: None };
+    shard.call(Request::Append(append)).await
+}
+
+fn begin(sim: &Sim, plan: &Plan) -> (ProcessId, SimRuntime, Shard<SimRuntime>) {
+    let (process, runtimes, shards, _) = start(sim, plan, 2);
+    sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
+    let shard = shards.borrow()[0].clone().unwrap();
+    (process, runtimes[0].clone(), shard)
+}
+
+/// Appends batches one after the other, however often the leader changes. Counts those that were acknowledged.
+fn keep_writing(runtime: &SimRuntime, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) -> Rc<Cell<u64>> {
+    let written = Rc::<Cell<u64>>::default();
+    let (own, shard, clients, count) = (runtime.clone(), shard.clone(), Rc::clone(clients), Rc::clone(&written));
+    runtime.spawn(async move {
+        loop {
+            match append(&shard, &clients).await {
+                Ok(_) => count.set(count.get() + 1),
+                Err(_) => own.sleep(Duration::from_millis(5)).await,
+            }
+        }
+    });
+    written
+}
+
+#[test]
+fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
+    let replication = Replication { replication_factor: 2, write_quorum: 2, read_quorum: 1 };
+    let settings = LogSettings { replication: Some(replication), ..LogSettings::default() };
+    let drawn = Plan::draw(&mut SimRandom::new(1, 100));
+    let drives = ["/data", "/data1"].map(PathBuf::from).to_vec();
+    let plan = Plan { rates: FaultRates::none(), settings, drives, segment_bytes: 24 << 12, ..drawn };
+    let sim = Sim::new(1, &SimConfig { rates: FaultRates::none(), alignment: plan.alignment });
+    prepare_directory(&sim, &plan);
+    let clients = Clients::new(1, &plan);
+
+    let (process, runtime, shard) = begin(&sim, &plan);
+    let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, settings };
+    let first = {
+        let (shard, clients) = (shard.clone(), Rc::clone(&clients));
+        async move {
+            shard.call(Request::CreateLog(create)).await.unwrap();
+            for _ in 0..BEFORE {
+                while append(&shard, &clients).await.is_err() {
+                    shard.runtime().sleep(Duration::from_millis(5)).await;
+                }
+            }
+        }
+    };
+    sim.block_on(&runtime, first, STEPS_MAX).unwrap();
+    let copies = copies_on(&sim, &plan);
+    let copies = copies.values().next().unwrap();
+    let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
+    let leader = copies.keys().find(|dir| dir.extension().is_none()).unwrap();
+    // What comes now reaches the drive of one copy only, and nobody is told that it is safe.
+    let drive = plan.drives.iter().rev().find(|drive| follower.starts_with(drive)).unwrap();
+    sim.stall_drive(drive, Duration::from_secs(30));
+    for _ in 0..60 {
+        let (shard, clients) = (shard.clone(), Rc::clone(&clients));
+        runtime.spawn(async move { drop(append(&shard, &clients).await) });
+    }
+    sim.run_for(Duration::from_millis(200), STEPS_MAX).unwrap();
+    drop((shard, runtime));
+    sim.lose_power(process);
+    sim.heal_drive(drive);
+    let segments = &copies_on(&sim, &plan)[leader.strip_prefix(&plan.drives[0]).unwrap()][leader];
+    assert!(segments.len() > 3, "{segments:?}");
+    assert!(sim.flip_bit_at(&segments[segments.len() / 2], SEGMENT_HEADER_BYTES + 200));
+
+    let (_, runtime, shard) = begin(&sim, &plan);
+    let written = keep_writing(&runtime, &shard, &clients);
+    let until = sim.now() + Duration::from_secs(10);
+    sim.keep_going_until(until);
+    sim.run_until(|| written.get() > 20 || sim.now() >= until, 30 * STEPS_MAX).unwrap();
+    assert!(written.get() > 20, "nobody takes writes");
+    let status = async move {
+        let end = ends(0, &shard, PARTITION, &clients).await.unwrap().high_watermark;
+        let Ok(Reply::Described(status)) = shard.call(Request::Describe(PARTITION)).await else { panic!("no status") };
+        (end, status)
+    };
+    let (end, status) = sim.block_on(&runtime, status, STEPS_MAX).unwrap();
+    assert!(status.damages.is_empty() && status.replicas.len() == 2, "{status:?}");
+    assert!(
+        status.leads && status.replica != ReplicaId(0) && end.0 >= (BEFORE + written.get()) * 20,
+        "{end} {status:?}"
+    );
+}
