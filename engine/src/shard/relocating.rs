@@ -205,6 +205,10 @@ impl<R: Runtime> Core<R> {
             owned.work.notify();
             wait_at_most(runtime, &owned.settled, PAUSE).await;
         };
+        if to == common.id && owned.member.is_none() {
+            // It is opened anew as a copy that can have others.
+            owned.can_have_others().await?;
+        }
         // From here on the way back is to open it again.
         partitions.borrow_mut().insert(id, Slot::Released(to));
         owned.end(Gone::Elsewhere(Some(to))).await;

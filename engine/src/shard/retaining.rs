@@ -103,6 +103,23 @@ impl<R: Runtime> Owned<R> {
         Ok(first.map_or(offset, |header| header.base_offset))
     }
 
+    /// Whether an only copy can come to have others. It may have been trimmed to anywhere.
+    ///
+    /// Errors: why not.
+    pub(super) async fn can_have_others(self: &Rc<Self>) -> Result<(), String> {
+        // Nothing is trimmed while it is about to leave.
+        let _turn = self.start_turns.take().await;
+        let (start, end) = (self.kept_start.get(), self.held.get().durable);
+        let base = self.batch_start(start, end).await.map_err(|error| error.to_string())?;
+        if base == start {
+            return Ok(());
+        }
+        Err(format!(
+            "it was trimmed to {start}, within the batch that begins at {base}, and copies begin with a whole batch: \
+             trim it to where another one begins"
+        ))
+    }
+
     /// The leader has given up the records before `before`, or whoever voted for this copy has: so does it.
     pub(super) async fn keep_start(self: &Rc<Self>, before: Offset) -> Result<(), RequestError> {
         let _turn = self.start_turns.take().await;

@@ -9,7 +9,7 @@ use pyralog_engine::{
     shard::{
         Shard,
         control::PartitionStatus,
-        request::{AlterLog, Append, CreateLog, Move, Outcome, Reply, Request},
+        request::{AlterLog, Append, CreateLog, Move, Outcome, Reply, Request, Trim},
     },
     types::{AckLevel, CoreId, Offset, PartitionId},
 };
@@ -165,6 +165,39 @@ fn a_log_with_one_copy_gets_others_and_gives_them_up_again() {
             check(&shard, partition, 1_230).await;
         }
         assert_eq!(go_through(&shard, &again, &[(2, 2, 1)], 1_230).await, 1_430);
+    });
+}
+
+#[test]
+fn an_only_copy_that_begins_within_a_batch_gets_others_when_it_begins_with_a_whole_one() {
+    let dir = data_dir();
+    serve(dir.path().to_path_buf(), 3, |shard| async move {
+        let create = CreateLog { name: "a".parse().unwrap(), partitions: 2, settings: LogSettings::default() };
+        assert!(matches!(shard.call(Request::CreateLog(create)).await, Ok(Reply::LogCreated(_))));
+        let partitions = partitions_of(&shard, "a");
+        for partition in &partitions {
+            append(&shard, *partition, 0).await;
+            append(&shard, *partition, 10).await;
+        }
+        let trim = async |before| {
+            let trim = Trim { partition: partitions[1], before: Offset(before) };
+            assert!(matches!(ask(&shard, Request::Trim(trim)).await, Ok(Reply::Trimmed(_))));
+        };
+        trim(4).await;
+        let more = ReplicationChanges { replication_factor: Some(2), write_quorum: Some(2), ..Default::default() };
+        let Err(RequestError::SettingsRefused { reason }) = alter(&shard, "a", more).await else {
+            panic!("not refused")
+        };
+        assert!(reason.contains("trimmed to 4, within the batch that begins at 0"), "{reason}");
+        for partition in &partitions {
+            append(&shard, *partition, 20).await;
+        }
+        trim(10).await;
+        assert!(matches!(alter(&shard, "a", more).await, Ok(Reply::LogAltered(_))));
+        until_settled(&shard, "a").await;
+        append(&shard, partitions[1], 30).await;
+        let status = status(&shard, partitions[1]).await;
+        assert_eq!((status.start_offset, status.replication), (Offset(10), replication((2, 2, 1))));
     });
 }
 
