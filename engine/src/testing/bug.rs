@@ -164,6 +164,7 @@ impl PlantedBug {
         PlantedBug::NeverRepair,
         PlantedBug::RewriteAsItCame,
         PlantedBug::ServeAfterHandover,
+        PlantedBug::MoveWithoutRelease,
     ];
 
     /// Those of partitions with several copies that no seed of a run need meet.

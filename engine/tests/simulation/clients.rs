@@ -59,6 +59,8 @@ pub struct Clients {
     pub logs: usize,
     /// With which settings, and what else those may be by now.
     pub settings: SettingsKnown,
+    /// What logs are made with.
+    made_with: LogSettings,
     /// Nobody can tell then what is old.
     pub clock_jumps: bool,
     /// What their clocks say.
@@ -86,6 +88,7 @@ impl Clients {
             hints: RefCell::default(),
             logs: plan.logs,
             settings: SettingsKnown::new(seed, plan.settings),
+            made_with: plan.first_settings(),
             clock_jumps: plan.rates.get(FaultKind::ClockJump) > 0,
             now_ms: Cell::new(1),
             stored_ms: RefCell::default(),
@@ -185,11 +188,11 @@ pub async fn call(shard: &Shard<SimRuntime>, request: Request) -> Outcome {
 
 pub async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
     let name = format!("sim-{}", clients.draw(clients.logs as u64)).parse().unwrap();
-    if clients.settings.first.replication.is_some_and(|r| usize::from(r.replication_factor) > shard.cores()) {
+    if clients.made_with.replication.is_some_and(|r| usize::from(r.replication_factor) > shard.cores()) {
         return;
     }
     clients.note(Event::Cause(Cause::Creating));
-    let create = CreateLog { name, partitions: PARTITIONS, settings: clients.settings.first };
+    let create = CreateLog { name, partitions: PARTITIONS, settings: clients.made_with };
     if let Err(error) = shard.call(Request::CreateLog(create)).await {
         clients.failed(None, None, &error);
     }

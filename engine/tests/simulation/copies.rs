@@ -13,7 +13,7 @@ use pyralog_engine::{
     },
     runtime::{
         Runtime,
-        sim::{DriveImage, Sim, SimRandom, SimRuntime},
+        sim::{DriveImage, Sim, SimRandom, SimRuntime, faults::FaultKind},
     },
     shard::{
         Shard,
@@ -40,11 +40,7 @@ pub struct Fate {
 impl Fate {
     pub fn new(seed: u64, plan: &Plan) -> Fate {
         let drives = plan.drives.clone();
-        let spare = plan.settings.replication.map_or(0, |replication| {
-            let on_a_drive = usize::from(replication.replication_factor).div_ceil(drives.len());
-            usize::from(replication.write_quorum - 1) / on_a_drive
-        });
-        let may_lose = drives.len() > 1 && spare > 0 && !plan.spoils_copies;
+        let may_lose = plan.may_lose_a_drive();
         let spoiling = plan.spoils_copies.then(|| SimRandom::new(seed, 230));
         Fate { random: SimRandom::new(seed, 228), may_lose, drives, image: None, spoiling }
     }
@@ -118,7 +114,9 @@ pub fn keep_moving(sim: &Sim, runtime: &SimRuntime, (shard, cores): (Shard<SimRu
             let partition = partitions[random.below(partitions.len() as u64) as usize];
             let to = CoreId(random.below(cores) as u16);
             // Whether it could be done is of no concern here.
-            drop(shard.call(Request::Move(Move { partition, to })).await);
+            if shard.call(Request::Move(Move { partition, to })).await.is_ok() {
+                shard.runtime().count(FaultKind::PartitionMoved);
+            }
         }
     });
 }

@@ -71,6 +71,7 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let plan = Deaths::of_seed(seed).arrange(plan);
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     let plan = Plan { changes: members::change(seed, &plan), ..plan };
+    let plan = Plan { begins_alone: members::begin_alone(seed, &plan), ..plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();

@@ -9,12 +9,12 @@ use std::time::Duration;
 use pyralog_engine::{
     runtime::{
         Runtime,
-        sim::{Sim, SimRandom, SimRuntime},
+        sim::{Sim, SimRandom, SimRuntime, faults::FaultKind},
     },
     settings::{LogChanges, Replication},
     shard::{
         Shard,
-        request::{AlterLog, Request},
+        request::{AlterLog, Reply, Request},
     },
 };
 
@@ -22,7 +22,12 @@ use crate::plan::Plan;
 
 /// Whether the copies of a seed's logs change.
 pub fn change(seed: u64, plan: &Plan) -> bool {
-    plan.settings.replication.is_some() && !plan.spoils_copies && SimRandom::new(seed, 240).happens(4_000)
+    plan.settings.replication.is_some() && SimRandom::new(seed, 240).happens(4_000)
+}
+
+/// Whether logs have one copy until the operator says otherwise. Not where a drive may be lost, or what is on one.
+pub fn begin_alone(seed: u64, plan: &Plan) -> bool {
+    plan.changes && !plan.spoils_copies && !plan.may_lose_a_drive() && SimRandom::new(seed, 242).happens(5_000)
 }
 
 /// Some numbers of copies and quorums, for a server with `cores` cores; `None` if chance hits on none.
@@ -31,10 +36,13 @@ fn any(plan: &Plan, random: &mut SimRandom, cores: u64) -> Option<Replication> {
     let write_quorum = random.within(1..u64::from(replication_factor) + 1) as u8;
     let least = replication_factor - write_quorum + 1;
     let read_quorum = random.within(u64::from(least)..u64::from(replication_factor) + 1) as u8;
-    let on_a_drive = replication_factor.div_ceil(plan.drives.len() as u8);
-    // One drive may be lost.
-    let is_safe = plan.drives.len() == 1 || write_quorum > on_a_drive;
-    is_safe.then_some(Replication { replication_factor, write_quorum, read_quorum })
+    // How many copies of a partition may lack what they had.
+    let lost = match () {
+        () if plan.spoils_copies => 1,
+        () if plan.may_lose_a_drive() => replication_factor.div_ceil(plan.drives.len() as u8),
+        () => 0,
+    };
+    (write_quorum > lost).then_some(Replication { replication_factor, write_quorum, read_quorum })
 }
 
 /// For as long as the server lives, copies of its logs are added and given up.
@@ -50,13 +58,27 @@ pub fn keep_changing(sim: &Sim, runtime: &SimRuntime, plan: &Plan, (shard, cores
             if logs.is_empty() {
                 continue;
             }
-            let name = logs[random.below(logs.len() as u64) as usize].name.clone();
+            let log = logs[random.below(logs.len() as u64) as usize];
+            let (name, before) = (log.name.clone(), log.settings.replication);
             let replication = Some(choices[random.below(choices.len() as u64) as usize].into());
             let changes = LogChanges { replication, ..LogChanges::default() };
             // Whether it could be done is of no concern here.
-            drop(shard.call(Request::AlterLog(AlterLog { name, changes })).await);
+            let altered = shard.call(Request::AlterLog(AlterLog { name, changes })).await;
+            let Ok(Reply::LogAltered(now)) = altered else { continue };
+            count(shard.runtime(), before, now.settings.replication);
         }
     });
+}
+
+fn count(runtime: &SimRuntime, before: Option<Replication>, now: Option<Replication>) {
+    let Some(to_be) = now.filter(|_| now != before) else { return };
+    runtime.count(FaultKind::CopiesChanged);
+    if before.is_none() {
+        runtime.count(FaultKind::OneToSeveral);
+    }
+    if to_be.replication_factor == 1 {
+        runtime.count(FaultKind::SeveralToOne);
+    }
 }
 
 /// Whether no log's copies are about to change.

@@ -33,6 +33,8 @@ pub struct Plan {
     pub moves: bool,
     /// An operator changes how many copies there are.
     pub changes: bool,
+    /// And the logs begin with one, that knows of no others.
+    pub begins_alone: bool,
     /// When they move by themselves.
     pub balance: Option<Balance>,
     /// How many cores each life has besides those that it draws: then some have no copy of a partition.
@@ -111,6 +113,21 @@ impl Plan {
         self
     }
 
+    /// Whether a drive may be lost for good, or go back to what it was.
+    pub fn may_lose_a_drive(&self) -> bool {
+        let spare = self.settings.replication.map_or(0, |replication| {
+            let on_a_drive = usize::from(replication.replication_factor).div_ceil(self.drives.len());
+            usize::from(replication.write_quorum - 1) / on_a_drive
+        });
+        self.drives.len() > 1 && spare > 0 && !self.spoils_copies
+    }
+
+    /// What logs are made with.
+    pub fn first_settings(&self) -> LogSettings {
+        let replication = self.settings.replication.filter(|_| !self.begins_alone);
+        LogSettings { replication, ..self.settings }
+    }
+
     /// Swarm: each seed has some kinds of fault, with strengths of their own; a third of them have only one.
     pub fn draw(random: &mut SimRandom) -> Plan {
         let rare = [
@@ -159,6 +176,7 @@ impl Plan {
             spoils_copies: false,
             moves: false,
             changes: false,
+            begins_alone: false,
             balance: None,
             more_cores: 0,
             settings: settings(random),

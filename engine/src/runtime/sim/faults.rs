@@ -59,11 +59,19 @@ pub enum FaultKind {
     DriveReplaced,
     /// One of several drives is replaced by a copy of an earlier time.
     DriveStale,
+    /// No fault, but somebody's doing: a partition is led on another core.
+    PartitionMoved,
+    /// The number of copies of a log, or a quorum, is to be another.
+    CopiesChanged,
+    /// The same of a log that never had more than one.
+    OneToSeveral,
+    /// The same of one that is to have one.
+    SeveralToOne,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 27;
+    pub const COUNT: usize = 31;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -94,6 +102,10 @@ impl FaultKind {
         FaultKind::DriveStalled,
         FaultKind::DriveReplaced,
         FaultKind::DriveStale,
+        FaultKind::PartitionMoved,
+        FaultKind::CopiesChanged,
+        FaultKind::OneToSeveral,
+        FaultKind::SeveralToOne,
     ];
 }
 

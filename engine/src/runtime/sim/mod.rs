@@ -329,6 +329,13 @@ pub struct SimRuntime {
     place: Place,
 }
 
+impl SimRuntime {
+    /// Like [`Sim::count`], for who lives in the world.
+    pub fn count(&self, kind: FaultKind) {
+        self.world.count(kind);
+    }
+}
+
 impl Runtime for SimRuntime {
     type File = SimFile;
     type Buffer = SimBuffer;
