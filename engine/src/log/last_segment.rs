@@ -234,9 +234,27 @@ impl LastScan {
                     return self.stop(position, format!("the file ends within {need} bytes of a batch"));
                 }
                 Step::CutOff { position, .. } | Step::End { position } => return position,
-                Step::Invalid { position, reason } => return self.stop(position, reason),
+                Step::Invalid { position, reason } => match self.behind_padding((bytes, start), position, check) {
+                    Step::Batch(next) if next.header.base_offset == self.found.end_offset => {
+                        walk = Walk::new(&bytes[(next.position - start) as usize..], next.position, segment, check);
+                    }
+                    Step::CutOff { .. } | Step::End { .. } if !last_window => return position,
+                    _ => return self.stop(position, reason),
+                },
             }
         }
+    }
+
+    /// What stands where the next group begins, if `position` is right behind a batch and within its block. The padding
+    /// there means nothing: a loss of power may have filled it with garbage while the group was not durable, or bits in
+    /// it turned over, and neither takes a record from what is intact behind it.
+    fn behind_padding(&self, (bytes, start): (&[u8], u64), position: u64, check: Check) -> Step {
+        let next = position.next_multiple_of(u64::from(self.header.block_bytes));
+        if position != self.found.end_position || next == position {
+            return Step::Invalid { position, reason: String::new() };
+        }
+        let rest = bytes.get((next - start) as usize..).unwrap_or_default();
+        Walk::new(rest, next, (self.header.block_bytes, self.header.incarnation), check).step()
     }
 
     fn stop(&mut self, position: u64, reason: String) -> u64 {
@@ -284,7 +302,9 @@ impl LastScan {
             return None;
         }
         self.durable_hint = self.durable_hint.max(header.durable_hint);
-        let is_elsewhere = self.invalid.as_ref().is_some_and(|(invalid, _)| place != *invalid);
+        // Behind garbage in the padding of the last group, the next one stands where it belongs.
+        let next_group = self.found.end_position.next_multiple_of(u64::from(self.header.block_bytes));
+        let is_elsewhere = self.invalid.as_ref().is_some_and(|(invalid, _)| ![*invalid, next_group].contains(&place));
         if is_elsewhere && header.base_offset == self.found.end_offset {
             self.misplaced.get_or_insert(place);
         }
@@ -438,6 +458,45 @@ mod tests {
         assert_eq!((lost.end_offset, case_of(&lost)), (Offset(1), None), "a batch with a larger offset is left");
         let torn = judge(&groups, |file, starts| file[starts[2] + 200] ^= 1);
         assert_eq!((torn.end_offset, case_of(&torn)), (Offset(2), None), "it stands where it belongs");
+    }
+
+    #[test]
+    fn garbage_in_the_padding_of_a_group_neither_ends_the_log_nor_puts_the_next_group_in_a_wrong_place() {
+        let groups: [&[_]; 3] = [&[(0, 0, 300)], &[(1, 0, 300)], &[(2, 0, 300)]];
+        for garbage in [1, 100, 212] {
+            let spoil = |file: &mut Vec<u8>, at: usize| file[at + 300..at + 300 + garbage].fill(9);
+            let found = judge(&groups, |file, starts| spoil(file, starts[0]));
+            assert_eq!((found.end_offset.0, case_of(&found), found.torn), (3, None, false), "{garbage} bytes");
+            // Power was lost: the group before was whole but for its padding, the next one was not.
+            let torn = judge(&groups, |file, starts| {
+                spoil(file, starts[0]);
+                file[starts[1] + 200] ^= 1;
+            });
+            assert_eq!((torn.end_offset.0, case_of(&torn), torn.torn), (1, None, true), "{garbage} bytes");
+            assert_eq!(torn.cut_position, SEGMENT_HEADER_BYTES + 300);
+            let last = judge(&groups, |file, starts| spoil(file, starts[2]));
+            assert_eq!((last.end_offset.0, case_of(&last), last.torn), (3, None, true), "{garbage} bytes");
+        }
+        let later = judge(&groups, |file, starts| {
+            file[starts[0] + 300..starts[2]].fill(9);
+        });
+        assert_eq!((later.end_offset.0, case_of(&later)), (1, None), "a batch with a larger offset is left");
+    }
+
+    #[test]
+    fn garbage_in_padding_is_passed_wherever_a_window_ends() {
+        for blocks in 0..4 {
+            // The next group begins so many blocks before the end of the window, or right behind it.
+            let filled = WINDOW_BYTES - blocks * BLOCK;
+            let len = (filled - BLOCK) / 2000;
+            let mut group: Vec<_> = (0..2000).map(|offset| (offset, 0, len)).collect();
+            group.push((2000, 0, filled - 2000 * len - 100));
+            let found = judge(&[&group, &[(2001, 0, 1200)]], |file, starts| {
+                assert_eq!(starts[2001], SEGMENT_HEADER_BYTES as usize + filled);
+                file[starts[2001] - 100..starts[2001]].fill(9);
+            });
+            assert_eq!((found.end_offset.0, case_of(&found), found.torn), (2002, None, false), "{blocks} blocks");
+        }
     }
 
     #[test]

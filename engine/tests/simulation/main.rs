@@ -48,6 +48,7 @@ const KEPT: &[(u64, &str)] = &[
     (809608, "a bit turned over, and the only durable hint behind it stood in the middle of a flush group"),
     (903014, "the same in another group, and acknowledged records were cut off"),
     (2853960514, "the hole that a group in a wrong place left ended a damaged last segment"),
+    (3333000311, "a loss of power filled padding with garbage, and the next group was taken for one in a wrong place"),
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
