@@ -286,7 +286,7 @@ impl<R: Runtime> Log<R> {
     /// Whether the record at `offset` exists and must be read from the device.
     fn is_on_device_only(&self, offset: Offset) -> bool {
         let Some(segment) = self.segment_of(offset) else { return false };
-        offset < self.written_offset(&segment) && self.tail.borrow().group_start(&segment, offset).is_none()
+        offset < self.written_offset(&segment) && self.tail.borrow().start_of(&segment, offset).is_none()
     }
 }
 

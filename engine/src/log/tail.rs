@@ -23,6 +23,25 @@ use crate::{
 /// of them are written side by side.
 const GROUP_BYTES_MAX: usize = 512 << 10;
 
+/// How far a reader walks in memory at most to find his first record, unless one batch is longer: behind so many bytes
+/// stands the next mark. 8 bytes of memory each.
+const MARK_BYTES: usize = 1 << 10;
+
+/// A batch of a group that can be gone to at once.
+#[derive(Clone, Copy)]
+struct Mark {
+    /// From the group's first offset on.
+    records: u32,
+    /// From the group's begin on.
+    at: u32,
+}
+
+/// The last mark at or before `records`, which is in the group.
+fn marked(marks: &[Mark], records: u64) -> u64 {
+    let at = marks.partition_point(|mark| u64::from(mark.records) <= records);
+    at.checked_sub(1).map_or(0, |at| u64::from(marks[at].at))
+}
+
 /// A batch on its way into the tail.
 pub struct Admitted<'a> {
     /// The client's bytes, checked.
@@ -51,6 +70,8 @@ pub struct Group<R: Runtime> {
     pub base_offset: Offset,
     /// The offset after its last record.
     pub end_offset: Offset,
+    /// Some of its batches, in their order.
+    marks: Vec<Mark>,
 }
 
 impl<R: Runtime> Group<R> {
@@ -78,6 +99,7 @@ impl<R: Runtime> Group<R> {
             padded_bytes,
             allocated_bytes,
             end_offset: to,
+            marks: self.marks.iter().copied().filter(|mark| (mark.at as usize) < len).collect(),
             ..*self
         }
     }
@@ -91,6 +113,16 @@ struct OpenGroup<R: Runtime> {
     len: usize,
     base_offset: Offset,
     end_offset: Offset,
+    marks: Vec<Mark>,
+}
+
+impl<R: Runtime> OpenGroup<R> {
+    /// Notes where a batch begins, if the last one noted is far enough.
+    fn mark(&mut self, offset: Offset) {
+        if self.marks.last().is_none_or(|last| self.len >= last.at as usize + MARK_BYTES) {
+            self.marks.push(Mark { records: (offset.0 - self.base_offset.0) as u32, at: self.len as u32 });
+        }
+    }
 }
 
 /// See the module.
@@ -141,6 +173,7 @@ impl<R: Runtime> Tail<R> {
         place.copy_from_slice(batch.bytes);
         stamp(place, batch.stamp);
         let position = open.position + open.len as u64;
+        open.mark(batch.stamp.base_offset);
         open.len += batch.bytes.len();
         open.end_offset = batch.stamp.base_offset.advance(u64::from(batch.header.record_count));
         self.unwritten_bytes += batch.bytes.len();
@@ -158,7 +191,8 @@ impl<R: Runtime> Tail<R> {
         assert!(buffer.bytes().len() >= capacity, "asked for {allocated} bytes");
         let base_offset = batch.stamp.base_offset;
         let segment = Rc::clone(segment);
-        OpenGroup { segment, position, buffer, capacity, len: 0, base_offset, end_offset: base_offset }
+        let end_offset = base_offset;
+        OpenGroup { segment, position, buffer, capacity, len: 0, base_offset, end_offset, marks: Vec::new() }
     }
 
     /// Closes the group that is being filled: pads it, and lets the device have it.
@@ -186,6 +220,7 @@ impl<R: Runtime> Tail<R> {
             allocated_bytes,
             base_offset: open.base_offset,
             end_offset: open.end_offset,
+            marks: open.marks,
         };
         self.groups.push_back(Rc::new(group));
     }
@@ -247,8 +282,8 @@ impl<R: Runtime> Tail<R> {
     }
 
     /// The bytes in memory of `segment` from `position` on, as far as they are contiguous without padding: a slice of a
-    /// sealed group, or a copy of the open one. `None` if they are not in memory.
-    pub fn bytes_at(&self, segment: &Rc<Segment<R>>, position: u64) -> Option<TailBytes> {
+    /// sealed group, or a copy of the open one, of that not many more than `wanted`. `None` if they are not in memory.
+    pub fn bytes_at(&self, segment: &Rc<Segment<R>>, position: u64, wanted: usize) -> Option<TailBytes> {
         if let Some(open) = &self.open
             && Rc::ptr_eq(&open.segment, segment)
             && position >= open.position
@@ -256,8 +291,13 @@ impl<R: Runtime> Tail<R> {
             let from = (position - open.position) as usize;
             // A group that ends with a block ends where the next position is: nothing is there yet, and to say "no
             // bytes, go on here" would have a reader ask for ever.
-            let bytes = open.buffer.bytes().get(from..open.len).filter(|bytes| !bytes.is_empty())?;
-            let next = open.position + padded(&open.segment, open.len) as u64;
+            let enough = open.marks.partition_point(|mark| (mark.at as usize) < from.saturating_add(wanted));
+            let (to, end) = match open.marks.get(enough) {
+                Some(mark) => (mark.at as usize, mark.at as usize),
+                None => (open.len, padded(&open.segment, open.len)),
+            };
+            let bytes = open.buffer.bytes().get(from..to).filter(|bytes| !bytes.is_empty())?;
+            let next = open.position + end as u64;
             return Some(TailBytes { bytes: Bytes::copy_from_slice(bytes), next });
         }
         let at = self.groups.partition_point(|group| {
@@ -272,17 +312,18 @@ impl<R: Runtime> Tail<R> {
         Some(TailBytes { bytes: group.bytes.slice(from.min(group.bytes.len())..), next })
     }
 
-    /// Where in `segment` the group begins that holds `offset`; `None` if that group is not in memory.
-    pub fn group_start(&self, segment: &Rc<Segment<R>>, offset: Offset) -> Option<u64> {
+    /// Where in `segment` a batch begins that holds `offset` or is not far before the one that does; `None` if that one
+    /// is not in memory.
+    pub fn start_of(&self, segment: &Rc<Segment<R>>, offset: Offset) -> Option<u64> {
         let at = self.groups.partition_point(|group| group.end_offset <= offset);
         if let Some(group) = self.groups.get(at) {
             // The oldest group in memory may begin after the record.
             let here = Rc::ptr_eq(&group.segment, segment) && group.base_offset <= offset;
-            return here.then_some(group.position);
+            return here.then(|| group.position + marked(&group.marks, offset.0 - group.base_offset.0));
         }
         let open = self.open.as_ref()?;
         let here = Rc::ptr_eq(&open.segment, segment) && open.base_offset <= offset && offset < open.end_offset;
-        here.then_some(open.position)
+        here.then(|| open.position + marked(&open.marks, offset.0 - open.base_offset.0))
     }
 
     /// The position in `segment` up to which the device has everything.
@@ -309,7 +350,7 @@ fn padded<R: Runtime>(segment: &Segment<R>, len: usize) -> usize {
 pub struct TailBytes {
     /// Whole batches, if asked for at a batch.
     pub bytes: Bytes,
-    /// The position where the bytes after the padding begin.
+    /// The position where what follows begins: behind the padding, if there is some.
     pub next: u64,
 }
 
@@ -364,11 +405,11 @@ mod tests {
                 tail.seal();
             }
         }
-        let found: Vec<_> = (0..4).map(|offset| tail.group_start(&segment, Offset(offset))).collect();
+        let found: Vec<_> = (0..4).map(|offset| tail.start_of(&segment, Offset(offset))).collect();
         assert_eq!(found, [Some(starts[0]), Some(starts[1]), Some(starts[2]), None]);
         let other = self::segment();
-        assert_eq!((0..4).find_map(|offset| tail.group_start(&other, Offset(offset))), None, "of another segment");
-        assert!(tail.unwritten_offset(&other).is_none() && tail.bytes_at(&other, starts[0]).is_none());
+        assert_eq!((0..4).find_map(|offset| tail.start_of(&other, Offset(offset))), None, "of another segment");
+        assert!(tail.unwritten_offset(&other).is_none() && tail.bytes_at(&other, starts[0], 1).is_none());
         let unwritten = |tail: &Tail<_>| (tail.has_full_group(), tail.unwritten_offset(&segment));
         assert_eq!(unwritten(&tail), (true, Some(Offset(0))));
         tail.mark_written(2);
@@ -377,6 +418,33 @@ mod tests {
         assert_eq!(unwritten(&tail), (true, Some(Offset(2))));
         tail.mark_written(1);
         assert_eq!((unwritten(&tail), tail.unwritten_bytes()), ((false, None), 0));
+    }
+
+    #[test]
+    fn a_reader_in_memory_begins_near_his_record_and_takes_little_more_than_he_wants() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let (segment, bytes) = (segment(), batch_of(200));
+        let header = check_produced(&bytes).unwrap();
+        let mut tail = Tail::default();
+        let positions: Vec<u64> = (0..200)
+            .map(|offset| {
+                tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp: stamped(offset) })
+            })
+            .collect();
+        for _ in 0..2 {
+            let copied_from = tail.open.as_ref().map_or(u64::MAX, |open| open.position);
+            for (offset, position) in positions.iter().enumerate() {
+                let start = tail.start_of(&segment, Offset(offset as u64)).unwrap();
+                assert!(positions.contains(&start) && (start..start + MARK_BYTES as u64 + 200).contains(position));
+                let found = tail.bytes_at(&segment, *position, 300).unwrap();
+                let ends_at_a_batch = positions.contains(&found.next) || found.next >= positions[199] + 200;
+                assert!(ends_at_a_batch && found.bytes.len() >= 200 && found.bytes.len().is_multiple_of(200));
+                let copied = if *position < copied_from { 0 } else { found.bytes.len() };
+                assert!(copied < 300 + MARK_BYTES + 200, "{copied} bytes");
+            }
+            tail.seal();
+        }
     }
 
     #[test]
@@ -394,11 +462,11 @@ mod tests {
         let given = |bytes_max| tail.waiting(bytes_max).len();
         assert_eq!([1, 2 * BLOCK - 1, 2 * BLOCK, 3 * BLOCK].map(given), [1, 1, 2, 3]);
         tail.forget_oldest();
-        assert!(tail.group_start(&segment, Offset(0)).is_some(), "what is not written is not forgotten");
+        assert!(tail.start_of(&segment, Offset(0)).is_some(), "what is not written is not forgotten");
         tail.mark_written(1);
         tail.forget_oldest();
-        assert_eq!(tail.group_start(&segment, Offset(0)), None);
-        assert!(tail.group_start(&segment, Offset(1)).is_some());
+        assert_eq!(tail.start_of(&segment, Offset(0)), None);
+        assert!(tail.start_of(&segment, Offset(1)).is_some());
     }
 
     #[test]
@@ -411,10 +479,10 @@ mod tests {
         let stamp = stamped(0);
         let begin = tail.push(&cores[0], &segment, &Admitted { bytes: &bytes, header: &header, stamp });
         for sealed in [false, true] {
-            let found = tail.bytes_at(&segment, begin).unwrap();
+            let found = tail.bytes_at(&segment, begin, BLOCK).unwrap();
             assert_eq!((found.bytes.len(), found.next), (BLOCK, begin + BLOCK as u64), "sealed: {sealed}");
             assert!(
-                tail.bytes_at(&segment, found.next).is_none(),
+                tail.bytes_at(&segment, found.next, 1).is_none(),
                 "a reader would go on at its place, sealed: {sealed}"
             );
             tail.seal();
@@ -473,7 +541,7 @@ mod tests {
         assert_eq!((tail.waiting(usize::MAX).len(), tail.unwritten_bytes()), (0, 0));
         assert_eq!(segment.end_position.get(), group.position);
         tail.cut(&cores[0], Offset(0));
-        assert!(tail.group_start(&segment, Offset(0)).is_some(), "what is written is cut off on the device");
+        assert!(tail.start_of(&segment, Offset(0)).is_some(), "what is written is cut off on the device");
     }
 
     #[test]
