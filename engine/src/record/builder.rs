@@ -250,8 +250,10 @@ mod tests {
     fn a_batch_of_one_record_takes_no_more_memory_than_its_bytes() {
         let mut builder = BatchBuilder::new(Codec::None);
         for len in [0, 5000, 10] {
+            assert!(builder.is_empty());
             builder.push(Some(b"key"), &vec![7; len], &[], 1).unwrap();
             let given = builder.buffer.capacity();
+            assert!(!builder.is_empty());
             assert_eq!(given, builder.finish().unwrap().len());
         }
     }

@@ -531,3 +531,24 @@ fn what_is_cut_off_gives_its_room_back_also_behind_a_batch_that_is_larger_than_a
     };
     sim.block_on(&cores[0], story, STEPS).unwrap();
 }
+
+#[test]
+fn a_cut_takes_what_is_behind_it_and_of_what_is_beside_a_segment_what_is_not_right_any_more() {
+    let end = Cut::End { at: Offset(5), holder: Offset(3), end_position: 4096 };
+    let restart = Cut::Restart { at: Offset(5) };
+    let taken = |cut: Cut, suffix: &str, is_aside| {
+        let name = |base| PathBuf::from(format!("/p/{base:020}.{suffix}"));
+        (2..8).filter(|base| cut.takes(&name(*base), is_aside)).collect::<Vec<u64>>()
+    };
+    // The new segment is aside still, and then in its place.
+    for (is_aside, at) in [(true, &[5][..]), (false, &[])] {
+        assert_eq!(taken(end, "seg", is_aside), [at, &[6, 7]].concat());
+        assert_eq!(taken(end, "idx", is_aside), [3, 4, 5, 6, 7], "that of the holder says that one follows");
+        assert_eq!(taken(end, "prd", is_aside), [6, 7], "the new one's is put in the place of the old one");
+        assert_eq!(taken(restart, "seg", is_aside), [&[2, 3, 4], at, &[6, 7]].concat());
+        for beside in ["idx", "prd"] {
+            assert_eq!(taken(restart, beside, is_aside), [2, 3, 4, 5, 6, 7]);
+        }
+    }
+    assert!(!end.takes(Path::new("/p/start"), true) && !restart.takes(Path::new("/p/notes.txt"), true));
+}
