@@ -351,8 +351,10 @@ impl<B> Replica<B> {
             Message::Amnesia { .. } => self.forget(now),
             Message::TakeOver { .. } => self.campaign(now),
             Message::Retire { .. } => {
-                own.halted = true;
                 own.effect(Effect::Retired);
+                // It must not stand for election in the configuration that it knows, also not after a restart; but the
+                // operator may want it back before it is deleted, and then it is rebuilt like a new one.
+                self.forget(now);
             }
             _ => {}
         }
