@@ -250,10 +250,14 @@ impl<R: Runtime> Owned<R> {
 
     /// Whether the append is refused, new, or one that is there already.
     fn judge(&self, request: &Append, header: &BatchHeader) -> Result<Standing, RequestError> {
-        match self.refuses_writes() {
-            Some(error) => Err(error),
-            None => self.state.borrow().judge(header.producer_mark().as_ref(), request.expected_offset),
+        if let Some(error) = self.refuses_writes() {
+            return Err(error);
         }
+        let standing = self.state.borrow().judge(header.producer_mark().as_ref(), request.expected_offset);
+        // What this log lacks may be in another, which may yet be the one that counts, while no write quorum follows
+        // this reign: then an append that was tried before may be there, and is not refused for good.
+        let is_the_log = self.member.as_ref().is_none_or(|member| member.is_established());
+        standing.map_err(|refusal| if is_the_log { refusal } else { self.not_leader() })
     }
 
     fn admit(self: &Rc<Self>, (request, header): (&Append, &BatchHeader), standing: Standing, reply: ReplyTo) {
