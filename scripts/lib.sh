@@ -47,7 +47,7 @@ with_progress() {
 
 last_line() { tail -c 400 "$1" | tr '\r' '\n' | grep -v '^ *$' | tail -n 1 | cut -c 1-60; }
 
-# The build needs Rust, a C compiler (aws-lc, zstd, liburing), make (jemalloc) and git (glommio's build script calls it).
+# The build needs Rust, a C compiler (aws-lc, zstd, liburing), make (jemalloc) and git (glommio's build script).
 need_build_tools() {
     command -v cargo >/dev/null || [ ! -x "$HOME/.cargo/bin/cargo" ] || PATH=$HOME/.cargo/bin:$PATH
     command -v cargo >/dev/null || fail "there is no Rust here; get it from https://rustup.rs and run this again"

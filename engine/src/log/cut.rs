@@ -160,9 +160,9 @@ impl Cut {
         match (self, index_base_of(path), producers_base_of(path)) {
             // That of the segment at the cut says that one follows, and knows batches that are cut off.
             (Cut::End { holder, .. }, Some(base), _) => base >= holder,
-            // What is kept for the new segment replaces what is there.
+            // What is kept for the new segment replaces what is there, or did so before this was cut off.
             (Cut::End { .. }, _, Some(base)) => base > at,
-            // Nothing is kept beside the new segment of a log that is begun anew.
+            (Cut::Restart { .. }, _, Some(base)) => base != at || at == Offset(0),
             (Cut::Restart { .. }, ..) => segment_of_sidecar(path).is_some(),
             _ => segment_of_sidecar(path).and_then(|segment| base_offset_of(&segment)).is_some_and(is_gone),
         }

@@ -115,6 +115,7 @@ impl Total {
 /// Seeds of several copies that broke once, and what was wrong.
 const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (4300031, "a copy that was taken back before it was deleted never kept up again"),
+    (5200179, "a log that was begun anew, which a failing drive cut off, lost what it had been told of producers"),
     (4500834, "a leader that no quorum follows refused for good what another copy has"),
 ];
 
