@@ -160,5 +160,6 @@ fn walk(file: &[u8], header: &SegmentHeader, found: &LastSegment) {
         ControlFlow::Continue(())
     });
     assert!(walked.is_ok(), "memory can be read");
-    assert_eq!(end_offset, found.end_offset, "recovery and verify disagree about the end");
+    // Garbage in the padding of a group, which recovery passes over, is a gap to a walk that looks at every byte.
+    assert!(end_offset <= found.end_offset, "verify walked to {end_offset}, and recovery to {}", found.end_offset);
 }
