@@ -8,7 +8,7 @@ use std::{
 
 use super::{Disk, Finding, Kind, Remedy, Source, partition::Check};
 use crate::{
-    limits::{DEVICE_BLOCK_BYTES_MAX, PRODUCERS_PER_PARTITION_MAX, SEGMENT_HEADER_BYTES},
+    limits::{DEVICE_BLOCK_BYTES_MAX, INDEX_INTERVAL_BYTES, PRODUCERS_PER_PARTITION_MAX, SEGMENT_HEADER_BYTES},
     log::{
         index::{Agreement, Index, SidecarKey},
         producer_snapshot::{self, SnapshotKey},
@@ -17,6 +17,9 @@ use crate::{
     },
     types::Offset,
 };
+
+/// Bytes of a sidecar for each entry, generously; bounds what is read of one.
+const SIDECAR_BYTES_PER_ENTRY_MAX: u64 = 64;
 
 /// What is read of a snapshot of producers: 256 bytes for each, generously.
 const SNAPSHOT_BYTES_MAX: u64 = DEVICE_BLOCK_BYTES_MAX + 256 * PRODUCERS_PER_PARTITION_MAX as u64;
@@ -113,9 +116,9 @@ impl<D: Disk> Check<'_, D> {
         if !others.iter().any(|other| other == path) {
             return Ok(Vec::new());
         }
-        // One that is longer than its segment is none, and not read whole to find that out.
+        let entries = segment_bytes / INDEX_INTERVAL_BYTES + 1;
+        let len = DEVICE_BLOCK_BYTES_MAX + entries * SIDECAR_BYTES_PER_ENTRY_MAX;
         let file = self.disk.open(path)?;
-        let len = file.size()?.min(segment_bytes.max(DEVICE_BLOCK_BYTES_MAX));
-        file.read_at(0, usize::try_from(len).unwrap_or(usize::MAX))
+        file.read_at(0, usize::try_from(len.min(file.size()?)).unwrap_or(usize::MAX))
     }
 }
