@@ -233,7 +233,7 @@ impl<R: Runtime> Log<R> {
         self.come_to_rest().await;
         let (holder, end_position) = self.holder_of(to).await;
         let producers = self.producers_until(to).await?;
-        self.put_aside(to, &producers).await?;
+        self.put_aside(to, producers.as_ref()).await?;
         self.carry_out(Cut::End { at: to, holder, end_position }).await
     }
 
@@ -242,7 +242,7 @@ impl<R: Runtime> Log<R> {
     /// `producers` is what batches before `at` said of their producers.
     pub async fn restart(self: &Rc<Self>, at: Offset, producers: &ProducerHistory) -> Result<(), LogFault> {
         self.come_to_rest().await;
-        self.put_aside(at, producers).await?;
+        self.put_aside(at, Some(producers)).await?;
         self.carry_out(Cut::Restart { at }).await
     }
 
@@ -282,9 +282,9 @@ impl<R: Runtime> Log<R> {
         (header.base_offset, end_position)
     }
 
-    /// What the batches before `to` say of their producers. Of those that were deleted, only what is kept beside the
-    /// segments knows, also beside those that are cut off.
-    async fn producers_until(&self, to: Offset) -> Result<ProducerHistory, LogFault> {
+    /// What the batches before `to` say of their producers; `None` if some are damaged. Of those that were deleted only
+    /// what is kept beside the segments knows, also beside those that are cut off.
+    async fn producers_until(&self, to: Offset) -> Result<Option<ProducerHistory>, LogFault> {
         let segments = self.segments.borrow().clone();
         let (before, behind) = segments.split_at(segments.partition_point(|segment| segment.base_offset() < to));
         let first = before.first().map_or(to, |segment| segment.base_offset());
@@ -296,24 +296,32 @@ impl<R: Runtime> Log<R> {
                 break;
             }
         }
-        producer_snapshot::until(&self.context, before, to, known).await
+        let gathered = producer_snapshot::until(&self.context, before, to, known.clone()).await?;
+        if gathered.missed.is_empty() {
+            return Ok(Some(gathered.history));
+        }
+        if let Some(oldest) = before.first().filter(|_| known.newest_offset().is_some()) {
+            // What else knows of those that were deleted is about to go.
+            self.keep_durably(oldest, &known).await?;
+        }
+        Ok(None)
     }
 
     /// Makes the segment that will begin at `at`, under another name, and what is kept beside it. Durable when this
     /// returns.
-    async fn put_aside(&self, at: Offset, producers: &ProducerHistory) -> Result<(), LogFault> {
+    async fn put_aside(&self, at: Offset, producers: Option<&ProducerHistory>) -> Result<(), LogFault> {
         let (runtime, dir) = (&self.context.runtime, &self.dir);
         let segment = Segment::<R>::planned(dir, self.new_header(at, self.epoch.get()));
         let path = dir.join(REPLACEMENT_PRODUCERS_NAME);
         let fault = |operation, error: io::Error| LogFault::from_io(operation, &path, &error);
-        match at > Offset(0) {
-            true => {
+        match producers.filter(|_| at > Offset(0)) {
+            Some(producers) => {
                 let bytes = producer_snapshot::to_sidecar(producers, SnapshotKey::from(&segment.header));
                 let written = envelope::write(runtime, &path, &bytes).await;
                 let file = written.map_err(|error| fault("writing", error))?;
                 file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &path, &error))?;
             }
-            false => {
+            None => {
                 // Of an earlier try.
                 unless_gone(runtime.remove_file(&path).await).map_err(|error| fault("removing", error))?;
             }

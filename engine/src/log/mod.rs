@@ -181,6 +181,8 @@ pub struct Log<R: Runtime> {
     end_offset: Cell<Offset>,
     /// What is known to be damaged.
     losses: Losses,
+    /// See [`Log::unread`].
+    unread: Cell<Option<(Offset, Offset)>>,
     ahead: ReadAhead<R>,
     /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
     preparing: Cell<bool>,

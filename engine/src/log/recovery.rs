@@ -93,7 +93,7 @@ pub async fn open_replica<R: Runtime>(
     partition: PartitionId,
     dir: PathBuf,
 ) -> Result<Recovered<R>, LogFault> {
-    let mut recovered = open(context, partition, dir).await?;
+    let mut recovered = open_any(context, partition, dir).await?;
     recovered.log.begin_segments_with_reigns();
     let (reigns, damage) = recovered.log.reigns(recovered.start, &recovered.reigns).await?;
     recovered.reigns = reigns;
@@ -103,6 +103,17 @@ pub async fn open_replica<R: Runtime>(
 
 /// Opens the log of `partition` in `dir`, which exists; makes it if it is new.
 pub async fn open<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    partition: PartitionId,
+    dir: PathBuf,
+) -> Result<Recovered<R>, LogFault> {
+    let recovered = open_any(context, partition, dir).await?;
+    // Nobody has what is lost of the only copy.
+    recovered.log.give_up_unread();
+    Ok(recovered)
+}
+
+async fn open_any<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
     dir: PathBuf,
@@ -211,7 +222,7 @@ async fn finish<R: Runtime>(
         log.report_loss(&last, lost);
     }
     let producers =
-        if found.damage.is_none() { known_producers(&log, found.producers).await? } else { Default::default() };
+        if found.damage.is_none() { known_producers(&log, found.producers, start).await? } else { Default::default() };
     if start > end {
         tracing::info!(dir = %log.dir.display(), %start, %end, "case J: the log begins beyond the end of what is left");
         // None of the offsets between is used again: they were seen.
@@ -240,14 +251,20 @@ async fn create_at<R: Runtime>(
     Ok(segment)
 }
 
-/// What all batches say of their producers, if those of the last segment say `last`.
-async fn known_producers<R: Runtime>(log: &Rc<Log<R>>, last: ProducerHistory) -> Result<ProducerHistory, LogFault> {
+/// What all batches say of their producers, if those of the last segment say `last`. Records before `start` are
+/// deleted.
+async fn known_producers<R: Runtime>(
+    log: &Rc<Log<R>>,
+    last: ProducerHistory,
+    start: Offset,
+) -> Result<ProducerHistory, LogFault> {
     if planted(PlantedBug::ForgetProducersAtRestart) {
         return Ok(ProducerHistory::default());
     }
     let segments = log.segments.borrow().clone();
     let Some((active, earlier)) = segments.split_last() else { return Ok(last) };
-    let (mut producers, is_kept) = producer_snapshot::before(&log.context, earlier, active).await?;
+    let (gathered, is_kept) = producer_snapshot::before(&log.context, earlier, active).await?;
+    let mut producers = log.take_gathered(gathered, start);
     if !is_kept {
         log.keep_producers(&producers);
     }
@@ -274,6 +291,7 @@ fn assemble<R: Runtime>(
         tail: Default::default(),
         end_offset: Cell::new(end_offset),
         losses: Default::default(),
+        unread: Default::default(),
         ahead: Default::default(),
         preparing: Default::default(),
         prepared: Default::default(),

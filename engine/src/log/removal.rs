@@ -71,7 +71,7 @@ impl<R: Runtime> Log<R> {
 
     /// The segments that have a file, at least one: those before the newest of them are sealed. And whether that is the
     /// last there is; else its successor is about to get a file.
-    fn on_disk(&self) -> (Vec<SegmentRef<R>>, bool) {
+    pub(super) fn on_disk(&self) -> (Vec<SegmentRef<R>>, bool) {
         let segments = self.segments.borrow();
         let newest = segments.iter().rposition(|segment| segment.file.borrow().is_some());
         // A log that could not be opened for damage of its last segment has no open file; all of it is on the disk.

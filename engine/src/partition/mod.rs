@@ -216,6 +216,15 @@ impl<A, F> Partition<A, F> {
         self.producers.note(mark, base_offset);
     }
 
+    /// What all batches before some place say of their producers was gathered, which was not all known before; what
+    /// those behind it say was.
+    pub fn handle_gathered(&mut self, mut whole: ProducerHistory) {
+        let (newest, end) = (whole.newest_offset(), self.ends.log_end());
+        assert!(newest.is_none_or(|newest| newest < end), "a producer's batch at {newest:?} is behind the end {end}");
+        whole.follow(&self.producers);
+        self.producers = whole;
+    }
+
     /// A producer sent the batch of `count` records at `base_offset` again. It is acknowledged when that is visible and
     /// as safe as `level` says, which may be more than the first time.
     pub fn handle_duplicate(&mut self, (base_offset, count): (Offset, u32), level: AckLevel, token: A) {
@@ -584,6 +593,30 @@ mod tests {
         p.handle_append(2, AckLevel::Received, 1);
         p.note_producer(&ProducerMark { sequence: Sequence(2), ..mark }, Offset(10));
         assert_eq!(p.producers().newest_offset(), Some(Offset(10)));
+    }
+
+    #[test]
+    fn what_was_gathered_of_producers_is_known_together_with_what_was_noted_behind_it() {
+        let mark = |id, sequence| ProducerMark {
+            id: ProducerId(id),
+            epoch: 0,
+            sequence: Sequence(sequence),
+            count: 2,
+            crc: 1,
+        };
+        let history = |marks: &[(ProducerMark, u64)]| {
+            let mut history = ProducerHistory::default();
+            marks.iter().for_each(|(mark, offset)| history.note(mark, Offset(*offset)));
+            history
+        };
+        let (first, lost, last) = ((mark(5, 0), 2), (mark(6, 0), 4), (mark(5, 2), 6));
+        let mut p = partition().with_producers(history(&[first, last]));
+        p.handle_append(2, AckLevel::Received, 1);
+        p.note_producer(&mark(7, 0), Offset(10));
+        p.handle_gathered(history(&[first, lost]));
+        assert_eq!(p.producers(), &history(&[first, lost, last, (mark(7, 0), 10)]));
+        let again = Standing::Duplicate { base_offset: Offset(4), count: 2 };
+        assert_eq!(p.judge(Some(&lost.0), None), Ok(again));
     }
 
     #[test]

@@ -253,11 +253,24 @@ impl<R: Runtime> Owned<R> {
         if let Some(error) = self.refuses_writes() {
             return Err(error);
         }
-        let standing = self.state.borrow().judge(header.producer_mark().as_ref(), request.expected_offset);
+        let mark = header.producer_mark();
+        let standing = self.state.borrow().judge(mark.as_ref(), request.expected_offset);
+        let is_again = matches!(standing, Ok(Standing::Duplicate { .. }));
+        if mark.is_some() && !is_again && self.may_learn_of_producers() {
+            return Err(self.not_leader());
+        }
         // What this log lacks may be in another, which may yet be the one that counts, while no write quorum follows
         // this reign: then an append that was tried before may be there, and is not refused for good.
         let is_the_log = self.member.as_ref().is_none_or(|member| member.is_established());
         standing.map_err(|refusal| if is_the_log { refusal } else { self.not_leader() })
+    }
+
+    /// Whether batches of producers are damaged here that nobody has read, and that others have: an append that seems
+    /// to be new may be one of them. If each record is on one copy only, nobody need have them.
+    fn may_learn_of_producers(&self) -> bool {
+        let others_have =
+            |member: &Rc<Member<R>>| member.look(|replica| replica.ballot().config.current.write_quorum() > 1);
+        self.log.unread().is_some() && self.member.as_ref().is_some_and(others_have)
     }
 
     fn admit(self: &Rc<Self>, (request, header): (&Append, &BatchHeader), standing: Standing, reply: ReplyTo) {

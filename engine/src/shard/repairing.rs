@@ -8,6 +8,9 @@
 //! others are away or it is not known yet to be final, is tried again for as long as it is damaged. A leader that alone
 //! has what it cannot read any more gives way to the others, if these can elect another. A reader waits for the repair
 //! of what he asked for, but not for ever.
+//!
+//! If the copy was opened when it could not read what damaged records say of producers, it does so when they are
+//! repaired. Until then it takes no batch of a producer for a new one.
 
 use std::{
     cell::{Cell, RefCell},
@@ -135,7 +138,8 @@ enum NotNow {
 impl<R: Runtime> Member<R> {
     /// Begins to repair what is damaged, if anything is.
     pub(super) fn see_to_damage(self: &Rc<Self>) {
-        let Some(owned) = self.owned().filter(|owned| !owned.log.losses().is_empty()) else { return };
+        let is_needed = |owned: &Rc<Owned<R>>| !owned.log.losses().is_empty() || owned.log.unread().is_some();
+        let Some(owned) = self.owned().filter(is_needed) else { return };
         // A log that ends at damage is mended first.
         let waits =
             self.is_closed() || self.is_changing() || owned.damage.is_some() || self.now() < self.repairs.next.get();
@@ -152,11 +156,39 @@ impl<R: Runtime> Member<R> {
                 }
                 pause = pause.max(member.repair(&owned, &loss).await.err());
             }
+            pause = pause.max(member.see_to_producers(&owned).await.err());
             let repairs = &member.repairs;
             repairs.next.set(pause.map_or(Duration::ZERO, |pause| member.now() + pause));
             repairs.busy.set(false);
             repairs.news.notify();
         });
+    }
+
+    /// Finds out what records say of producers that were damaged when the log was opened, if they are not any more.
+    /// Gives when to try again if something is left.
+    async fn see_to_producers(&self, owned: &Owned<R>) -> Result<(), Duration> {
+        let Some((from, to)) = owned.log.unread() else { return Ok(()) };
+        let start = owned.kept_start.get();
+        if to <= start {
+            // They are deleted.
+            owned.log.give_up_unread();
+            return Ok(());
+        }
+        if owned.log.losses().any_in(from.max(start), to) {
+            return Ok(());
+        }
+        match owned.log.gather_producers(start).await {
+            Ok(Some(gathered)) => {
+                owned.state.borrow_mut().handle_gathered(gathered);
+                Ok(())
+            }
+            // What is damaged still, or again, is known now.
+            Ok(None) => Err(SHORT_PAUSE),
+            Err(fault) => {
+                tracing::warn!(copy = %self.id, %fault, "what stored batches say of producers is not known yet");
+                Err(PAUSE)
+            }
+        }
     }
 
     /// A reader met damage at `offset`. Gives whether it is gone, after some time at most.

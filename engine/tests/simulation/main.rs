@@ -116,6 +116,7 @@ impl Total {
 const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (4300031, "a copy that was taken back before it was deleted never kept up again"),
     (5200179, "a log that was begun anew, which a failing drive cut off, lost what it had been told of producers"),
+    (6000299, "a batch that was damaged when its copy was opened, and given back later, was stored again"),
     (4500834, "a leader that no quorum follows refused for good what another copy has"),
 ];
 

@@ -297,7 +297,7 @@ fn power_that_is_lost_while_a_cut_is_carried_out_again_takes_nothing_away() {
         let (holder, end_position) = log.holder_of(Offset(22)).await;
         let cut = Cut::End { at: Offset(22), holder, end_position };
         assert!(holder == Offset(20) && end_position < 16_000, "{cut:?}");
-        log.put_aside(Offset(22), &history_of(0..22)).await.unwrap();
+        log.put_aside(Offset(22), Some(&history_of(0..22))).await.unwrap();
         copies::write(&context.runtime, &Path::new(DIR).join(FILE_NAME), &cut.encode((P.log, P.index))).await.unwrap();
     };
     let story = |context: Context, ()| async move { drop(open(&context).await) };
@@ -376,6 +376,39 @@ fn what_only_a_snapshot_behind_the_cut_knows_of_producers_is_kept() {
             assert_eq!(ninth(&producers), ninth(&history_of(0..43)));
             let newest = producers.newest_offset();
             assert_eq!((newest, producers.iter().len()), (Some(Offset(42)), 4));
+        }
+    };
+    sim.block_on(&context.runtime, story, STEPS).unwrap();
+}
+
+#[test]
+fn a_cut_behind_damage_keeps_what_is_known_of_deleted_batches_and_nothing_of_the_others() {
+    let (sim, context) = world();
+    let story = {
+        let context = Rc::clone(&context);
+        async move {
+            let log = filled(Rc::clone(&context)).await;
+            log.keep_start(Offset(20)).await.unwrap();
+            log.release_before(Offset(20));
+            log.bury().await.unwrap();
+            let path = segment_path(Path::new(DIR), Offset(40));
+            edit(&context.runtime, &path, 4096..4608, |bytes| bytes.fill(9)).await;
+            log.cut(Offset(53)).await.unwrap();
+            let kept = |base: u64| {
+                let path = producers_path(&segment_path(Path::new(DIR), Offset(base)));
+                let runtime = context.runtime.clone();
+                async move { runtime.open(&path, OpenMode::Existing).await.is_ok() }
+            };
+            assert!(kept(20).await && !kept(53).await);
+            let found = open(&context).await;
+            let (from, to) = found.log.unread().unwrap();
+            assert!(from == Offset(40) && to < Offset(53), "{from} to {to}");
+            context.runtime.sleep(Duration::from_millis(50)).await;
+            assert!(!kept(53).await);
+            let ninth = found.producers.get(ProducerId(9)).cloned();
+            assert_eq!(ninth, history_of(0..53).get(ProducerId(9)).cloned(), "it wrote once, at the very beginning");
+            let newest = found.producers.newest_offset();
+            assert_eq!((newest, found.producers.iter().len()), (Some(Offset(52)), 4));
         }
     };
     sim.block_on(&context.runtime, story, STEPS).unwrap();
