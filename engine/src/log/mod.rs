@@ -8,6 +8,7 @@
 pub mod ahead;
 mod behind_damage;
 pub mod cache;
+mod chain;
 pub(crate) mod copies;
 pub mod cut;
 pub mod damage;

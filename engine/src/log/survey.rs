@@ -2,23 +2,23 @@
 //! lies between them is named with the records that are lost in it.
 //!
 //! Behind damage nothing says how long a batch was, so the next one is looked for: an intact batch of this life of the
-//! file, whose offsets fit between what was expected and what follows the surveyed bytes. A client that stores bytes
-//! that look like such a batch inside a record can deceive it only when the very batch that holds them is damaged, and
-//! only about offsets that are lost with it.
+//! file, whose offsets fit between what was expected and what follows the surveyed bytes. Which of several it is, if a
+//! drive wrote some to a wrong place, [`super::chain`] says. A client that stores bytes that look like such a batch
+//! inside a record can deceive it only when the very batch that holds them is damaged.
 //!
 //! Pure: it says which bytes it wants next and is given them. Reads, the scrub, the rebuilding of an index and the
 //! recovery of a damaged log all ask it, so that they never disagree about what is lost.
 
-use std::ops::Range;
+use std::collections::VecDeque;
 
 use super::{
+    chain::{Place, Run, Runs},
     last_segment::{WINDOW_AND_BATCH_BYTES, WINDOW_BYTES},
     scan::{Check, Located, Step, Walk},
     segment::SegmentHeader,
 };
 use crate::{
-    limits::BATCH_HEADER_BYTES,
-    record::{BatchHeader, check_stored, check_stored_header, find_stored_header},
+    record::{BatchHeader, check_stored_header},
     types::Offset,
 };
 
@@ -70,16 +70,23 @@ pub struct Survey {
     /// The offset that follows the surveyed bytes; the largest there is if nobody knows.
     bound: Offset,
     gap: Option<Gap>,
-    /// Where the batch that is due was met elsewhere than where it is due, with a damaged body: a drive wrote its group
-    /// to a wrong place, and others stand in it.
-    astray: Option<Range<u64>>,
-    /// Batches with an intact header and a damaged body that were met in gaps or in the damaged bodies of others.
-    broken_bodies: u32,
+    /// Where the last batch ends that was shown, or is lost alone.
+    behind: u64,
+    /// What belongs to the log of the window that was looked through last.
+    plan: Option<Plan>,
     check: Check,
 }
 
-/// How many of them are searched for other batches: the check of one costs half a millisecond at the most.
-const BROKEN_BODIES_MAX: u32 = 64;
+/// What of a window behind damage belongs to the log, as far as it was not shown yet.
+struct Plan {
+    runs: VecDeque<Run>,
+    /// How many bytes of the window were looked through.
+    seen: usize,
+    /// Whether a batch begins behind these that is not here whole.
+    is_cut_off: bool,
+    /// Whether there were more runs than are compared at once.
+    is_full: bool,
+}
 
 impl Survey {
     /// A survey of the bytes from `start`, where a batch with the offset `first` should begin, to `end`, behind which
@@ -94,8 +101,8 @@ impl Survey {
             expected: first,
             bound,
             gap: None,
-            astray: None,
-            broken_bodies: 0,
+            behind: start,
+            plan: None,
             check: Check::Whole,
         }
     }
@@ -139,10 +146,12 @@ impl Survey {
         }
         let last = start + bytes.len() as u64 >= self.end;
         self.window = self.window_bytes;
+        self.plan = None;
+        let window = Window { bytes, start, last };
         loop {
             let more = match self.gap {
-                None => self.walk(bytes, (start, last), see),
-                Some(_) => self.leave_gap(bytes, (start, last), see),
+                None => self.walk(&window, see),
+                Some(_) => self.leave_gap(&window, see),
             };
             if !more || self.at >= self.end || self.is_complete() {
                 return;
@@ -170,226 +179,171 @@ impl Survey {
             && header.end_offset() <= self.bound
     }
 
-    /// Whether the batch with `header` is the next one; `behind` is the place behind it in `bytes`. One that leaves
-    /// records out is not, if what stands there are those: then a drive wrote it to a wrong place, and only what it hit
-    /// is lost. If it is the record that is due, in one group, that may as well be the one in the wrong place; and it
-    /// is if several groups follow here, of which a drive writes one to a wrong place. What is left of a group that is
-    /// known to be in a wrong place is not looked at.
-    fn is_next(&self, header: &BatchHeader, (bytes, start): (&[u8], u64), behind: usize) -> bool {
-        if !self.fits(header) || header.base_offset == self.expected {
-            return self.fits(header);
-        }
-        let (mut due, mut place) = (header.end_offset(), behind);
-        // The first of those that were left out, and whether the one before stood right before this place.
-        let (mut left_out, mut adjoins) = (None, false);
-        // Whether those that follow this one are of several groups.
-        let mut goes_on = false;
-        while let Some(rest) = bytes.get(place..).filter(|rest| !is_zero(rest)) {
-            // At any place: what is left of a group that was hit need not begin at a block.
-            let Some((at, found)) = find_stored_header(rest) else { break };
-            let is_of_the_group = at == 0;
-            adjoins &= is_of_the_group;
-            place += at;
-            if found.incarnation != self.segment.incarnation {
-                (place, adjoins) = (place + 1, false);
-                continue;
-            }
-            let is_left_out = self.expected <= found.base_offset && found.base_offset < header.base_offset;
-            let is_in_astray =
-                |astray: &Range<u64>| astray.end == start + place as u64 && astray.contains(&(start + behind as u64));
-            match left_out {
-                None if is_left_out && self.astray.as_ref().is_some_and(is_in_astray) => return true,
-                None if found.base_offset == due => goes_on |= !is_of_the_group,
-                Some(_) if found.base_offset == due && adjoins => {}
-                // A second group of them.
-                Some(_) if found.base_offset == due => return false,
-                None if is_left_out && goes_on => return true,
-                None if is_left_out => left_out = Some(found.base_offset),
-                _ => break,
-            }
-            (due, place, adjoins) = (found.end_offset(), place + found.batch_len(), true);
-        }
-        left_out.is_none_or(|first| first == self.expected)
-    }
-
-    /// Whether too little is here of what stands behind a batch that leaves records out to judge it: how much there is
-    /// must not depend on where windows begin. Half a window at least, so that a window is asked for anew but once.
-    fn needs_more(&self, header: &BatchHeader, (bytes, start): (&[u8], u64), (position, last): (u64, bool)) -> bool {
-        let behind = start + bytes.len() as u64 - position;
-        let is_doubtful = self.fits(header) && header.base_offset > self.expected;
-        is_doubtful && !last && position > start && behind < self.window_bytes as u64 / 2
-    }
-
-    /// Whether later batches stand in the damaged body of the batch with `header` at the beginning of `bytes`: a drive
-    /// wrote it to a place that was theirs.
-    fn covers_others(&mut self, header: &BatchHeader, bytes: &[u8]) -> bool {
-        let (mut from, end) = (1, header.batch_len());
-        while from < end
-            && let Some((at, other)) = find_stored_header(&bytes[from..])
-            && from + at < end
-        {
-            from += at;
-            if self.fits(&other) && other.base_offset >= header.end_offset() {
-                match bytes[from..].get(..other.batch_len()) {
-                    Some(batch) if check_stored(batch).is_err() => {
-                        self.broken_bodies += 1;
-                        if self.broken_bodies > BROKEN_BODIES_MAX {
-                            return false;
-                        }
-                    }
-                    // What is not here whole is seen whole when it is looked for.
-                    _ => return true,
-                }
-            }
-            from += 1;
-        }
-        false
-    }
-
-    fn open_gap(&mut self, position: u64, reason: String) {
-        self.gap = Some(Gap { position, reason });
-        // A header may stand there, of a batch that is not whole: the search begins behind it.
-        self.at = position + 1;
+    /// Whether too little is behind `position` to judge what stands there: how much there is must not depend on where
+    /// windows begin. Half a window at least, so that a window is asked for anew but once.
+    fn needs_more(&self, position: u64, window: &Window<'_>) -> bool {
+        !window.last && window.end() - position < self.window_bytes as u64 / 2
     }
 
     /// Takes batches, until they or the bytes end. Says whether there is more to do here.
-    fn walk(&mut self, bytes: &[u8], (start, last): (u64, bool), see: &mut impl FnMut(Found)) -> bool {
-        let rest = &bytes[((self.at - start) as usize).min(bytes.len())..];
+    fn walk(&mut self, window: &Window<'_>, see: &mut impl FnMut(Found)) -> bool {
         let segment = (self.segment.block_bytes, self.segment.incarnation);
-        let mut walk = Walk::new(rest, self.at, segment, self.check);
+        let mut walk = Walk::new(window.from(self.at), self.at, segment, self.check);
         loop {
             match walk.step() {
-                Step::Batch(batch) if self.needs_more(&batch.header, (bytes, start), (batch.position, last)) => {
-                    self.at = batch.position;
-                    return false;
-                }
-                Step::Batch(batch) if self.is_next(&batch.header, (bytes, start), end_of(&batch, start)) => {
-                    self.jump(&batch, see);
+                Step::Batch(batch) if batch.header.base_offset == self.expected && self.fits(&batch.header) => {
                     self.expected = batch.header.end_offset();
-                    self.at = batch.position + batch.header.batch_len() as u64;
+                    self.behind = batch.position + batch.header.batch_len() as u64;
+                    self.at = self.behind;
                     see(Found::Batch(batch));
                 }
                 Step::Batch(batch) => {
                     let (offset, expected) = (batch.header.base_offset, self.expected);
-                    self.open_gap(batch.position, format!("a batch with offset {offset} where {expected} is due"));
-                    return true;
+                    let reason = format!("a batch with offset {offset} where {expected} is due");
+                    return self.open_gap((batch.position, reason), window);
                 }
                 Step::End { position } => {
                     self.at = position;
                     return false;
                 }
-                Step::CutOff { position, need } if last => {
-                    self.open_gap(position, format!("the bytes end within {need} bytes of a batch"));
-                    return true;
+                Step::CutOff { position, need } if window.last => {
+                    let reason = format!("the bytes end within {need} bytes of a batch");
+                    return self.open_gap((position, reason), window);
                 }
                 Step::CutOff { position, .. } => {
                     self.at = position;
                     self.window = WINDOW_AND_BATCH_BYTES;
                     return false;
                 }
-                Step::Invalid { position, reason } => {
-                    let at = (position - start) as usize;
-                    match check_stored_header(&bytes[at..]) {
-                        // The header is whole, so its length is right: only this batch is lost. Its body is not, and if
-                        // others stand in it they are looked for.
-                        Ok(header)
-                            if self.is_next(&header, (bytes, start), at + 1)
-                                && !self.covers_others(&header, &bytes[at..]) =>
-                        {
-                            self.at = position + header.batch_len() as u64;
-                            let (from, to) = (self.expected, header.end_offset());
-                            self.expected = to;
-                            see(Found::Lost(Lost { position, end_position: self.at, from, to, reason }));
-                        }
-                        _ => self.open_gap(position, reason),
+                Step::Invalid { position, reason } => match self.damaged_at(position, window) {
+                    // Its header is whole, so its length is right: only this batch is lost.
+                    Some(header) => {
+                        self.behind = position + header.batch_len() as u64;
+                        self.at = self.behind;
+                        let from = std::mem::replace(&mut self.expected, header.end_offset());
+                        let (end_position, to) = (self.behind, self.expected);
+                        see(Found::Lost(Lost { position, end_position, from, to, reason }));
+                        return true;
                     }
-                    return true;
-                }
+                    None => return self.open_gap((position, reason), window),
+                },
             }
         }
     }
 
-    /// Before `batch` records may be missing: lost bytes that read as zeros look like the padding between groups.
-    fn jump(&self, batch: &Located, see: &mut impl FnMut(Found)) {
-        let (from, to) = (self.expected, batch.header.base_offset);
-        if from < to {
-            let reason = format!("offset {from} is missing, {to} follows");
-            see(Found::Lost(Lost { position: self.at, end_position: batch.position, from, to, reason }));
+    /// The header of the batch at `position` with a damaged body, if it is known that it stands where it belongs.
+    fn damaged_at(&self, position: u64, window: &Window<'_>) -> Option<BatchHeader> {
+        let runs = self.plan.as_ref().map(|plan| &plan.runs)?;
+        let header = check_stored_header(window.from(position)).ok()?;
+        let end = position + header.batch_len() as u64;
+        let is_in = |run: &Run| run.position <= position && end <= run.end_position;
+        let is_due = self.fits(&header) && header.base_offset == self.expected;
+        (is_due && runs.iter().any(is_in)).then_some(header)
+    }
+
+    /// No batch that is due stands at `position`. Says whether there is more to do here.
+    fn open_gap(&mut self, (position, reason): (u64, String), window: &Window<'_>) -> bool {
+        let from = self.behind.max(window.start);
+        if from > window.start && self.needs_more(position, window) {
+            self.at = from;
+            return false;
         }
+        self.gap = Some(Gap { position, reason });
+        self.at = from;
+        true
     }
 
     /// Looks for the batch that ends the gap. Says whether there is more to do here.
-    fn leave_gap(&mut self, bytes: &[u8], (start, last): (u64, bool), see: &mut impl FnMut(Found)) -> bool {
-        let mut from = ((self.at - start) as usize).min(bytes.len());
-        // Prepared room is megabytes of zeros: not looked at byte by byte.
-        while !is_zero(&bytes[from..])
-            && let Some((at, header)) = find_stored_header(&bytes[from..])
-        {
-            let at = from + at;
-            from = at + 1;
-            let position = start + at as u64;
-            if self.needs_more(&header, (bytes, start), (position, last)) {
-                self.at = position;
-                return false;
-            }
-            if !self.is_next(&header, (bytes, start), at + header.batch_len()) {
-                continue;
-            }
-            match bytes[at..].get(..header.batch_len()) {
-                Some(batch) if check_stored(batch).is_ok() => {
-                    self.close_gap(start + at as u64, header.base_offset, see);
-                    return true;
-                }
-                // Its body is damaged as well, perhaps by another batch within it, which is then the next. Not looked
-                // for again and again: records can be made to look so, each with a body to check.
-                Some(_) if self.broken_bodies < BROKEN_BODIES_MAX => {
-                    self.broken_bodies += 1;
-                    let position = start + at as u64;
-                    if header.base_offset == self.expected
-                        && self.gap.as_ref().is_some_and(|gap| position != gap.position)
-                    {
-                        self.astray = Some(position..position + header.batch_len() as u64);
-                    }
-                }
-                Some(_) => from = at + header.batch_len(),
-                None if last => {}
-                None => {
-                    self.at = start + at as u64;
-                    self.window = WINDOW_AND_BATCH_BYTES;
-                    return false;
-                }
-            }
+    fn leave_gap(&mut self, window: &Window<'_>, see: &mut impl FnMut(Found)) -> bool {
+        let behind = self.behind;
+        let plan = self.plan.take().unwrap_or_else(|| self.look_behind(window));
+        let Plan { runs, seen, is_cut_off, .. } = self.plan.insert(plan);
+        while runs.front().is_some_and(|run| run.end_position <= behind) {
+            runs.pop_front();
         }
-        // A header may begin in the last bytes and end in the next window.
-        let seen = if last { bytes.len() } else { bytes.len().saturating_sub(BATCH_HEADER_BYTES).max(from) };
-        self.at = start + seen as u64;
-        false
+        let Some(run) = runs.front() else {
+            self.at = window.start + *seen as u64;
+            if *is_cut_off {
+                self.window = WINDOW_AND_BATCH_BYTES;
+            }
+            // With too many runs to compare at once, the next ones stand here.
+            return self.plan.take_if(|plan| plan.is_full).is_some();
+        };
+        let (position, from) = if run.position < behind {
+            // Garbage in the padding of one of its groups.
+            (behind.next_multiple_of(u64::from(self.segment.block_bytes)), self.expected)
+        } else {
+            (run.position, run.from)
+        };
+        self.at = position;
+        if position > window.start.max(behind) && self.needs_more(position, window) {
+            return false;
+        }
+        self.close_gap((position, from), see);
+        true
     }
 
-    fn close_gap(&mut self, position: u64, base_offset: Offset, see: &mut impl FnMut(Found)) {
-        self.at = position;
-        let Some(gap) = self.gap.take() else { return };
+    /// What belongs to the log behind the last batch that was shown.
+    fn look_behind(&self, window: &Window<'_>) -> Plan {
+        let place = Place {
+            segment: &self.segment,
+            start: window.start,
+            bytes: window.bytes,
+            from: (self.at - window.start) as usize,
+            is_last: window.last,
+            is_believed: self.check == Check::Known,
+            bound: self.bound,
+        };
+        // What was passed over without being shown began with a zero, as padding does.
+        let is_padded = self.behind < window.start || window.from(self.behind).first().is_none_or(|byte| *byte == 0);
+        let known = Run::known((self.behind, self.expected), self.segment.block_bytes, is_padded);
+        let runs = Runs::behind(known, &place);
+        Plan { seen: runs.seen, is_cut_off: runs.is_cut_off, is_full: runs.is_full, runs: runs.chain().into() }
+    }
+
+    /// Ends the gap where the batch with `base_offset` stands.
+    fn close_gap(&mut self, (end_position, base_offset): (u64, Offset), see: &mut impl FnMut(Found)) {
+        let Some(Gap { position, reason }) = self.gap.take() else { return };
         let (from, to) = (self.expected, base_offset);
         self.expected = base_offset;
-        see(Found::Lost(Lost { position: gap.position, end_position: position, from, to, reason: gap.reason }));
+        if position < end_position {
+            see(Found::Lost(Lost { position, end_position, from, to, reason }));
+        } else if from < to || position > end_position {
+            // Lost bytes that read as zeros look like the padding between groups.
+            let reason = format!("{to} follows where {from} is due");
+            see(Found::Lost(Lost { position: self.behind, end_position, from, to, reason }));
+        }
     }
 }
 
-/// The place behind `batch` in bytes that begin at `start`.
-fn end_of(batch: &Located, start: u64) -> usize {
-    (batch.position - start) as usize + batch.header.batch_len()
+/// Bytes that were read.
+struct Window<'a> {
+    bytes: &'a [u8],
+    /// Where they stand in the file.
+    start: u64,
+    /// Whether no more bytes follow.
+    last: bool,
 }
 
-fn is_zero(bytes: &[u8]) -> bool {
-    const ZEROS: [u8; 4096] = [0; 4096];
-    bytes.chunks(ZEROS.len()).all(|chunk| *chunk == ZEROS[..chunk.len()])
+impl Window<'_> {
+    fn end(&self) -> u64 {
+        self.start + self.bytes.len() as u64
+    }
+
+    /// Those from `position` of the file on.
+    fn from(&self, position: u64) -> &[u8] {
+        &self.bytes[(position.saturating_sub(self.start) as usize).min(self.bytes.len())..]
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::{
-        log::fixture::{P, batch_of},
+        log::{
+            chain::BROKEN_BODIES_MAX,
+            fixture::{P, batch_of},
+        },
         record::{BatchBuilder, Codec, ServerFields, stamp},
         types::{Incarnation, LeaderEpoch},
     };
@@ -806,16 +760,21 @@ mod tests {
 
     #[test]
     fn a_damaged_body_is_searched_for_later_batches_until_so_many_broken_ones_were_met() {
-        for (broken, is_found) in [(BROKEN_BODIES_MAX, true), (BROKEN_BODIES_MAX + 1, false)] {
+        // The outermost is one of them, and the last of them holds an intact one.
+        for (broken, is_found) in [(BROKEN_BODIES_MAX - 1, true), (BROKEN_BODIES_MAX, false)] {
             let mut bytes = batch_of(20_000).to_vec();
             stamp(&mut bytes, fields(100, 7));
-            for number in 0..=broken as usize {
-                let inner = &mut bytes[300 + 200 * number..500 + 200 * number];
-                inner.copy_from_slice(&batch_of(200));
+            for number in 0..broken as usize {
+                let len = if number + 1 == broken as usize { 1000 } else { 200 };
+                let inner = &mut bytes[300 + 200 * number..300 + 200 * number + len];
+                inner.copy_from_slice(&batch_of(len));
                 stamp(inner, fields(101 + number as u64, 7));
-                inner[150] ^= u8::from(number < broken as usize);
+                inner[150] ^= 1;
             }
             let last = 101 + u64::from(broken);
+            let inmost = &mut bytes[300 + 200 * broken as usize..][..200];
+            inmost.copy_from_slice(&batch_of(200));
+            stamp(inmost, fields(last, 7));
             let (intact, lost) = survey(&bytes, last + 1);
             assert_eq!(intact, if is_found { vec![last] } else { vec![] }, "behind {broken}: {:?}", ranges(&lost));
         }

@@ -49,6 +49,7 @@ const KEPT: &[(u64, &str)] = &[
     (903014, "the same in another group, and acknowledged records were cut off"),
     (2853960514, "the hole that a group in a wrong place left ended a damaged last segment"),
     (3333000311, "a loss of power filled padding with garbage, and the next group was taken for one in a wrong place"),
+    (864472997, "two groups in wrong places, one behind the other, hid what stood behind them"),
 ];
 
 /// Runs seeds on several threads. The switch of the planted bugs belongs to a thread.
