@@ -140,8 +140,6 @@ fn scan(file: &[u8], header: SegmentHeader) -> LastSegment {
 /// The pieces cover the file without a gap, and begin with the batches that the scan found.
 fn walk(file: &[u8], header: &SegmentHeader, found: &LastSegment) {
     let (mut at, mut end_offset, mut intact) = (4096u64, header.base_offset, true);
-    // Whether what ends the intact batches stands in the padding of a group, where recovery passes over garbage.
-    let mut in_padding = false;
     let walked = walk_segment(&Memory(file), header, &mut |piece| {
         let (position, end) = match &piece {
             Piece::Batch { position, header, bytes, damage } => {
@@ -153,8 +151,9 @@ fn walk(file: &[u8], header: &SegmentHeader, found: &LastSegment) {
                 (*position, position + bytes.len() as u64)
             }
             Piece::Gap { position, end, .. } => {
-                in_padding |= intact && !position.is_multiple_of(u64::from(header.block_bytes));
-                intact = false;
+                // What stands in the padding of a group ends nothing: the next one begins behind it, or does not.
+                let block = u64::from(header.block_bytes);
+                intact &= !position.is_multiple_of(block) && *end == position.next_multiple_of(block);
                 (*position, *end)
             }
         };
@@ -163,6 +162,5 @@ fn walk(file: &[u8], header: &SegmentHeader, found: &LastSegment) {
         ControlFlow::Continue(())
     });
     assert!(walked.is_ok(), "memory can be read");
-    let agree = end_offset == found.end_offset || (in_padding && end_offset < found.end_offset);
-    assert!(agree, "verify walked to {end_offset}, and recovery to {}", found.end_offset);
+    assert_eq!(end_offset, found.end_offset, "recovery and verify disagree about the end");
 }

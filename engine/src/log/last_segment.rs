@@ -11,7 +11,7 @@ use thiserror::Error;
 use super::{
     index::Index,
     reigns::Reigns,
-    scan::{Check, Step, Walk},
+    scan::{Check, Padding, Step, Walk},
     segment::{SegmentHeader, SegmentHeaderError},
 };
 use crate::{
@@ -234,27 +234,15 @@ impl LastScan {
                     return self.stop(position, format!("the file ends within {need} bytes of a batch"));
                 }
                 Step::CutOff { position, .. } | Step::End { position } => return position,
-                Step::Invalid { position, reason } => match self.behind_padding((bytes, start), position, check) {
-                    Step::Batch(next) if next.header.base_offset == self.found.end_offset => {
-                        walk = Walk::new(&bytes[(next.position - start) as usize..], next.position, segment, check);
+                Step::Invalid { position, reason } => {
+                    match walk.pass_padding(position, (self.found.end_position, self.found.end_offset)) {
+                        Padding::Passed(_) => {}
+                        Padding::Unclear if !last_window => return position,
+                        Padding::Unclear | Padding::No => return self.stop(position, reason),
                     }
-                    Step::CutOff { .. } | Step::End { .. } if !last_window => return position,
-                    _ => return self.stop(position, reason),
-                },
+                }
             }
         }
-    }
-
-    /// What stands where the next group begins, if `position` is right behind a batch and within its block. The padding
-    /// there means nothing: a loss of power may have filled it with garbage while the group was not durable, or bits in
-    /// it turned over, and neither takes a record from what is intact behind it.
-    fn behind_padding(&self, (bytes, start): (&[u8], u64), position: u64, check: Check) -> Step {
-        let next = position.next_multiple_of(u64::from(self.header.block_bytes));
-        if position != self.found.end_position || next == position {
-            return Step::Invalid { position, reason: String::new() };
-        }
-        let rest = bytes.get((next - start) as usize..).unwrap_or_default();
-        Walk::new(rest, next, (self.header.block_bytes, self.header.incarnation), check).step()
     }
 
     fn stop(&mut self, position: u64, reason: String) -> u64 {

@@ -51,6 +51,17 @@ pub enum Check {
     Known,
 }
 
+/// Whether what no batch stands in is only the padding of a group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Padding {
+    /// It is: the next group begins there, with the batch that is due.
+    Passed(u64),
+    /// That takes more bytes to tell.
+    Unclear,
+    /// It is not.
+    No,
+}
+
 /// Walks `bytes`, which stand at `position` of a segment file.
 pub struct Walk<'a> {
     bytes: &'a [u8],
@@ -94,6 +105,26 @@ impl<'a> Walk<'a> {
                 continue;
             }
             return self.batch(position, rest);
+        }
+    }
+
+    /// Goes on where the next group begins, if the batch stands there that is due, and what is not one at `position` is
+    /// right behind the batch before that, which ended with `end`, and within its block. Padding means nothing: a loss
+    /// of power may have filled it with garbage while the group was not durable, or bits in it turned over, and
+    /// neither takes a record from what is intact behind it.
+    pub fn pass_padding(&mut self, position: u64, end: (u64, Offset)) -> Padding {
+        let next = position.next_multiple_of(self.block_bytes);
+        if position != end.0 || next == position {
+            return Padding::No;
+        }
+        let at = (next - self.start) as usize;
+        match (Walk { at, ..*self }).step() {
+            Step::Batch(batch) if batch.header.base_offset == end.1 => {
+                self.at = at;
+                Padding::Passed(next)
+            }
+            Step::CutOff { .. } | Step::End { .. } => Padding::Unclear,
+            Step::Batch(_) | Step::Invalid { .. } => Padding::No,
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::{ops::ControlFlow, path::Path};
 
-use super::{DURABLE, Finding, Kind, Piece};
+use super::{DURABLE, Finding, Kind, Piece, Remedy};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     log::{index::Index, segment::SegmentHeader},
@@ -121,6 +121,9 @@ impl<'a> Pass<'a> {
             && let Some(gap) = self.findings.last_mut()
         {
             gap.offsets = (self.end < base).then_some((self.end, base));
+            if gap.offsets.is_none() {
+                gap.remedy = Remedy::None("no record is missing there, so nothing has to be restored");
+            }
         }
         let reason = format!("a batch with offset {base} where {} should follow", self.end);
         if base < self.end {

@@ -10,7 +10,7 @@ use crate::{
     limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
     log::{
         last_segment::{WINDOW_AND_BATCH_BYTES, WINDOW_BYTES},
-        scan::{Check, Step, Walk},
+        scan::{Check, Padding, Step, Walk},
         segment::SegmentHeader,
     },
     record::{BatchHeader, check_stored, check_stored_header, find_stored_header},
@@ -69,6 +69,8 @@ pub fn walk_segment<S: Source>(
     let size = source.size().map_err(|error| (0, error))?;
     let (mut at, mut window) = (SEGMENT_HEADER_BYTES, WINDOW_BYTES);
     let mut gap: Option<Gap> = None;
+    // Where the last intact batch ended, and the offset behind it.
+    let mut end = (at, header.base_offset);
     while at < size {
         let bytes = source.read_at(at, window).map_err(|error| (at, error))?;
         if bytes.is_empty() {
@@ -90,7 +92,7 @@ pub fn walk_segment<S: Source>(
             }
             continue;
         }
-        match walk_window(&bytes, start, last, (header, see)) {
+        match walk_window((&bytes, start, last), header, &mut end, see) {
             ControlFlow::Break(()) => return Ok(()),
             ControlFlow::Continue((next, found)) => (at, gap) = (next, found),
         }
@@ -129,12 +131,13 @@ pub(super) fn first_batch<S: Source>(source: &S, (first, end): (Offset, Offset))
     Ok(None)
 }
 
-/// Walks the batches of a window. Returns where to go on, and the gap that begins there, if one does.
+/// Walks the batches of a window, the last intact one before which ended with `end`. Returns where to go on, and the
+/// gap that begins there, if one does.
 fn walk_window(
-    bytes: &[u8],
-    start: u64,
-    last: bool,
-    (segment, see): (&SegmentHeader, &mut impl FnMut(Piece<'_>) -> ControlFlow<()>),
+    (bytes, start, last): (&[u8], u64, bool),
+    segment: &SegmentHeader,
+    end: &mut (u64, Offset),
+    see: &mut impl FnMut(Piece<'_>) -> ControlFlow<()>,
 ) -> ControlFlow<(), (u64, Option<Gap>)> {
     let at = |position: u64| &bytes[((position - start) as usize).min(bytes.len())..];
     // The byte at its beginning belongs to a gap even if a header stands there: of a batch that is cut off.
@@ -148,6 +151,7 @@ fn walk_window(
             Step::Batch(batch) => {
                 let (position, header) = (batch.position, batch.header);
                 let bytes = &at(position)[..header.batch_len()];
+                *end = (position + header.batch_len() as u64, header.end_offset());
                 see(Piece::Batch { position, header, bytes, damage: None })?;
             }
             Step::End { position } => return ControlFlow::Continue((position, None)),
@@ -156,6 +160,15 @@ fn walk_window(
             }
             Step::CutOff { position, .. } => return ControlFlow::Continue((position, None)),
             Step::Invalid { position, reason } => {
+                // As recovery does: whatever stands in padding, the log goes on behind it.
+                match walk.pass_padding(position, *end) {
+                    Padding::Passed(end) => {
+                        see(Piece::Gap { position, end, zeros: false, reason })?;
+                        continue;
+                    }
+                    Padding::Unclear if !last => return ControlFlow::Continue((position, None)),
+                    Padding::Unclear | Padding::No => {}
+                }
                 let rest = at(position);
                 match check_stored_header(rest) {
                     Ok(header) if header.incarnation == segment.incarnation => {

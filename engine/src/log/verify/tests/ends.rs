@@ -1,6 +1,16 @@
 //! Where a log or a segment ends: what is missing there, what is room, and what was cut off.
 
+use std::ops::ControlFlow;
+
 use super::*;
+use crate::{
+    log::{
+        last_segment::LastScan,
+        verify::{Piece, walk_segment},
+    },
+    record::check_stored_header,
+    runtime::sim::SimRandom,
+};
 
 #[test]
 fn a_log_that_begins_where_it_ends_is_empty_and_not_cut_short() {
@@ -93,4 +103,106 @@ fn batches_of_the_next_segment_behind_a_gap_are_said_to_be_there_and_those_befor
     let found: Vec<_> = disk.check().0.iter().map(|found| (found.kind, found.case, found.offsets)).collect();
     let chain = |case, first, end| (Kind::Chain, Some(case), range(first, end));
     assert_eq!(found, [chain('C', 21, 24), (Kind::NoIndex, None, None), chain('F', 24, 27)]);
+}
+
+#[test]
+fn garbage_in_padding_is_said_of_a_sealed_segment_to_cost_no_record_and_of_the_last_one_not_at_all() {
+    let mut disk = sound();
+    for base in [0, 24] {
+        let mut bytes = disk.0[&path(base)].borrow_mut();
+        let end = batch(1) + check_stored_header(&bytes[batch(1)..]).unwrap().batch_len();
+        bytes[end..batch(2)].fill(9);
+    }
+    disk.0.remove(&path(0).with_extension("idx"));
+    let found: Vec<_> = disk.check().0.into_iter().filter(|found| found.kind != Kind::NoIndex).collect();
+    let nothing = Remedy::None("no record is missing there, so nothing has to be restored");
+    assert_eq!((found.len(), &found[0].path, found[0].offsets, &found[0].remedy), (1, &path(0), None, &nothing));
+}
+
+/// A segment of right and wrong batches, zeros and garbage in any order.
+fn drawn(random: &mut SimRandom) -> Vec<u8> {
+    let header = header(0);
+    let mut file = header.encode().to_vec();
+    file.resize(HEADER, 0);
+    let mut next = 0;
+    for _ in 0..random.within(1..25) {
+        let (one, behind) = (random.within(1..700) as usize, file.len().next_multiple_of(BLOCK));
+        match random.below(12) {
+            0 => file.resize(file.len() + one, 9),
+            1 => file.resize(file.len() + one, 0),
+            2 | 3 => file.resize(behind, 9),
+            4 | 5 => file.resize(behind, 0),
+            _ => {
+                let (mut batch, _) = segment(0, 1);
+                let mut batch = batch.split_off(HEADER);
+                batch.truncate(check_stored_header(&batch).unwrap().batch_len());
+                let other = random.happens(800);
+                let fields = ServerFields {
+                    base_offset: Offset(if other { random.below(40) } else { next }),
+                    durable_hint: Offset(if random.happens(500) { random.below(40) } else { 0 }),
+                    leader_epoch: LeaderEpoch(1),
+                    incarnation: Incarnation(header.incarnation.0 + u32::from(random.happens(500))),
+                };
+                stamp(&mut batch, fields);
+                if random.happens(800) {
+                    batch[random.below(300) as usize] ^= 1;
+                }
+                file.extend_from_slice(&batch);
+                next = fields.base_offset.0 + 3;
+            }
+        }
+    }
+    file
+}
+
+/// Where the intact batches end that a walk comes by from the beginning of a file on, and behind how many of them
+/// garbage in padding stands.
+fn walked_to(file: &Bytes) -> (Offset, usize) {
+    let (mut end_offset, mut is_intact, mut at) = (Offset(0), true, HEADER as u64);
+    let mut passed = 0;
+    let mut see = |piece: Piece<'_>| {
+        let (position, end) = match piece {
+            Piece::Batch { position, header, bytes, damage } => {
+                is_intact &= damage.is_none() && header.base_offset == end_offset;
+                end_offset = if is_intact { header.end_offset() } else { end_offset };
+                (position, position + bytes.len() as u64)
+            }
+            Piece::Gap { position, end, .. } => {
+                is_intact &= !position.is_multiple_of(BLOCK as u64) && end == position.next_multiple_of(BLOCK as u64);
+                passed += usize::from(is_intact);
+                (position, end)
+            }
+        };
+        assert!(position >= at && end >= position, "pieces overlap at {position}, {at} was reached");
+        at = end;
+        ControlFlow::Continue(())
+    };
+    walk_segment(file, &header(0), &mut see).unwrap();
+    (end_offset, passed)
+}
+
+#[test]
+fn whatever_a_segment_holds_the_walk_and_recovery_end_alike_and_no_remedy_takes_what_is_served() {
+    let (mut all_passed, mut torn) = (0, 0);
+    for seed in 0..4000 {
+        let mut disk = Memory::default();
+        disk.put(path(0), drawn(&mut SimRandom::new(seed, 1)));
+        let file = &disk.0[&path(0)];
+        let mut scan = LastScan::new(path(0), header(0), file.size().unwrap());
+        while let Some((position, len)) = scan.wants() {
+            scan.take(&file.read_at(position, len).unwrap());
+        }
+        let found = scan.verdict();
+        let (end_offset, passed) = walked_to(file);
+        assert_eq!(end_offset, found.end_offset, "seed {seed}");
+        all_passed += passed;
+        for finding in disk.check().0 {
+            if let Remedy::Truncate(at) | Remedy::Copy(at) = finding.remedy {
+                let is_torn = found.damage.is_none() && found.torn && found.cut_position == at;
+                assert!(is_torn, "seed {seed}: {finding:?}");
+                torn += 1;
+            }
+        }
+    }
+    assert!(all_passed > 100 && torn > 100, "{all_passed} and {torn}");
 }
