@@ -6,14 +6,14 @@
 //! damage. The batches get the server's fields that belong into this file: its incarnation, and a hint that is true.
 //! They must fill the damaged place exactly, as those did that stood there: what is behind it stays where it is.
 
-use std::{path::PathBuf, rc::Rc};
+use std::{cell::Cell, io, path::PathBuf, rc::Rc};
 
 use bytes::Bytes;
 use thiserror::Error;
 
 use super::{
     Log, LogFault,
-    behind_damage::run_survey,
+    behind_damage::{read_wanted, run_survey},
     damage::Loss,
     segment::{Segment, SegmentHeader, header_block},
     survey::{Found, Lost, Survey, records_in},
@@ -88,7 +88,8 @@ pub enum RewriteError {
 /// What has become of damage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Look {
-    /// There is none: a drive may once have answered with the bytes of another place, or somebody was faster.
+    /// There is none, or in another place, which is known now: a drive may once have answered with the bytes of another
+    /// place, or somebody was faster.
     Intact,
     /// It was the header block of a segment, and was repaired.
     Restored,
@@ -104,7 +105,7 @@ pub(super) struct Wanted {
 
 impl<R: Runtime> Log<R> {
     /// Looks again at damage that was found, and repairs what needs nobody else for it. What is not damaged any more is
-    /// forgotten.
+    /// forgotten. A place is written over only if it was seen twice to be exactly this one.
     pub async fn look_again(self: &Rc<Self>, loss: &Loss) -> Result<Look, RewriteError> {
         let Some(segment) = self.segment_of(loss.lost.from) else {
             self.losses.forget(loss);
@@ -115,11 +116,54 @@ impl<R: Runtime> Log<R> {
         }
         let header = self.header_of(&segment).await.map_err(|error| unreadable(&segment, &error))?;
         let file = self.open_again(&segment).await?;
-        let is_lost = self.is_lost(&file, (&segment, &header), loss).await?;
-        if !is_lost {
-            self.forget_loss(&segment, loss);
+        let losses = self.lost_now(&file, (&segment, &header), loss).await?;
+        let is_it = |lost: &Lost| {
+            let span = |lost: &Lost| (lost.position, lost.end_position, lost.from, lost.to);
+            span(lost) == span(&loss.lost)
+        };
+        if losses.iter().any(is_it) {
+            return Ok(Look::Lost);
         }
-        Ok(if is_lost { Look::Lost } else { Look::Intact })
+        self.forget_loss(&segment, loss);
+        for lost in losses {
+            self.report_loss(&segment, lost);
+        }
+        Ok(Look::Intact)
+    }
+
+    /// What is lost from the records of `loss` on to the first batch behind them, as the drive says now, read from a
+    /// place that is known: where `loss` begins and ends may be wrong.
+    async fn lost_now(
+        self: &Rc<Self>,
+        file: &R::File,
+        (segment, header): (&Rc<Segment<R>>, &SegmentHeader),
+        loss: &Loss,
+    ) -> Result<Vec<Lost>, RewriteError> {
+        let (mut start, mut first) = (SEGMENT_HEADER_BYTES, segment.base_offset());
+        if let Ok((loaded, Some(block))) = self.load_and_locate(loss.lost.from).await
+            && let Some(offset) = loaded.index.borrow().as_ref().and_then(|index| index.entry_offset(block.number))
+        {
+            (start, first) = (block.start, offset);
+        }
+        let span = (start, segment.end_position.get());
+        let mut survey = Survey::new(header, span, (first, self.written_offset(segment)));
+        let (mut losses, is_behind) = (Vec::new(), Cell::new(false));
+        let mut see = |found| match found {
+            Found::Batch(batch) => is_behind.set(is_behind.get() || batch.header.base_offset >= loss.lost.to),
+            Found::Lost(lost) if is_behind.get() || lost.from == lost.to || lost.to <= loss.lost.from => {}
+            Found::Lost(lost) => losses.push(lost),
+        };
+        while !is_behind.get()
+            && let Some(wanted) = survey.wants()
+        {
+            let bytes = read_wanted(file, wanted).await.map_err(|error| unreadable(segment, &error))?;
+            survey.take(&bytes, &mut see);
+            self.context.runtime.yield_now().await;
+        }
+        if !is_behind.get() {
+            survey.finish(&mut see);
+        }
+        Ok(losses)
     }
 
     /// Writes `batches`, which are all the records of the damaged place `loss` and come from another replica, where
@@ -145,7 +189,9 @@ impl<R: Runtime> Log<R> {
         let entries = segment.index.borrow().as_ref().map(|index| index.entries_in(loss.lost.from..loss.lost.to));
         let entries = entries.unwrap_or_default();
         let stands = |header: &BatchHeader| entries.iter().find(|(at, _)| *at == header.base_offset).map(|(_, p)| *p);
-        let positions = place.arrange(&wanted, stands).or_else(|| place.arrange(&wanted, |_| None));
+        // The index of the active segment was made when the batches were: they stood nowhere else.
+        let anywhere = || self.successor(&segment).and_then(|_| place.arrange(&wanted, |_| None));
+        let positions = place.arrange(&wanted, stands).or_else(anywhere);
         let positions = positions.ok_or_else(|| misfit("they have another length"))?;
         let file = self.open_to_write(&segment).await?;
         self.write_over(&file, (&segment, &header, loss), &wanted, &positions).await?;
@@ -239,6 +285,10 @@ impl<R: Runtime> Log<R> {
         let first = start - start % align;
         let len = (end.next_multiple_of(align) - first) as usize;
         let read = file.read_at(first, len).await.map_err(|error| unreadable(segment, &error))?;
+        // What stands in the same blocks is written once more, and must be what it is.
+        if read != file.read_at(first, len).await.map_err(|error| unreadable(segment, &error))? {
+            return Err(unreadable(segment, &io::Error::other("it says something else each time")));
+        }
         let mut buffer = self.context.runtime.allocate(len.next_multiple_of(DEVICE_BLOCK_BYTES_MAX as usize));
         let at = |position: u64| (position - first) as usize;
         let bytes = buffer.bytes_mut();

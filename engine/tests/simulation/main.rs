@@ -118,6 +118,7 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (4300031, "a copy that was taken back before it was deleted never kept up again"),
     (5200179, "a log that was begun anew, which a failing drive cut off, lost what it had been told of producers"),
     (6000299, "a batch that was damaged when its copy was opened, and given back later, was stored again"),
+    (7003379, "a place that a drive once showed wrong was written over as if it were damaged"),
     (4500834, "a leader that no quorum follows refused for good what another copy has"),
 ];
 

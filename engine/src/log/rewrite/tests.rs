@@ -129,6 +129,68 @@ fn damage_is_written_over_where_it_is_and_nothing_else_is_touched() {
 }
 
 #[test]
+fn damage_that_the_drive_once_showed_in_a_wrong_place_is_looked_for_anew_and_nothing_is_written_there() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        // Three batches of each group would fit into a place of two blocks less.
+        let lens: &[&[usize]] = &[&[200], &[200], &[200], &[200], &[300, 200], &[500]];
+        let log = log_of(&context, lens).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        let file = runtime.open(&path, OpenMode::Existing).await.unwrap();
+        let before = file.read_at(0, 8192).await.unwrap();
+        let lost = |from: u64, to: u64, position: u64, end_position: u64| {
+            let reason = "as a drive showed it".to_owned();
+            Loss {
+                file: path.clone(),
+                lost: Lost { position, end_position, from: Offset(from), to: Offset(to), reason },
+            }
+        };
+        for is_damaged in [false, true] {
+            if is_damaged {
+                edit(&runtime, &path, 5120..5632, |bytes| bytes[5] ^= 1).await;
+            }
+            for wrong in
+                [lost(1, 4, 4608, 5632), lost(0, 4, 4096, 5120), lost(2, 5, 4608, 6656), lost(2, 4, 5120, 5632)]
+            {
+                log.remember(vec![wrong.clone()]);
+                assert_eq!(log.look_again(&wrong).await, Ok(Look::Intact), "{wrong:?}");
+                let known = log.losses().all();
+                assert_eq!(known.len(), usize::from(is_damaged), "{known:?}");
+                let right = lost(2, 3, 5120, 5632).lost;
+                assert!(
+                    known.iter().all(|loss| loss.lost == Lost { reason: loss.lost.reason.clone(), ..right.clone() })
+                );
+            }
+        }
+        let loss = log.losses().all().remove(0);
+        assert_eq!(log.look_again(&loss).await, Ok(Look::Lost));
+        log.rewrite(&loss, &theirs(2, &[200]), Offset(7)).await.unwrap();
+        assert_eq!(offsets(&log, 0, 7).await.unwrap(), [0, 1, 2, 3, 4, 5, 6]);
+        let after = file.read_at(0, 8192).await.unwrap();
+        let differs: Vec<_> = (0..8192).filter(|at| before[*at] != after[*at]).collect();
+        assert!(differs.iter().all(|at| (5124..5144).contains(at)), "only its hint: {differs:?}");
+    });
+}
+
+#[test]
+fn batches_of_the_active_segment_are_written_nowhere_but_where_its_index_leads() {
+    run(|runtime| async move {
+        let context = context(&runtime, BLOCK);
+        let log = log_of(&context, &[&[8900], &[8900], &[8900], &[8900]]).await;
+        let path = segment_path(Path::new(DIR), Offset(0));
+        let file = runtime.open(&path, OpenMode::Existing).await.unwrap();
+        let before = file.read_at(0, 65536).await.unwrap();
+        // As one group the two would fit into that; the index has the second of them.
+        let (from, to, position, end_position) = (Offset(1), Offset(3), 13312, 31232);
+        let lost = Lost { position, end_position, from, to, reason: String::new() };
+        let loss = Loss { file: path.clone(), lost };
+        let refused = log.rewrite(&loss, &theirs(1, &[8900, 8900]), Offset(4)).await;
+        assert!(matches!(refused, Err(RewriteError::Misfit { .. })), "{refused:?}");
+        assert!(file.read_at(0, 65536).await.unwrap() == before);
+    });
+}
+
+#[test]
 fn what_does_not_fit_or_is_not_what_was_there_is_refused() {
     run(|runtime| async move {
         let context = context(&runtime, BLOCK);
