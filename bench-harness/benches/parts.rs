@@ -190,6 +190,7 @@ fn config(data_dir: &Path) -> ShardConfig {
     ShardConfig {
         drives: Drives::single(data_dir),
         segment_bytes: 256 << 20,
+        heavy_load: Default::default(),
         use_mmap: false,
         buffer_time_max: Duration::from_millis(10),
         buffer_bytes_max: 64 << 20,

@@ -32,6 +32,7 @@ fn config() -> ShardConfig {
     ShardConfig {
         drives: Drives::single(Path::new("/data")),
         segment_bytes: 2 * MIB,
+        heavy_load: Default::default(),
         buffer_time_max: Duration::from_secs(30),
         buffer_bytes_max: 4 << 20,
         sync_interval: Duration::from_millis(20),

@@ -10,7 +10,7 @@ use std::{
 use async_channel::{Receiver, Sender};
 use pyralog_engine::{
     limits::{REPLICAS_MAX, REPLICATION_WINDOW_BYTES},
-    log::{retention::Limits, scrub::ScrubPace},
+    log::{prepare::HeavyLoad, retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     runtime::glommio::{CoreThread, GlommioRuntime, LaunchOptions, MeshSeat, launch, mesh, try_lock},
     settings::Replication,
@@ -112,6 +112,7 @@ pub fn shard_config(config: &Config, plan: &Plan, cores: u64, ack: Ack) -> Shard
     ShardConfig {
         drives: Drives::single(config.server.data_dir.paths().first().map_or(Path::new(""), PathBuf::as_path)),
         segment_bytes: config.storage.segment_config.max_size.0,
+        heavy_load: HeavyLoad::default(),
         buffer_time_max,
         buffer_bytes_max: bytes(cache.max_size.0 / cores),
         sync_interval: Duration::from_millis(config.storage.sync_interval_ms.0),

@@ -58,6 +58,7 @@ pub fn context_of(runtime: &SimRuntime, block_bytes: u32, segment_bytes: u64) ->
         zeros: Rc::new(runtime.allocate(1 << 20)),
         block_bytes,
         segment_bytes,
+        heavy_load: Default::default(),
         tails: TailMemory::new(0),
         room: Room::new(0),
         reaper: Default::default(),

@@ -57,10 +57,10 @@ impl<R: Runtime> Log<R> {
         if segment.file.borrow().is_none() {
             self.begin_segment(&segment).await?;
         }
-        self.ensure_prepared(&segment, end_position).await?;
+        let bytes = groups.iter().map(|group| group.padded_bytes).sum::<usize>();
+        self.ensure_prepared(&segment, (bytes, end_position)).await?;
         let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
         // Each of its writes by itself: on a drive that can, O_DSYNC makes durable what it writes, and nothing else.
-        let bytes = groups.iter().map(|group| group.padded_bytes).sum::<usize>();
         let durable = commit == Commit::Durable && bytes <= SYNCHRONOUS_BYTES_MAX;
         let forgotten = planted(PlantedBug::ForgetTailAtRoll) && !Rc::ptr_eq(&segment, &self.active());
         let writes = groups.iter().take(groups.len() - usize::from(forgotten)).map(|group| {

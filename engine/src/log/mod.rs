@@ -55,6 +55,7 @@ use cache::{BlockCache, Opening};
 use cut::End;
 use damage::Losses;
 use loaded::Loaded;
+use prepare::{HeavyLoad, Preparation};
 use removal::Reaper;
 use room::Room;
 use segment::{Segment, SegmentHeader};
@@ -69,7 +70,6 @@ use crate::{
     metrics::CoreMetrics,
     record::{BatchHeader, ServerFields},
     runtime::Runtime,
-    signal::Signal,
     types::{Incarnation, LeaderEpoch, Offset, PartitionId},
 };
 
@@ -95,6 +95,8 @@ pub struct LogContext<R: Runtime> {
     pub block_bytes: u32,
     /// A segment is sealed before it would grow beyond this.
     pub segment_bytes: u64,
+    /// From which load on segments are not filled with zeros ahead of use.
+    pub heavy_load: HeavyLoad,
     /// What was written lately, for readers near the end of a log.
     pub tails: TailMemory<R>,
     /// The drive's room.
@@ -185,9 +187,7 @@ pub struct Log<R: Runtime> {
     /// See [`Log::unread`].
     unread: Cell<Option<(Offset, Offset)>>,
     ahead: ReadAhead<R>,
-    /// Whether a task fills the active segment with zeros, and who wants to know when it is done.
-    preparing: Cell<bool>,
-    prepared: Signal,
+    preparation: Preparation,
     spare: Spare<R>,
     end: End,
 }

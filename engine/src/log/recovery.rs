@@ -293,8 +293,7 @@ fn assemble<R: Runtime>(
         losses: Default::default(),
         unread: Default::default(),
         ahead: Default::default(),
-        preparing: Default::default(),
-        prepared: Default::default(),
+        preparation: Default::default(),
         spare: Default::default(),
         end: Default::default(),
     })

@@ -176,8 +176,10 @@ pub struct Segment<R: Runtime> {
     pub file: RefCell<Option<Rc<R::File>>>,
     /// The position after its last flush group, padding included; moves while the segment is active.
     pub end_position: Cell<u64>,
-    /// How far the file is filled with zeros ahead of use; meaningful while the segment is active.
+    /// How far the file is filled with zeros ahead of use, or written; meaningful while the segment is active.
     pub prepared_end: Cell<u64>,
+    /// How far it has room, if that is further: blocks that were never written.
+    pub allocated_end: Cell<u64>,
     /// It will never be written or cut again: its successor has a file.
     pub sealed: Cell<bool>,
     /// `None` until it is first needed, for a sealed segment.
@@ -208,6 +210,7 @@ impl<R: Runtime> Segment<R> {
             file: RefCell::new(None),
             end_position: Cell::new(SEGMENT_HEADER_BYTES),
             prepared_end: Cell::new(0),
+            allocated_end: Cell::new(0),
             sealed: Cell::new(false),
             index: RefCell::new(Some(Index::default())),
             max_timestamp: Cell::new(None),

@@ -94,6 +94,7 @@ mod tests {
                 zeros: Rc::new(runtime.allocate(1 << 20)),
                 block_bytes: 512,
                 segment_bytes: 1 << 20,
+                heavy_load: Default::default(),
                 tails: TailMemory::new(64 << 10),
                 room: Room::new(0),
                 reaper: Default::default(),

@@ -152,6 +152,10 @@ pub trait File: 'static {
     /// success may be lost, and that a second attempt may wrongly succeed: never retry.
     fn fdatasync(&self) -> impl Future<Output = io::Result<()>>;
 
+    /// Takes room for the first `len` bytes, and makes the file so long if it is shorter: what was not written reads as
+    /// zeros. What was written stays as it is. Waits for writes under way, and keeps others waiting meanwhile.
+    fn allocate(&self, len: u64) -> impl Future<Output = io::Result<()>>;
+
     /// The length in bytes.
     fn size(&self) -> impl Future<Output = io::Result<u64>>;
 

@@ -66,7 +66,7 @@ use crate::{
     catalog::Catalog,
     error::RequestError,
     limits::REPLICAS_MAX,
-    log::{LogContext, retention::Limits, scrub::ScrubPace},
+    log::{LogContext, prepare::HeavyLoad, retention::Limits, scrub::ScrubPace},
     metrics::CoreMetrics,
     replication::assignment::ReplicaId,
     runtime::Runtime,
@@ -88,6 +88,8 @@ pub struct ShardConfig {
     pub drives: Drives,
     /// A segment is sealed before it would grow beyond this, in bytes.
     pub segment_bytes: u64,
+    /// From which load of a partition on its segments are not filled with zeros ahead of use.
+    pub heavy_load: HeavyLoad,
     /// How long a write that was acknowledged as `received` may stay in memory only. Zero: not longer than it takes.
     pub buffer_time_max: Duration,
     /// How many bytes of such writes there may be; beyond, acks wait for the device.

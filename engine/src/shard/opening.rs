@@ -89,6 +89,7 @@ pub async fn open<R: Runtime>(
         zeros: Rc::new(runtime.allocate(ZERO_BYTES)),
         block_bytes,
         segment_bytes: config.segment_bytes,
+        heavy_load: config.heavy_load,
         tails: TailMemory::new(config.tail_bytes),
         room: Room::new(config.reserve_bytes),
         reaper: Reaper::default(),

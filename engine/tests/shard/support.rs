@@ -26,6 +26,7 @@ pub fn config(drives: Drives) -> ShardConfig {
     ShardConfig {
         drives,
         segment_bytes: 1 << 20,
+        heavy_load: Default::default(),
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
         sync_interval: Duration::from_millis(100),

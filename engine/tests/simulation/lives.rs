@@ -35,7 +35,7 @@ use crate::{
     deaths::{Death, Deaths},
     members,
     other_format::Foreigners,
-    plan::{Mappings, Plan, balance, moves},
+    plan::{Mappings, Plan, balance, heavy_load, moves},
     producers::settle,
     spoiling,
 };
@@ -68,7 +68,7 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let plan = Plan { mappings: RefCell::new(Mappings::of_seed(seed)), ..Plan::draw(&mut random) };
     let moves = moves(seed, &plan.rates);
     let plan = Plan { moves, balance: balance(seed).filter(|_| moves), ..plan };
-    let plan = Deaths::of_seed(seed).arrange(plan);
+    let plan = Deaths::of_seed(seed).arrange(Plan { heavy_load: heavy_load(seed), ..plan });
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     let plan = Plan { changes: members::change(seed, &plan), ..plan };
     let plan = Plan { begins_alone: members::begin_alone(seed, &plan), ..plan };

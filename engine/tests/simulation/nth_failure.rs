@@ -6,6 +6,7 @@
 use std::{cell::Cell, rc::Rc, time::Duration};
 
 use pyralog_engine::{
+    log::prepare::HeavyLoad,
     runtime::{
         Runtime,
         sim::{
@@ -58,7 +59,11 @@ fn run(nth: u64, (failure, sticky): (Failure, bool), mappings: u32) -> bool {
         .with(FaultKind::LostName, 5_000)
         .with(FaultKind::LostSize, 5_000);
     let drawn = Plan::draw(&mut SimRandom::new(1, 100));
-    let plan = Plan { rates, segment_bytes: 96 << 10, logs: 1, settings: Default::default(), ..drawn };
+    let mut plan = Plan { rates, segment_bytes: 96 << 10, logs: 1, settings: Default::default(), ..drawn };
+    if mappings > 0 {
+        // Not both in every run: room is taken for segments, or they are filled with zeros.
+        plan.heavy_load = HeavyLoad { commit_bytes_min: 0, bytes_per_second_min: 0 };
+    }
     plan.mappings.borrow_mut().0 = mappings;
     let sim = Sim::new(nth, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });
     prepare_directory(&sim, &plan);

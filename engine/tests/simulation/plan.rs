@@ -3,7 +3,7 @@
 use std::{cell::RefCell, path::PathBuf, time::Duration};
 
 use pyralog_engine::{
-    log::scrub::ScrubPace,
+    log::{prepare::HeavyLoad, scrub::ScrubPace},
     runtime::sim::{
         SimRandom,
         faults::{FaultKind, FaultRates},
@@ -20,6 +20,8 @@ pub struct Plan {
     pub rates: FaultRates,
     pub alignment: u64,
     pub segment_bytes: u64,
+    /// From which load on segments are not filled with zeros.
+    pub heavy_load: HeavyLoad,
     pub lives: u64,
     /// How many logs the clients make.
     pub logs: usize,
@@ -70,6 +72,16 @@ impl Mappings {
 pub fn moves(seed: u64, rates: &FaultRates) -> bool {
     let misdirected = [FaultKind::MisdirectedWrite, FaultKind::MisdirectedRead];
     SimRandom::new(seed, 232).happens(5_000) && misdirected.iter().all(|kind| rates.get(*kind) == 0)
+}
+
+/// What is a heavy load: in a fifth of the seeds any, or commits that are not the smallest. Like
+/// [`Mappings::of_seed`].
+pub fn heavy_load(seed: u64) -> HeavyLoad {
+    let mut random = SimRandom::new(seed, 332);
+    if !random.happens(2_000) {
+        return HeavyLoad::default();
+    }
+    HeavyLoad { commit_bytes_min: [0, 6 << 10][random.below(2) as usize], bytes_per_second_min: 0 }
 }
 
 /// Partitions move by themselves, in a quarter of the seeds in which they are moved at all, and then no operator does
@@ -169,6 +181,7 @@ impl Plan {
             rates,
             alignment: if random.happens(5_000) { 512 } else { 4096 },
             segment_bytes: random.within(24..256) << 12,
+            heavy_load: HeavyLoad::default(),
             lives: random.within(2..6),
             logs: if random.happens(3_000) { 6 } else { 2 },
             drive_fails,
@@ -191,6 +204,7 @@ impl Plan {
         ShardConfig {
             drives,
             segment_bytes: self.segment_bytes,
+            heavy_load: self.heavy_load,
             buffer_time_max: Duration::from_millis(5),
             buffer_bytes_max: 256 << 10,
             sync_interval: Duration::from_millis(20),

@@ -56,6 +56,7 @@ fn config(data_dir: &Path) -> ShardConfig {
     ShardConfig {
         drives: Drives::single(data_dir),
         segment_bytes: 32 << 20,
+        heavy_load: Default::default(),
         buffer_time_max: Duration::from_millis(5),
         buffer_bytes_max: 8 << 20,
         sync_interval: Duration::from_millis(100),

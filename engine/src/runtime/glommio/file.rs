@@ -103,6 +103,10 @@ impl File for GlommioFile {
         self.file.fdatasync().await.map_err(io_error)
     }
 
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        self.file.pre_allocate(len, false).await.map_err(io_error)
+    }
+
     async fn size(&self) -> io::Result<u64> {
         // Not `DmaFile::file_size`: it goes by the name the file had when it was opened, and ours are renamed.
         match std::fs::metadata(self.by_descriptor()) {

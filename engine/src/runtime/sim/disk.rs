@@ -404,6 +404,22 @@ impl World {
         .await
     }
 
+    /// Room is what a file's length says, so what is new is more of it.
+    pub(super) async fn allocate(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, len: u64) -> io::Result<()> {
+        let (inode, grows) = (Rc::clone(inode), len.saturating_sub(inode.borrow().len()));
+        if grows > 0 && self.is_full(grows) {
+            return self.operation(WRITE_NANOS, |_| Err(os_error(libc::ENOSPC))).await;
+        }
+        let earliest = inode.borrow().busy_until();
+        self.call(earliest, move |world| {
+            if len > inode.borrow().len() {
+                inode.borrow_mut().truncate(len, world.next_write());
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// Cutting off waits for the writes under way: no file system takes blocks away beneath them. Nothing else does
     /// (measured on ext4: neither a sync nor a change to the same length or a larger one), and growing takes no room.
     pub(super) async fn truncate(self: &Rc<Self>, inode: &Rc<RefCell<Inode>>, len: u64) -> io::Result<()> {

@@ -482,6 +482,11 @@ impl File for SimFile {
         self.world.sync(&self.inode).await
     }
 
+    async fn allocate(&self, len: u64) -> io::Result<()> {
+        begin(&self.world, &self.drive, true).await?;
+        self.world.allocate(&self.inode, len).await
+    }
+
     async fn size(&self) -> io::Result<u64> {
         Ok(self.inode.borrow().len())
     }
