@@ -205,6 +205,7 @@ impl Following {
             config: saved.config.id,
             log_start: own.log_start,
             missing,
+            damaged: own.damaged,
         };
         own.send(self.leader, Message::Ack(ack));
     }

@@ -334,6 +334,12 @@ impl Leader {
         followers.chain([own.id]).collect()
     }
 
+    /// Who of the others had better lead than any that is left out: those that keep up and have nothing damaged.
+    pub(super) fn fit_to_lead(&self) -> ReplicaSet {
+        let fit = self.followers.iter().filter(|(_, progress)| progress.in_sync && !progress.damaged);
+        fit.map(|(replica, _)| *replica).collect()
+    }
+
     /// Looks at what follows from what has just happened. Called after everything.
     pub(super) fn settle<B>(&mut self, own: &mut Own<B>, now: Duration) {
         if own.ballot.accepted < self.epoch && own.held.durable >= self.start {

@@ -86,6 +86,8 @@ pub struct Ack {
     pub log_start: Offset,
     /// Whether it was sent something behind a gap: what comes after `held.received` must be sent again.
     pub missing: bool,
+    /// Records of its log are damaged and on their way to be repaired: better somebody else leads.
+    pub damaged: bool,
 }
 
 /// Up to where a replica has its partition's records, by how safe they are there.

@@ -601,6 +601,11 @@ impl<B> Replica<B> {
         damaged
     }
 
+    /// Whether records are damaged here that others may have: these hear of it with the next answer to a leader.
+    pub fn note_damage(&mut self, is_damaged: bool) {
+        self.own.damaged = is_damaged;
+    }
+
     /// The records from `from` to `until` are damaged here: get those of them that are final from another replica.
     /// Gives whether there are any. [`Effect::Rewrite`] brings them.
     pub fn repair(&mut self, from: Offset, until: Offset, now: Duration) -> bool {
@@ -689,6 +694,15 @@ impl<B> Replica<B> {
     pub fn in_sync(&self) -> ReplicaSet {
         match &self.role {
             Role::Leader(leader) => leader.in_sync(&self.own),
+            Role::Follower(_) | Role::Candidate(_) => ReplicaSet::default(),
+        }
+    }
+
+    /// Leader: who of the others can be given leadership, so that nobody has to wait for what is damaged there. Another
+    /// that keeps up can be given it all the same.
+    pub fn fit_to_lead(&self) -> ReplicaSet {
+        match &self.role {
+            Role::Leader(leader) => leader.fit_to_lead(),
             Role::Follower(_) | Role::Candidate(_) => ReplicaSet::default(),
         }
     }

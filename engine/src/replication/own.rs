@@ -44,6 +44,8 @@ pub(super) struct Own<B> {
     /// The first record that is damaged, if the memory was taken for lost for that. From there on the log is of no use
     /// once there is another leader.
     pub(super) damaged_at: Option<Offset>,
+    /// Records of the log are damaged, as the owner says: that others know it, and rather have one lead that has none.
+    pub(super) damaged: bool,
     /// Something happened that must not be: nothing is done any more.
     pub(super) halted: bool,
     /// The leader and the epoch that the owner was told of last.
@@ -92,6 +94,7 @@ impl<B> Own<B> {
             cutting: None,
             restarting: false,
             damaged_at: None,
+            damaged: false,
             halted: false,
             told: (None, LeaderEpoch(0)),
             effects: VecDeque::new(),

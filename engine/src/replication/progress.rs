@@ -40,6 +40,8 @@ pub(super) struct Progress {
     pub(super) accepted: bool,
     /// It has its memory, as it said in this session.
     pub(super) remembers: bool,
+    /// Records of its log are damaged, as it said last.
+    pub(super) damaged: bool,
     /// The configuration that it durably knows.
     pub(super) config: ConfigId,
     /// Where its log begins.
@@ -79,6 +81,7 @@ impl Progress {
             held: Held::default(),
             accepted: false,
             remembers: false,
+            damaged: false,
             config: ConfigId::default(),
             log_start: Offset(0),
             promised_durable: Offset(0),
@@ -143,6 +146,7 @@ impl Progress {
         self.held = self.held.max(ack.held);
         self.accepted |= ack.accepted;
         self.remembers |= ack.accepted;
+        self.damaged = ack.damaged;
         self.config = self.config.max(ack.config);
         self.log_start = self.log_start.max(ack.log_start);
         if self.accepted {
@@ -274,7 +278,7 @@ mod tests {
         let held = Held { received: Offset(received), written: Offset(written), durable: Offset(written) };
         let config = ConfigId::default();
         let (epoch, log_start) = (LeaderEpoch(8), Offset(0));
-        Ack { epoch, session: SESSION, held, accepted: true, config, log_start, missing: false }
+        Ack { epoch, session: SESSION, held, accepted: true, config, log_start, missing: false, damaged: false }
     }
 
     #[test]

@@ -60,10 +60,11 @@ impl fmt::Display for Standing {
 
 impl fmt::Display for Ack {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Ack { epoch, session, held, accepted, config, log_start, missing } = self;
+        let Ack { epoch, session, held, accepted, config, log_start, missing, damaged } = self;
         write!(f, "Ack epoch={epoch} session={session} held={held} log-start={log_start} config={config}")?;
         f.write_str(if *accepted { " accepted" } else { "" })?;
-        f.write_str(if *missing { " missing" } else { "" })
+        f.write_str(if *missing { " missing" } else { "" })?;
+        f.write_str(if *damaged { " damaged" } else { "" })
     }
 }
 

@@ -83,7 +83,8 @@ struct CopyLoad {
     id: CopyId,
     weight: u64,
     leads: bool,
-    in_sync: ReplicaSet,
+    /// The others that could lead.
+    fit: ReplicaSet,
     /// Whether it is as it should be.
     is_well: bool,
 }
@@ -317,7 +318,7 @@ impl<R: Runtime> Core<R> {
         let drives = &self.common.config.drives;
         let own = self.home_of(copy.id).map(|home| drives.of(home));
         let is_target = |core: &CoreId| match homes.iter().find(|(_, home)| *home == Some(*core)) {
-            Some((other, _)) => *other != leader && copy.in_sync.contains(*other),
+            Some((other, _)) => *other != leader && copy.fit.contains(*other),
             None => own == Some(drives.of(*core)),
         };
         (0..self.cores as u16).map(CoreId).filter(is_target).collect()
@@ -346,7 +347,7 @@ impl<R: Runtime> Owned<R> {
             id: self.copy_id(),
             weight: self.done.weight.get(),
             leads: member.is_none_or(|member| member.leads()),
-            in_sync: member.map(|member| member.look(|replica| replica.in_sync())).unwrap_or_default(),
+            fit: member.map(|member| member.look(|replica| replica.fit_to_lead())).unwrap_or_default(),
             is_well: self.is_well(),
         }
     }
@@ -490,7 +491,7 @@ mod tests {
                 id: CopyId::only(id(index)),
                 weight,
                 leads: true,
-                in_sync: ReplicaSet::default(),
+                fit: ReplicaSet::default(),
                 is_well: true,
             };
             Loads { at: at * S, busy: busy * S, is_well: true, copies: (0..).zip(weights).map(copy).collect() }
@@ -515,7 +516,7 @@ mod tests {
         let catalog = catalog.with_founded(changing.uid);
         let copy = |log: LogUid, index, copy, is_well| {
             let id = CopyId { partition: PartitionId { log, index: PartitionIndex(index) }, copy: ReplicaId(copy) };
-            CopyLoad { id, weight: 0, leads: copy == 0, in_sync: ReplicaSet::default(), is_well }
+            CopyLoad { id, weight: 0, leads: copy == 0, fit: ReplicaSet::default(), is_well }
         };
         let mut copies: Vec<_> = (0..3).map(|index| copy(still.uid, index, 0, true)).collect();
         copies.extend([copy(still.uid, 1, 2, false), copy(changing.uid, 0, 0, true)]);

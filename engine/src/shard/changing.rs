@@ -141,7 +141,7 @@ impl<R: Runtime> Core<R> {
         if tried.get().is_some_and(|tried| now.saturating_sub(tried) < LEAVE_PAUSE) {
             return;
         }
-        let fit = member.look(|replica| replica.in_sync().intersection(stay));
+        let fit = member.successors(stay);
         let preferred = Some(self.preferred(member)).filter(|copy| fit.contains(*copy));
         let Some(to) = preferred.or_else(|| fit.iter().next()) else { return };
         tried.set(Some(now));

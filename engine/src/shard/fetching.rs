@@ -155,7 +155,7 @@ impl<R: Runtime> Owned<R> {
         let read = self.log.read_disk(range).await;
         match (&read, &self.member) {
             (Err(RequestError::Corrupt { from, to, .. }), Some(member)) if from < to => {
-                if member.repaired(self, range.offset).await { self.log.read_disk(range).await } else { read }
+                if member.repaired(self, range.offset).await? { self.log.read_disk(range).await } else { read }
             }
             _ => read,
         }

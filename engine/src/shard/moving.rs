@@ -15,7 +15,7 @@ use crate::{
     error::RequestError,
     replication::{
         NotNow,
-        assignment::{ReplicaId, leader_of},
+        assignment::{ReplicaId, ReplicaSet, leader_of},
     },
     runtime::Runtime,
     types::{AckLevel, LeaderEpoch},
@@ -164,8 +164,8 @@ impl<R: Runtime> Core<R> {
         led_in().filter(|epoch| leader_of(*epoch) == to).ok_or_else(|| refused(format!("copy {to} was not elected")))
     }
 
-    /// Hands leadership over to the copies that are to lead, after they have kept up for long enough. One at a time:
-    /// the next when time passes again.
+    /// Hands leadership over to the copies that are to lead, after they have kept up for long enough and had nothing
+    /// damaged. One at a time: the next when time passes again.
     pub(super) fn give_leadership_back(&self, members: &[Rc<Member<R>>], now: Duration) {
         if self.common.draining.get() || self.drive_stalls() {
             return;
@@ -174,7 +174,7 @@ impl<R: Runtime> Core<R> {
             let preferred = self.preferred(member);
             let elsewhere = self.home_of(CopyId { copy: preferred, ..member.id }) != Some(self.common.id);
             member.leads() && elsewhere && {
-                let keeps_up = member.look(|replica| replica.in_sync().contains(preferred));
+                let keeps_up = member.look(|replica| replica.fit_to_lead().contains(preferred));
                 member.homing.is_due(keeps_up, self.common.config.calm, now)
             }
         };
@@ -195,6 +195,19 @@ impl<R: Runtime> Core<R> {
 }
 
 impl<R: Runtime> Member<R> {
+    /// Who of `others` could lead now: rather one that has nothing damaged.
+    pub(super) fn successors(&self, others: ReplicaSet) -> ReplicaSet {
+        let others = others.without(self.id.copy);
+        let (fit, in_sync) = self.look(|replica| (replica.fit_to_lead(), replica.in_sync()));
+        let fit = fit.intersection(others);
+        if fit.is_empty() { in_sync.intersection(others) } else { fit }
+    }
+
+    /// The copies that the partition has, as far as this one knows.
+    pub(super) fn members(&self) -> ReplicaSet {
+        self.look(|replica| replica.ballot().config.replicas())
+    }
+
     /// Begins to hand leadership over: what somebody waits for is told before, and nothing is admitted meanwhile.
     pub(super) fn hand_over(self: &Rc<Self>, to: ReplicaId) -> Result<(), NotNow> {
         let wanted = self.owned().map(|owned| owned.most_wanted()).unwrap_or(AckLevel::Received);

@@ -221,10 +221,9 @@ impl<R: Runtime> Core<R> {
         if !member.leads() || member.is_alone() {
             return Ok(());
         }
-        let others = member.look(|replica| replica.in_sync());
+        let others = member.successors(member.members());
         let preferred = self.catalog.borrow().by_uid(id.partition.log).map(|log| log.preferred(id.partition.index));
-        let mut fit = others.iter().filter(|copy| *copy != id.copy);
-        let to = preferred.filter(|copy| *copy != id.copy && others.contains(*copy)).or_else(|| fit.next());
+        let to = preferred.filter(|copy| others.contains(*copy)).or_else(|| others.iter().next());
         let to = to.ok_or("it leads, and no other copy keeps up that could do so meanwhile")?;
         self.hand_over_from(&member, to).await.map(drop).map_err(|error| error.to_string())
     }

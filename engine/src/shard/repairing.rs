@@ -139,7 +139,9 @@ impl<R: Runtime> Member<R> {
     /// Begins to repair what is damaged, if anything is.
     pub(super) fn see_to_damage(self: &Rc<Self>) {
         let is_needed = |owned: &Rc<Owned<R>>| !owned.log.losses().is_empty() || owned.log.unread().is_some();
-        let Some(owned) = self.owned().filter(is_needed) else { return };
+        let owned = self.owned().filter(is_needed);
+        self.replica.borrow_mut().note_damage(owned.is_some());
+        let Some(owned) = owned else { return };
         // A log that ends at damage is mended first.
         let waits =
             self.is_closed() || self.is_changing() || owned.damage.is_some() || self.now() < self.repairs.next.get();
@@ -192,14 +194,18 @@ impl<R: Runtime> Member<R> {
     }
 
     /// A reader met damage at `offset`. Gives whether it is gone, after some time at most.
-    pub(super) async fn repaired(self: &Rc<Self>, owned: &Owned<R>, offset: Offset) -> bool {
+    ///
+    /// Errors: `NotLeader` if this copy does not lead any more: whoever does may have what he wants.
+    pub(super) async fn repaired(self: &Rc<Self>, owned: &Owned<R>, offset: Offset) -> Result<bool, RequestError> {
+        let epoch = self.epoch();
+        let leads_on = || self.leads() && self.epoch() == epoch;
         let is_whole = || owned.log.losses().at(offset).is_none();
         let deadline = self.now() + READER_PATIENCE;
-        while !is_whole() && self.now() < deadline && !self.is_closed() {
+        while leads_on() && !is_whole() && self.now() < deadline {
             self.see_to_damage();
             wait_at_most(self.runtime(), &self.repairs.news, SHORT_PAUSE).await;
         }
-        is_whole()
+        if leads_on() { Ok(is_whole()) } else { Err(self.not_leader()) }
     }
 
     /// Gives when to try again if something is left.
@@ -291,12 +297,7 @@ impl<R: Runtime> Member<R> {
             Err(RewriteError::Active { .. }) if owned.roll().await => owned.log.begin_renewal(at, start).await?,
             begun => begun?,
         };
-        if self.leads() {
-            let other = self.look(|replica| replica.in_sync().without(self.id.copy).iter().next());
-            let handed = other.ok_or("no other copy keeps up".to_owned());
-            let handed = handed.and_then(|other| self.hand_over(other).map_err(|error| error.to_string()));
-            return Err(NotNow::Leads(handed.err().unwrap_or("another is to lead".to_owned())));
-        }
+        self.have_another_lead().await?;
         let mut given = 0;
         while let Some((next, end)) = renewal.wants() {
             let range = ReadRange { offset: next, end, max_bytes: SPARE_BYTES_MAX };
@@ -317,6 +318,21 @@ impl<R: Runtime> Member<R> {
         }
         self.change_log(Rc::clone(owned), Change::Renew(renewal));
         Ok(given)
+    }
+
+    /// Hands over if this copy leads, and waits until it leads no more.
+    async fn have_another_lead(self: &Rc<Self>) -> Result<(), NotNow> {
+        if !self.leads() {
+            return Ok(());
+        }
+        let other = self.successors(self.members()).iter().next();
+        let other = other.ok_or_else(|| NotNow::Leads("no other copy keeps up".to_owned()))?;
+        self.hand_over(other).map_err(|error| NotNow::Leads(error.to_string()))?;
+        let deadline = self.now() + PATIENCE;
+        while self.leads() && self.now() < deadline && !self.is_closed() {
+            self.runtime().sleep(SHORT_PAUSE).await;
+        }
+        if self.leads() { Err(NotNow::Leads(format!("copy {other} was not elected"))) } else { Ok(()) }
     }
 
     async fn fetch_and_rewrite(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<u64, NotNow> {

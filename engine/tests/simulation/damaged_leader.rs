@@ -1,9 +1,15 @@
-//! A copy that leads and has records that no other copy ever got, some of them damaged: it can send them to nobody, and
-//! the others lead instead.
+//! A copy that leads and has damaged records. Those that no other copy ever got it can send to nobody, and the others
+//! lead instead. For those that fit nowhere, so that a segment is to be written anew, another leads until it is.
 
-use std::{cell::Cell, path::PathBuf, rc::Rc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    path::PathBuf,
+    rc::Rc,
+    time::Duration,
+};
 
 use pyralog_engine::{
+    error::RequestError,
     limits::SEGMENT_HEADER_BYTES,
     replication::assignment::ReplicaId,
     runtime::{
@@ -13,9 +19,10 @@ use pyralog_engine::{
     settings::{LogSettings, Replication},
     shard::{
         Shard,
-        request::{Append, CreateLog, Outcome, Reply, Request},
+        control::PartitionStatus,
+        request::{Append, CreateLog, Fetch, Outcome, Reply, Request},
     },
-    types::{AckLevel, LogUid, PartitionId, PartitionIndex},
+    types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 use crate::{
@@ -58,8 +65,8 @@ fn keep_writing(runtime: &SimRuntime, shard: &Shard<SimRuntime>, clients: &Rc<Cl
     written
 }
 
-#[test]
-fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
+/// A server with two copies on drives of their own, and so many batches on both.
+fn with_batches(count: u64) -> (Sim, Plan, Rc<Clients>, (ProcessId, SimRuntime, Shard<SimRuntime>)) {
     let replication = Replication { replication_factor: 2, write_quorum: 2, read_quorum: 1 };
     let settings = LogSettings { replication: Some(replication), ..LogSettings::default() };
     let drawn = Plan::draw(&mut SimRandom::new(1, 100));
@@ -68,14 +75,13 @@ fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
     let sim = Sim::new(1, &SimConfig { rates: FaultRates::none(), alignment: plan.alignment });
     prepare_directory(&sim, &plan);
     let clients = Clients::new(1, &plan);
-
     let (process, runtime, shard) = begin(&sim, &plan);
     let create = CreateLog { name: "sim".parse().unwrap(), partitions: 1, settings };
     let first = {
         let (shard, clients) = (shard.clone(), Rc::clone(&clients));
         async move {
             shard.call(Request::CreateLog(create)).await.unwrap();
-            for _ in 0..BEFORE {
+            for _ in 0..count {
                 while append(&shard, &clients).await.is_err() {
                     shard.runtime().sleep(Duration::from_millis(5)).await;
                 }
@@ -83,6 +89,22 @@ fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
         }
     };
     sim.block_on(&runtime, first, STEPS_MAX).unwrap();
+    (sim, plan, clients, (process, runtime, shard))
+}
+
+/// How far the partition reaches, and how it is.
+fn status(sim: &Sim, runtime: &SimRuntime, shard: Shard<SimRuntime>, clients: Rc<Clients>) -> (u64, PartitionStatus) {
+    let status = async move {
+        let end = ends(0, &shard, PARTITION, &clients).await.unwrap().high_watermark;
+        let Ok(Reply::Described(status)) = shard.call(Request::Describe(PARTITION)).await else { panic!("no status") };
+        (end.0, *status)
+    };
+    sim.block_on(runtime, status, STEPS_MAX).unwrap()
+}
+
+#[test]
+fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
+    let (sim, plan, clients, (process, runtime, shard)) = with_batches(BEFORE);
     let copies = copies_on(&sim, &plan);
     let copies = copies.values().next().unwrap();
     let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
@@ -108,15 +130,54 @@ fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
     sim.keep_going_until(until);
     sim.run_until(|| written.get() > 20 || sim.now() >= until, 30 * STEPS_MAX).unwrap();
     assert!(written.get() > 20, "nobody takes writes");
-    let status = async move {
-        let end = ends(0, &shard, PARTITION, &clients).await.unwrap().high_watermark;
-        let Ok(Reply::Described(status)) = shard.call(Request::Describe(PARTITION)).await else { panic!("no status") };
-        (end, status)
-    };
-    let (end, status) = sim.block_on(&runtime, status, STEPS_MAX).unwrap();
+    let (end, status) = self::status(&sim, &runtime, shard, clients);
     assert!(status.damages.is_empty() && status.replicas.len() == 2, "{status:?}");
-    assert!(
-        status.leads && status.replica != ReplicaId(0) && end.0 >= (BEFORE + written.get()) * 20,
-        "{end} {status:?}"
-    );
+    assert!(status.leads && status.replica != ReplicaId(0) && end >= (BEFORE + written.get()) * 20, "{end} {status:?}");
+}
+
+/// Reads the first record again and again. Counts how often it came, and notes what a reader should not be told.
+fn keep_reading(runtime: &SimRuntime, shard: &Shard<SimRuntime>) -> Rc<RefCell<(u64, Vec<RequestError>)>> {
+    let read = Rc::<RefCell<(u64, Vec<RequestError>)>>::default();
+    let (own, shard, seen) = (runtime.clone(), shard.clone(), Rc::clone(&read));
+    runtime.spawn(async move {
+        let fetch = Fetch { partition: PARTITION, offset: Offset(0), max_bytes: 1, max_wait: Duration::ZERO };
+        loop {
+            match shard.call(Request::Fetch(fetch)).await {
+                Ok(_) => seen.borrow_mut().0 += 1,
+                Err(RequestError::NotLeader { .. }) => {}
+                Err(error) => seen.borrow_mut().1.push(error),
+            }
+            own.sleep(Duration::from_millis(5)).await;
+        }
+    });
+    read
+}
+
+#[test]
+fn a_leader_whose_segment_is_to_be_written_anew_leads_again_only_after_that() {
+    let (sim, plan, clients, (process, runtime, shard)) = with_batches(60);
+    let (end, before) = status(&sim, &runtime, shard.clone(), Rc::clone(&clients));
+    assert!(before.leads && before.replica == ReplicaId(0), "{before:?}");
+    drop((shard, runtime));
+    sim.lose_power(process);
+    let copies = copies_on(&sim, &plan);
+    let copies = copies.values().next().unwrap();
+    let segments = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap().1;
+    assert!(segments.len() > 3, "{segments:?}");
+    // The header, and the batch that could tell it.
+    for at in [8, SEGMENT_HEADER_BYTES + 200] {
+        assert!(sim.flip_bit_at(&segments[0], at));
+    }
+
+    let (_, runtime, shard) = begin(&sim, &plan);
+    let read = keep_reading(&runtime, &shard);
+    sim.keep_going_until(sim.now() + Duration::from_secs(10));
+    let until = sim.now() + Duration::from_secs(5);
+    sim.run_until(|| sim.now() >= until, 30 * STEPS_MAX).unwrap();
+    let (times, wrong) = read.take();
+    let (end_after, after) = status(&sim, &runtime, shard, clients);
+    assert!(times > 500 && wrong.is_empty(), "read {times} times, told {wrong:?}");
+    assert!(end_after == end && after.damages.is_empty() && after.repaired_records > 0, "{after:?}");
+    // The restart, the handover, and back.
+    assert!(after.leads && after.replica == ReplicaId(0) && after.epoch.0 <= before.epoch.0 + 3 * 8, "{after:?}");
 }

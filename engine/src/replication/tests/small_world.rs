@@ -370,6 +370,22 @@ fn a_leader_has_damaged_what_others_lack() {
 }
 
 #[test]
+fn a_follower_with_damaged_records_is_not_fit_to_lead_until_they_are_repaired() {
+    let mut world = settled(members(&ALL, 2, 2), 2, Habits::PROMPT);
+    let others = |world: &World| -> Vec<u8> {
+        world.node(ReplicaId(0)).replica.fit_to_lead().iter().map(|replica| replica.0).collect()
+    };
+    assert_eq!(others(&world), [1, 2]);
+    for (is_damaged, fit) in [(true, [2].as_slice()), (false, &[1, 2])] {
+        world.act(ReplicaId(1), |replica| replica.note_damage(is_damaged));
+        world.append(ReplicaId(0), NOW);
+        world.run(NOW);
+        assert_eq!(others(&world), fit);
+        assert!(world.node(ReplicaId(0)).replica.in_sync().contains(ReplicaId(1)), "it keeps up");
+    }
+}
+
+#[test]
 fn members_change() {
     let mut world = World::new(members(&[0, 1], 2, 1), 3, Habits::PROMPT);
     world.act(ReplicaId(0), |replica| replica.campaign(NOW));
