@@ -276,6 +276,16 @@ impl Catalog {
         next
     }
 
+    /// The catalogue in which the only members of the log `uid` are copies again that could have no others.
+    pub fn with_only_copies(&self, uid: LogUid) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&uid) {
+            let settings = LogSettings { replication: None, ..log.settings };
+            next.replace(Arc::new(LogEntry { settings, founding: false, ..LogEntry::clone(log) }));
+        }
+        next
+    }
+
     /// The catalogue after every partition of the log `uid` has the members that its settings say.
     pub fn with_settled(&self, uid: LogUid) -> Catalog {
         let mut next = self.clone();

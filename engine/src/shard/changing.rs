@@ -93,17 +93,9 @@ impl<R: Runtime> Core<R> {
     /// opened as the first members of what has one copy so far, with a ballot that says so. They lack nothing, whatever
     /// reigns their records are of, since nobody else had any.
     async fn introduce(self: &Rc<Self>, log: &LogEntry) -> Result<(), RequestError> {
-        for id in log.partition_ids().map(CopyId::only) {
-            let home = self.home_of(id).ok_or(RequestError::UnknownPartition { partition: id.partition });
-            let released = match home {
-                Ok(home) => self.have_released(id, home).await,
-                Err(error) => Err(error),
-            };
-            if let Err(error) = released {
-                self.recall().await;
-                let reason = format!("the only copy of partition {} cannot have others: {error}", id.partition.index);
-                return Err(RequestError::SettingsRefused { reason });
-            }
+        if let Err(error) = self.release_all(log).await {
+            self.recall().await;
+            return Err(error);
         }
         let next = self.catalog.borrow().with_only_members(log.uid);
         let begun = self.change(next).await;
@@ -111,8 +103,55 @@ impl<R: Runtime> Core<R> {
             self.recall().await;
             return Err(error);
         }
+        if let Some(id) = self.damaged_member(log).await {
+            if let Err(error) = self.make_only_copies(log).await {
+                tracing::error!(copy = %id, %error, "its log ends at damage, and it waits for the operator's word");
+            }
+            return Err(no_others(id, "its log was found to end at damage"));
+        }
         let founded = self.catalog.borrow().with_founded(log.uid);
         self.change(founded).await
+    }
+
+    /// Has the only copies of a log closed, so that they are opened as something else.
+    ///
+    /// Errors: which one is not, and why.
+    async fn release_all(self: &Rc<Self>, log: &LogEntry) -> Result<(), RequestError> {
+        for id in log.partition_ids().map(CopyId::only) {
+            let released = match self.home_of(id) {
+                None => Err(RequestError::UnknownPartition { partition: id.partition }),
+                Some(home) => self.have_released(id, home).await,
+            };
+            released.map_err(|error| no_others(id, &error.to_string()))?;
+        }
+        Ok(())
+    }
+
+    /// An only member that has lost its memory, if there is one: nobody leads its partition.
+    async fn damaged_member(self: &Rc<Self>, log: &LogEntry) -> Option<CopyId> {
+        for id in log.partition_ids().map(CopyId::only) {
+            let standing = self.ask_standing(id).await;
+            if standing.problem.is_none() && !standing.is_intact {
+                return Some(id);
+            }
+        }
+        None
+    }
+
+    /// Takes back what was begun: as an only copy one can be read up to the damage; and if the drive gave other bytes
+    /// than it has, it may not do so again.
+    async fn make_only_copies(self: &Rc<Self>, log: &LogEntry) -> Result<(), RequestError> {
+        let changed = match self.release_all(log).await {
+            Err(error) => Err(error),
+            Ok(()) => {
+                let next = self.catalog.borrow().with_only_copies(log.uid);
+                self.change(next).await
+            }
+        };
+        if changed.is_err() {
+            self.recall().await;
+        }
+        changed
     }
 
     /// Has the members of partitions that are led here become those that are to be.
@@ -244,6 +283,12 @@ impl<R: Runtime> Member<R> {
             Err(error) => tracing::debug!(copy = %self.id, to = %target, %error, "the members do not change yet"),
         }
     }
+}
+
+/// Why an only copy remains the only one.
+fn no_others(CopyId { partition, .. }: CopyId, why: &str) -> RequestError {
+    let reason = format!("the only copy of partition {} cannot have others: {why}", partition.index);
+    RequestError::SettingsRefused { reason }
 }
 
 /// The logs whose copies change.

@@ -7,7 +7,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::{Rc, Weak},
     time::Duration,
 };
@@ -106,39 +106,10 @@ impl<R: Runtime> Member<R> {
         (config, founding): (Configuration, bool),
     ) -> Result<Rc<Self>, LogFault> {
         let runtime = &core.common.context.runtime;
-        let fault = |error: std::io::Error| LogFault::from_io("reading the ballot in", &dir, &error);
-        let found = ballot_store::load(runtime, &dir, (id.partition, id.copy)).await.map_err(fault)?;
         let mut epochs = Epochs::default();
         let beginnings = recovered.reigns.beginnings().iter().filter(|(_, start)| *start < recovered.end);
         beginnings.for_each(|(epoch, start)| epochs.note(*epoch, *start));
-        let is_there = matches!(found, ballot_store::Found::Is(_));
-        let mut ballot = match found {
-            ballot_store::Found::Is(ballot) => ballot,
-            ballot_store::Found::Missing if founding || planted(PlantedBug::LostIsNew) => {
-                let ballot = first_ballot(config, &epochs);
-                ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
-                ballot
-            }
-            ballot_store::Found::Missing => Ballot::lost(config),
-            ballot_store::Found::Version(found) => {
-                return Err(OtherVersion { path: dir.join(BALLOT_NAME), found, supported: 1 }.into());
-            }
-            ballot_store::Found::Damaged(reason) => {
-                tracing::error!(copy = %id, reason, "the ballot is damaged: the copy is rebuilt from the others");
-                Ballot::lost(config)
-            }
-        };
-        let drives = &core.common.config.drives;
-        // Nobody could give the only copy back what its drive may lack.
-        let trusts = planted(PlantedBug::OldIsIntact) || founding || config.replicas().len() == 1;
-        let is_old = !trusts && drives.is_old(drives.of(core.common.id));
-        if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
-            let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
-            if is_there && before == Memory::Intact {
-                // Before the drive passes for one that has everything.
-                ballot_store::save(runtime, &dir, (id.partition, id.copy), &ballot).await?;
-            }
-        }
+        let ballot = ballot_at_opening(core, id, &dir, (recovered, &epochs), (config, founding)).await?;
         let life = runtime.random_u64();
         let (log_start, log_end) = (recovered.start, recovered.end);
         let opened = Opened { id: id.copy, life, ballot, log_start, log_end, epochs };
@@ -634,6 +605,61 @@ impl<R: Runtime> Member<R> {
             }
         }
     }
+}
+
+/// The ballot with which a copy is opened; see [`Member::open`].
+async fn ballot_at_opening<R: Runtime>(
+    core: &Core<R>,
+    id: CopyId,
+    dir: &Path,
+    (recovered, epochs): (&Recovered<R>, &Epochs),
+    (config, founding): (Configuration, bool),
+) -> Result<Ballot, LogFault> {
+    let runtime = &core.common.context.runtime;
+    let fault = |error: std::io::Error| LogFault::from_io("reading the ballot in", dir, &error);
+    let found = ballot_store::load(runtime, dir, (id.partition, id.copy)).await.map_err(fault)?;
+    let is_there = matches!(found, ballot_store::Found::Is(_));
+    let is_new = match &found {
+        // An earlier try to give an only copy others left it.
+        ballot_store::Found::Is(ballot) => founding && is_only(&config) && is_only(&ballot.config),
+        ballot_store::Found::Missing => founding || planted(PlantedBug::LostIsNew),
+        _ => false,
+    };
+    let mut ballot = match found {
+        ballot_store::Found::Is(_) | ballot_store::Found::Missing if is_new => {
+            let ballot = first_ballot(config, epochs);
+            ballot_store::save(runtime, dir, (id.partition, id.copy), &ballot).await?;
+            ballot
+        }
+        ballot_store::Found::Is(ballot) => ballot,
+        ballot_store::Found::Missing => Ballot::lost(config),
+        ballot_store::Found::Version(found) => {
+            return Err(OtherVersion { path: dir.join(BALLOT_NAME), found, supported: 1 }.into());
+        }
+        ballot_store::Found::Damaged(reason) => {
+            tracing::error!(copy = %id, reason, "the ballot is damaged: the copy is rebuilt from the others");
+            Ballot::lost(config)
+        }
+    };
+    let drives = &core.common.config.drives;
+    // Nobody could give the only copy back what its drive may lack.
+    let trusts = planted(PlantedBug::OldIsIntact) || founding || is_only(&config);
+    let is_old = !trusts && drives.is_old(drives.of(core.common.id));
+    if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
+        let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
+        // What is damaged of an only member nobody can give it: it waits for as long as that is found, and a drive
+        // may only have given other bytes than it has. But an old drive looks like any other at the next start.
+        if is_there && before == Memory::Intact && (is_old || !is_only(&ballot.config)) {
+            // Before the drive passes for one that has everything.
+            ballot_store::save(runtime, dir, (id.partition, id.copy), &ballot).await?;
+        }
+    }
+    Ok(ballot)
+}
+
+/// Whether there is one copy.
+fn is_only(config: &Configuration) -> bool {
+    config.replicas().len() == 1
 }
 
 /// What a copy begins with that was never there. Records that are there already are of the reigns of the only copy that

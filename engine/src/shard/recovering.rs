@@ -83,7 +83,7 @@ impl<R: Runtime> Core<R> {
         }
     }
 
-    async fn ask_standing(self: &Rc<Self>, id: CopyId) -> CopyStanding {
+    pub(super) async fn ask_standing(self: &Rc<Self>, id: CopyId) -> CopyStanding {
         let core = self.home_of(id);
         let answer = match core {
             Some(_) => self.call_within(Request::StandingOf(id), ANSWER_PATIENCE).await,

@@ -23,6 +23,7 @@ mod lives;
 mod members;
 mod moves;
 mod nth_failure;
+mod only_copy;
 mod other_format;
 mod plan;
 mod producers;
@@ -120,6 +121,8 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (6000299, "a batch that was damaged when its copy was opened, and given back later, was stored again"),
     (7003379, "a place that a drive once showed wrong was written over as if it were damaged"),
     (4500834, "a leader that no quorum follows refused for good what another copy has"),
+    (6001257, "leadership went back to a copy with a segment to be written anew, and a reader was told of damage"),
+    (835557644, "an only copy that was to have others was misread once, and took its memory for lost for ever"),
 ];
 
 /// These seeds, and those that are kept, unless it is one that somebody wants to see.
