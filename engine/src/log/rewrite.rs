@@ -195,7 +195,8 @@ impl<R: Runtime> Log<R> {
         let positions = positions.ok_or_else(|| misfit("they have another length"))?;
         let file = self.open_to_write(&segment).await?;
         self.write_over(&file, (&segment, &header, loss), &wanted, &positions).await?;
-        if self.is_lost(&file, (&segment, &header), loss).await? {
+        let looks = !planted(PlantedBug::RewriteAsItCame);
+        if looks && self.is_lost(&file, (&segment, &header), loss).await? {
             return Err(misfit("the drive does not give back what was written"));
         }
         drop(file);

@@ -102,7 +102,8 @@ pub enum PlantedBug {
     ReadUnestablished,
     /// What is damaged on one copy stays so, whatever others have.
     NeverRepair,
-    /// Damaged records are written over with the fields that they have in the segment of another replica.
+    /// Damaged records are written over with the fields that they have in the segment of another replica, and nobody
+    /// looks whether they can be read.
     RewriteAsItCame,
     /// Recovery does not wait for writes that a killed process left under way.
     NoWaitForWrites,
