@@ -117,6 +117,11 @@ impl Assertion {
         }
     }
 
+    /// Whether enough is known of this row to say.
+    pub fn is_known(&self, row: &Row) -> bool {
+        self.metric.of(row).is_some()
+    }
+
     /// What became of it in this row, in words.
     pub fn verdict(&self, row: &Row) -> String {
         let word = if self.holds(row) { "holds" } else { "FAILS" };

@@ -53,16 +53,19 @@ async fn search(session: &mut Session<'_>, plan: &Plan, slo: &Assertion, from: f
     let mut own_limit = false;
     while let Some(rate) = search.next_rate() {
         let row = session.row(&at_rate(plan, rate), None).await?;
-        let holds = row.is_clean() && takes(row) && slo.holds(row);
+        let is_taken = row.is_clean() && takes(row);
         own_limit |= !row.is_valid();
-        search.note(holds);
+        // Too few requests for the percentile: more of them are what a higher rate brings.
+        let outcome = (!is_taken || slo.is_known(row)).then(|| is_taken && slo.holds(row));
+        search.note(outcome);
     }
     let limit =
         if own_limit { " (some of the measurements are invalid: look at them before you quote this)" } else { "" };
     Ok(match search.highest() {
         Some(rate) => format!("{slo} holds up to {} records/s{limit}", count(rate)),
         None => format!(
-            "{slo} does not hold at {} records/s, or is not known yet: begin lower (--from), or run longer{limit}",
+            "{slo} does not hold at {} records/s, or at the first rate above at which it is known: begin lower (--from), \
+             or run longer{limit}",
             count(from)
         ),
     })
@@ -117,11 +120,12 @@ impl Search {
         }
     }
 
-    /// Whether the rate that was tried holds.
-    fn note(&mut self, holds: bool) {
+    /// Whether the rate that was tried holds; `None` if that is not known, and then it takes a higher one to know.
+    fn note(&mut self, holds: Option<bool>) {
         match holds {
-            true => self.holds = Some(self.next),
-            false => self.fails = Some(self.next),
+            Some(true) => self.holds = Some(self.next),
+            None if self.fails.is_none() => {}
+            Some(false) | None => self.fails = Some(self.next),
         }
         self.next = match (self.holds, self.fails) {
             (Some(holds), Some(fails)) => (holds * fails).sqrt().round(),
@@ -142,7 +146,7 @@ mod tests {
     fn found(from: f64, limit: f64) -> (u32, Option<f64>) {
         let (mut search, mut tries) = (Search::from(from), 0);
         while let Some(rate) = search.next_rate() {
-            search.note(rate <= limit);
+            search.note(Some(rate <= limit));
             tries += 1;
         }
         (tries, search.highest())
@@ -161,6 +165,18 @@ mod tests {
     fn a_search_that_fails_at_once_finds_nothing_and_one_that_never_fails_ends() {
         assert_eq!(found(10_000.0, 5.0), (1, None));
         assert!(found(10_000.0, f64::INFINITY).1.unwrap() > 5e8);
+    }
+
+    #[test]
+    fn a_search_goes_on_to_rates_at_which_it_is_known_whether_they_hold() {
+        let mut search = Search::from(1000.0);
+        for (rate, outcome) in [(1000.0, None), (2000.0, None), (4000.0, Some(true)), (8000.0, Some(false))] {
+            assert_eq!(search.next_rate(), Some(rate));
+            search.note(outcome);
+        }
+        assert_eq!((search.next_rate(), search.highest()), (Some(5657.0), Some(4000.0)));
+        search.note(None);
+        assert_eq!(search.fails, Some(5657.0), "what is not known between does not hold");
     }
 
     #[test]
