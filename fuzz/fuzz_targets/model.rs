@@ -66,6 +66,7 @@ async fn open(runtime: SimRuntime) -> recovery::Recovered<SimRuntime> {
         zeros: Rc::new(runtime.allocate(1 << 17)),
         block_bytes: 512,
         segment_bytes: 32 << 10,
+        heavy_load: Default::default(),
         tails: TailMemory::new(8 << 10),
         reaper: Default::default(),
         room: Room::new(0),
