@@ -64,8 +64,8 @@ async fn search(session: &mut Session<'_>, plan: &Plan, slo: &Assertion, from: f
     Ok(match search.highest() {
         Some(rate) => format!("{slo} holds up to {} records/s{limit}", count(rate)),
         None => format!(
-            "{slo} does not hold at {} records/s, or the first rate above at which it is known: begin lower (--from), or \
-             run longer{limit}",
+            "{slo} does not hold at {} records/s, or the first rate above at which it is known: begin lower (--from), \
+             or run longer{limit}",
             count(from)
         ),
     })
