@@ -23,6 +23,7 @@ use super::{
     envelope,
     flush::{Commit, write_segment},
     last_segment::Damage,
+    producer_gathering,
     producer_snapshot::{self, SnapshotKey},
     removal::{DELETED_SUFFIX, unless_gone},
     scan::{Check, Step, Walk},
@@ -296,7 +297,7 @@ impl<R: Runtime> Log<R> {
                 break;
             }
         }
-        let gathered = producer_snapshot::until(&self.context, before, to, known.clone()).await?;
+        let gathered = producer_gathering::until(&self.context, before, to, known.clone()).await?;
         if gathered.missed.is_empty() {
             return Ok(Some(gathered.history));
         }

@@ -22,6 +22,7 @@ pub mod loaded;
 mod loading;
 pub mod missing;
 pub mod prepare;
+mod producer_gathering;
 pub mod producer_snapshot;
 pub mod read;
 pub mod recovery;

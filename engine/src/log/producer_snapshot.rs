@@ -3,13 +3,9 @@
 //!
 //! Derived data, as long as the segments are there. The snapshot is taken when a segment is begun, and written and
 //! synced behind the acks; the one before it stays until then, and so do the segments that would be walked without it.
-//! Without a snapshot that can be trusted, the headers of the segments since the last one that can are walked, or of
-//! all.
-//!
-//! Batches that are damaged then say nothing. Another copy may give them back later, and until it has, what is known
-//! here lacks them: nothing is kept of that, so that every snapshot there is says all that it should, and everything is
-//! gathered anew from the last of them as soon as the damage is repaired, or at the next opening. No order of the two
-//! on the drive matters.
+//! Without a snapshot that can be trusted, what the segments say is gathered anew ([`super::producer_gathering`]): since
+//! the last one that can, or in all. Of what was gathered without all batches nothing is kept, so every snapshot that
+//! there is says all that it should.
 
 use std::{
     io,
@@ -17,28 +13,20 @@ use std::{
     rc::Rc,
 };
 
-use bytes::Bytes;
 use rkyv::{Archive, Deserialize, Serialize, rancor, util::AlignedVec};
 
 use super::{
-    Log, LogContext, LogFault,
-    behind_damage::run_survey,
-    envelope,
+    Log, LogContext, LogFault, envelope,
     segment::{ASIDE_SUFFIX, Segment, SegmentHeader, Snapshot as State},
-    survey::{Found, Lost, Survey},
 };
 use crate::{
-    limits::{BATCH_HEADER_BYTES, SEGMENT_HEADER_BYTES},
-    record::{BatchHeader, KeptBatch, ProducerHistory, check_stored_header},
+    record::{KeptBatch, ProducerHistory},
     runtime::{File, OpenMode, Runtime},
     types::{Incarnation, Offset, ProducerId, Sequence},
 };
 
 /// The first bytes of a snapshot's file. The 1 is the version.
 pub(super) const MAGIC: [u8; 4] = *b"PYP1";
-
-/// What a walk over headers reads at once: enough for full bandwidth over small batches, little to waste on large ones.
-const WINDOW_BYTES: usize = 256 << 10;
 
 /// Which segment a snapshot stands before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,7 +126,7 @@ impl<R: Runtime> Log<R> {
         self.keep_beside(&self.active(), history);
     }
 
-    fn keep_beside(self: &Rc<Self>, segment: &Rc<Segment<R>>, history: &ProducerHistory) {
+    pub(super) fn keep_beside(self: &Rc<Self>, segment: &Rc<Segment<R>>, history: &ProducerHistory) {
         if segment.base_offset() == Offset(0) || segment.snapshot.get() != State::Unknown || self.unread.get().is_some()
         {
             // Nothing is before it, or what is before it is there or on its way, or not all of it is known.
@@ -148,44 +136,6 @@ impl<R: Runtime> Log<R> {
         if segment.file.borrow().is_some() {
             self.write_producers(segment);
         }
-    }
-
-    /// Damaged records, the first and the one after the last, of which it is not known what they say of producers:
-    /// other copies may have them.
-    pub fn unread(&self) -> Option<(Offset, Offset)> {
-        self.unread.get()
-    }
-
-    /// Nobody will say what they say of producers.
-    pub fn give_up_unread(&self) {
-        self.unread.set(None);
-    }
-
-    /// What was gathered is all that is known of producers now. Records before `start` are deleted.
-    pub(super) fn take_gathered(&self, gathered: Gathered<R>, start: Offset) -> ProducerHistory {
-        let Gathered { history, mut missed } = gathered;
-        missed.retain(|(_, lost)| lost.to > start);
-        let from = missed.iter().map(|(_, lost)| lost.from).min();
-        self.unread.set(from.zip(missed.iter().map(|(_, lost)| lost.to).max()));
-        for (segment, lost) in missed {
-            self.report_loss(&segment, lost);
-        }
-        history
-    }
-
-    /// Gathers anew what was not all known: what the batches before some place say, which lies before all that the
-    /// device has not taken. `None` if it is not all known yet. Records before `start` are deleted.
-    ///
-    /// Errors: those of [`until`].
-    pub async fn gather_producers(self: &Rc<Self>, start: Offset) -> Result<Option<ProducerHistory>, LogFault> {
-        let mut segments = self.released.borrow().clone();
-        segments.extend(self.on_disk().0);
-        let newest = segments.pop().expect("a log has an active segment"); // why: see `on_disk`
-        let known = ProducerHistory::default();
-        let gathered = until(&self.context, &segments, newest.base_offset(), known).await?;
-        let history = self.take_gathered(gathered, start);
-        self.keep_beside(&newest, &history);
-        Ok(self.unread.get().is_none().then_some(history))
     }
 
     /// Writes what is kept for `segment`, whose file exists by now: a snapshot without its segment would be a stray.
@@ -245,108 +195,6 @@ impl<R: Runtime> Log<R> {
     }
 }
 
-/// What batches say of their producers, as far as they can be read.
-pub(super) struct Gathered<R: Runtime> {
-    pub(super) history: ProducerHistory,
-    /// The records that cannot.
-    pub(super) missed: Vec<(Rc<Segment<R>>, Lost)>,
-}
-
-impl<R: Runtime> Gathered<R> {
-    fn all(history: ProducerHistory) -> Self {
-        Gathered { history, missed: Vec::new() }
-    }
-}
-
-/// What the batches of the segments `earlier` say, which are all before `last`. With whether it was taken from the
-/// snapshot of `last`, or must be kept anew.
-///
-/// Errors: those of [`until`].
-pub(super) async fn before<R: Runtime>(
-    context: &LogContext<R>,
-    earlier: &[Rc<Segment<R>>],
-    last: &Segment<R>,
-) -> Result<(Gathered<R>, bool), LogFault> {
-    if last.base_offset() == Offset(0) {
-        return Ok((Gathered::all(ProducerHistory::default()), true));
-    }
-    if let Some(history) = load(context, last, &last.header).await {
-        return Ok((Gathered::all(history), true));
-    }
-    tracing::info!(file = %last.path.display(), "producers are read from the segments before");
-    Ok((until(context, earlier, last.base_offset(), ProducerHistory::default()).await?, false))
-}
-
-/// What the batches before `end` say, which are in these segments, if `known` is what is known of those before them
-/// where no snapshot tells.
-///
-/// Errors: a segment cannot be read. To go on without it could mean to store something twice.
-pub(super) async fn until<R: Runtime>(
-    context: &LogContext<R>,
-    segments: &[Rc<Segment<R>>],
-    end: Offset,
-    known: ProducerHistory,
-) -> Result<Gathered<R>, LogFault> {
-    let (mut opened, mut missed) = (Vec::new(), Vec::new());
-    let mut history = known;
-    let mut bound = end;
-    for segment in segments.iter().rev() {
-        let fault = |error: io::Error| LogFault::from_io("reading", &segment.path, &error);
-        let bound = std::mem::replace(&mut bound, segment.base_offset());
-        let file = context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
-        let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
-        let from = segment.base_offset();
-        let Some(header) = SegmentHeader::decode(&block).ok().filter(|header| header.base_offset == from) else {
-            tracing::warn!(file = %segment.path.display(), "its header is damaged; its producers are not known");
-            let (end_position, reason) = (segment.end_position.get(), "its header is damaged".to_owned());
-            missed.push((Rc::clone(segment), Lost { position: 0, end_position, from, to: bound, reason }));
-            continue;
-        };
-        let kept = load(context, segment, &header).await;
-        opened.push((segment, header, file, bound));
-        if let Some(kept) = kept {
-            history = kept;
-            break;
-        }
-    }
-    for (segment, header, file, bound) in opened.into_iter().rev() {
-        let span = (segment.end_position.get(), bound);
-        let read = gather_from(context, (&header, &file), span, &history).await;
-        let (said, losses) = read.map_err(|error| LogFault::from_io("reading", &segment.path, &error))?;
-        history = said;
-        missed.extend(losses.into_iter().map(|lost| (Rc::clone(segment), lost)));
-    }
-    Ok(Gathered { history, missed })
-}
-
-/// Goes on from `known` with what the batches of a sealed segment say, and gives what is lost of them. The segment is
-/// `end` bytes long, and `bound` is the offset that follows it: what stands in it from there on was cut off.
-async fn gather_from<R: Runtime>(
-    context: &LogContext<R>,
-    (header, file): (&SegmentHeader, &R::File),
-    (end, bound): (u64, Offset),
-    known: &ProducerHistory,
-) -> io::Result<(ProducerHistory, Vec<Lost>)> {
-    let mut history = known.clone();
-    if walk_headers(context, (header, file), (end, bound), &mut history).await? {
-        return Ok((history, Vec::new()));
-    }
-    // A group in a wrong place must not hide those that follow it.
-    let (mut history, mut losses) = (known.clone(), Vec::new());
-    let mut survey = Survey::new(header, (SEGMENT_HEADER_BYTES, end), (header.base_offset, bound));
-    let mut see = |found| match found {
-        Found::Batch(batch) => {
-            let mark = batch.header.producer_mark();
-            mark.iter().for_each(|mark| history.note(mark, batch.header.base_offset));
-        }
-        Found::Lost(lost) if lost.from < lost.to => losses.push(lost),
-        Found::Lost(_) => {}
-    };
-    run_survey(context, file, &mut survey, &mut see).await?;
-    survey.finish(&mut see);
-    Ok((history, losses))
-}
-
 pub(super) async fn load<R: Runtime>(
     context: &LogContext<R>,
     segment: &Segment<R>,
@@ -358,43 +206,11 @@ pub(super) async fn load<R: Runtime>(
     from_sidecar(&bytes, SnapshotKey::from(header))
 }
 
-/// Notes the batches of a sealed segment by their headers, which is all of it that is read if they are large. Gives
-/// whether each was where it belongs.
-async fn walk_headers<R: Runtime>(
-    context: &LogContext<R>,
-    (header, file): (&SegmentHeader, &R::File),
-    (end, bound): (u64, Offset),
-    history: &mut ProducerHistory,
-) -> io::Result<bool> {
-    let block = u64::from(header.block_bytes);
-    let (mut position, mut start, mut window) = (SEGMENT_HEADER_BYTES, 0, Bytes::new());
-    let mut due = header.base_offset;
-    while due < bound && position + BATCH_HEADER_BYTES as u64 <= end {
-        if window.len() < (position - start) as usize + BATCH_HEADER_BYTES {
-            start = position & !(SEGMENT_HEADER_BYTES - 1);
-            window = file.read_at(start, WINDOW_BYTES).await?;
-            context.runtime.yield_now().await;
-        }
-        let Some(rest) = window.get((position - start) as usize..).filter(|rest| !rest.is_empty()) else { break };
-        if rest[0] == 0 && !position.is_multiple_of(block) {
-            position = position.next_multiple_of(block);
-            continue;
-        }
-        let found = check_stored_header(rest).ok();
-        let is_due = |batch: &BatchHeader| batch.incarnation == header.incarnation && batch.base_offset == due;
-        let Some(batch) = found.filter(is_due) else { return Ok(false) };
-        if let Some(mark) = batch.producer_mark() {
-            history.note(&mark, batch.base_offset);
-        }
-        due = batch.end_offset();
-        position += batch.batch_len() as u64;
-    }
-    Ok(due == bound)
-}
-
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use std::path::Path;
+
+    use bytes::Bytes;
 
     use super::*;
     use crate::{
@@ -404,13 +220,10 @@ mod tests {
             segment::segment_path,
             version::OtherVersion,
         },
-        record::{BatchBuilder, Codec, ServerFields, check_produced, stamp},
-        runtime::{
-            Buffer,
-            sim::{
-                Sim, SimConfig, SimRuntime,
-                faults::{Failure, FaultKind, FaultRates},
-            },
+        record::{BatchBuilder, Codec, check_produced},
+        runtime::sim::{
+            Sim, SimConfig, SimRuntime,
+            faults::{Failure, FaultKind, FaultRates},
         },
     };
 
@@ -418,14 +231,14 @@ mod tests {
     const KEY: SnapshotKey = SnapshotKey { incarnation: Incarnation(9), base_offset: Offset(100) };
 
     /// Batch `number` of three producers that take turns; a record of 50 KB.
-    fn batch(number: u64) -> Bytes {
+    pub(in crate::log) fn batch(number: u64) -> Bytes {
         let mut builder = BatchBuilder::new(Codec::None);
         builder.push(None, &vec![number as u8; 50_000], &[], 1).unwrap();
         builder.producer(ProducerId(number % 3 + 1), 1, Sequence((number / 3) as u32));
         builder.finish().unwrap()
     }
 
-    fn history_of(batches: u64) -> ProducerHistory {
+    pub(in crate::log) fn history_of(batches: u64) -> ProducerHistory {
         let mut history = ProducerHistory::default();
         for number in 0..batches {
             let mark = check_produced(&batch(number)).unwrap().producer_mark().unwrap();
@@ -435,7 +248,7 @@ mod tests {
     }
 
     /// Appends `batches` to a log as a shard does; it rolls every 20 of them.
-    async fn fill(context: &Rc<LogContext<SimRuntime>>, batches: std::ops::Range<u64>) {
+    pub(in crate::log) async fn fill(context: &Rc<LogContext<SimRuntime>>, batches: std::ops::Range<u64>) {
         let log = open(context).await.log;
         for number in batches {
             let (bytes, offset) = (batch(number), Offset(number));
@@ -449,13 +262,13 @@ mod tests {
         context.runtime.sleep(std::time::Duration::from_millis(50)).await;
     }
 
-    async fn snapshots(context: &Rc<LogContext<SimRuntime>>) -> Vec<PathBuf> {
+    pub(in crate::log) async fn snapshots(context: &Rc<LogContext<SimRuntime>>) -> Vec<PathBuf> {
         let entries = context.runtime.list_dir(Path::new("/p")).await.unwrap();
         let paths = entries.into_iter().map(|entry| entry.path);
         paths.filter(|path| path.extension() == Some("prd".as_ref())).collect()
     }
 
-    fn run<F: Future<Output = ()> + 'static>(story: impl FnOnce(Rc<LogContext<SimRuntime>>) -> F) {
+    pub(in crate::log) fn run<F: Future<Output = ()> + 'static>(story: impl FnOnce(Rc<LogContext<SimRuntime>>) -> F) {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         sim.block_on(&cores[0], story(context(&cores[0], 512)), STEPS).unwrap()
@@ -595,188 +408,6 @@ mod tests {
             assert_eq!(open(&context).await.producers, history_of(45));
             edit(&context.runtime, last, 0..512, |bytes| bytes[3] = b'3').await;
             assert_eq!(open(&context).await.producers, history_of(45), "a bit turned over");
-        });
-    }
-
-    #[test]
-    fn producers_behind_a_damaged_batch_of_a_sealed_segment_are_found() {
-        run(|context| async move {
-            fill(&context, 0..45).await;
-            for path in snapshots(&context).await {
-                context.runtime.remove_file(&path).await.unwrap();
-            }
-            let file =
-                context.runtime.open(&segment_path(Path::new("/p"), Offset(0)), OpenMode::Existing).await.unwrap();
-            let mut block = context.runtime.allocate(4096);
-            block.trim(512);
-            file.write_at(SEGMENT_HEADER_BYTES, Rc::new(block)).await.unwrap();
-            assert_eq!(open(&context).await.producers, history_of(45), "they wrote again since");
-        });
-    }
-
-    /// A log of four segments, of which no snapshot is left: power was lost before the last one was durable.
-    async fn without_snapshots(context: &Rc<LogContext<SimRuntime>>) {
-        fill(context, 0..70).await;
-        for path in snapshots(context).await {
-            context.runtime.remove_file(&path).await.unwrap();
-        }
-    }
-
-    /// The place of batch `number`, which is the only one of its flush group.
-    fn place_of(number: u64) -> std::ops::Range<u64> {
-        let len = batch(number).len().next_multiple_of(512) as u64;
-        let at = SEGMENT_HEADER_BYTES + number % 20 * len;
-        at..at + len
-    }
-
-    async fn open_replica(context: &Rc<LogContext<SimRuntime>>) -> recovery::Recovered<SimRuntime> {
-        recovery::open_replica(context, P, PathBuf::from("/p")).await.unwrap()
-    }
-
-    /// Writes `batch` over the damage at its offset, as another copy gives it.
-    async fn repair(log: &Rc<Log<SimRuntime>>, number: u64) {
-        let mut theirs = batch(number).to_vec();
-        let (base_offset, leader_epoch) = (Offset(number), crate::types::LeaderEpoch(1));
-        stamp(
-            &mut theirs,
-            ServerFields { base_offset, durable_hint: Offset(0), leader_epoch, incarnation: Incarnation(77) },
-        );
-        let loss = log.losses().at(base_offset).unwrap();
-        log.rewrite(&loss, &theirs.into(), Offset(70)).await.unwrap();
-    }
-
-    /// What a shard knows when it was told what was gathered.
-    fn known_with(gathered: ProducerHistory, before: &ProducerHistory) -> ProducerHistory {
-        let mut history = gathered;
-        history.follow(before);
-        history
-    }
-
-    #[test]
-    fn what_damaged_batches_say_is_known_when_another_copy_gave_them_and_nothing_is_kept_before() {
-        // Opened anew as soon as they are repaired, or not.
-        for is_opened_anew in [false, true] {
-            run(move |context| async move {
-                without_snapshots(&context).await;
-                let path = segment_path(Path::new("/p"), Offset(40));
-                edit(&context.runtime, &path, place_of(59), |bytes| bytes.fill(9)).await;
-                let recovery::Recovered { log, producers, .. } = open_replica(&context).await;
-                assert_ne!(producers, history_of(70));
-                assert_eq!(log.unread(), Some((Offset(59), Offset(60))));
-                assert_eq!(log.gather_producers(Offset(0)).await, Ok(None), "it is damaged still");
-                log.keep_producers(&producers);
-                log.roll(Offset(70), &producers).await.unwrap();
-                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
-                assert!(snapshots(&context).await.is_empty(), "it would lack what is damaged");
-                repair(&log, 59).await;
-                if is_opened_anew {
-                    let found = open_replica(&context).await;
-                    assert_eq!((found.producers, found.log.unread()), (history_of(70), None));
-                    return;
-                }
-                assert_eq!(log.unread(), Some((Offset(59), Offset(60))), "nobody has read them");
-                let gathered = log.gather_producers(Offset(0)).await.unwrap().unwrap();
-                assert_eq!((&gathered, log.unread()), (&history_of(70), None));
-                assert_eq!(known_with(gathered, &producers), history_of(70));
-                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
-                let newest = segment_path(Path::new("/p"), Offset(70)).with_extension("prd");
-                assert_eq!(snapshots(&context).await, [newest]);
-                assert_eq!(open_replica(&context).await.producers, history_of(70));
-            });
-        }
-    }
-
-    #[test]
-    fn a_group_in_a_wrong_place_hides_what_it_hit_and_no_other_producers() {
-        run(|context| async move {
-            without_snapshots(&context).await;
-            let path = segment_path(Path::new("/p"), Offset(40));
-            let file = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
-            let last = place_of(59);
-            let group = file.read_at(last.start, (last.end - last.start) as usize).await.unwrap();
-            edit(&context.runtime, &path, place_of(42), |bytes| bytes.copy_from_slice(&group)).await;
-            for path in [0, 20].map(|base| segment_path(Path::new("/p"), Offset(base))) {
-                edit(&context.runtime, &path, place_of(5), |bytes| bytes.fill(9)).await;
-            }
-            let found = open_replica(&context).await;
-            assert_eq!(found.producers, history_of(70), "the last batches of each are where they belong");
-            assert_eq!(found.log.unread(), Some((Offset(5), Offset(43))));
-            let lost: Vec<_> = found.log.losses().all().iter().map(|loss| loss.lost.from.0).collect();
-            assert_eq!(lost, [5, 25, 42]);
-            assert_eq!(open(&context).await.log.unread(), None, "nobody has what is lost of the only copy");
-        });
-    }
-
-    #[test]
-    fn a_segment_with_a_damaged_header_says_nothing_until_it_has_one() {
-        run(|context| async move {
-            without_snapshots(&context).await;
-            let path = segment_path(Path::new("/p"), Offset(40));
-            edit(&context.runtime, &path, 0..512, |bytes| bytes.fill(9)).await;
-            let recovery::Recovered { log, .. } = open_replica(&context).await;
-            assert_eq!(log.unread(), Some((Offset(40), Offset(60))));
-            let loss = log.losses().at(Offset(40)).unwrap();
-            assert_eq!(log.look_again(&loss).await, Ok(crate::log::rewrite::Look::Restored));
-            assert_eq!(log.gather_producers(Offset(0)).await, Ok(Some(history_of(60))));
-        });
-    }
-
-    #[test]
-    fn damaged_batches_that_are_deleted_say_nothing_and_are_not_waited_for() {
-        run(|context| async move {
-            without_snapshots(&context).await;
-            let path = segment_path(Path::new("/p"), Offset(20));
-            edit(&context.runtime, &path, place_of(27), |bytes| bytes.fill(9)).await;
-            for (start, unread) in [(27, Some((Offset(27), Offset(28)))), (28, None)] {
-                let log = open_replica(&context).await.log;
-                log.keep_start(Offset(start)).await.unwrap();
-                let log = open_replica(&context).await.log;
-                assert_eq!(log.unread(), unread, "from {start} on");
-                let gathered = log.gather_producers(Offset(start)).await.unwrap();
-                assert_eq!(gathered.is_none(), unread.is_some());
-                log.give_up_unread();
-                assert_eq!(log.unread(), None);
-            }
-        });
-    }
-
-    #[test]
-    fn batches_of_an_earlier_life_of_a_segment_say_nothing_of_producers() {
-        run(|context| async move {
-            fill(&context, 0..45).await;
-            for path in snapshots(&context).await {
-                context.runtime.remove_file(&path).await.unwrap();
-            }
-            let mut builder = BatchBuilder::new(Codec::None);
-            builder.push(None, &[1; 100], &[], 1).unwrap();
-            builder.producer(ProducerId(77), 1, Sequence(0));
-            let stale = builder.finish().unwrap();
-            // In the place of the first batch, whose producer wrote again since.
-            let path = segment_path(Path::new("/p"), Offset(0));
-            let place = SEGMENT_HEADER_BYTES..SEGMENT_HEADER_BYTES + 512;
-            for (life, is_known) in [(1, false), (0, true)] {
-                let header = context.runtime.open(&path, OpenMode::Existing).await.unwrap();
-                let header = SegmentHeader::decode(&header.read_at(0, 4096).await.unwrap()).unwrap();
-                edit(&context.runtime, &path, place.clone(), |bytes| {
-                    bytes.fill(0);
-                    bytes[..stale.len()].copy_from_slice(&stale);
-                    let incarnation = Incarnation(header.incarnation.0 ^ life);
-                    let fields = ServerFields {
-                        base_offset: Offset(0),
-                        durable_hint: Offset(0),
-                        leader_epoch: header.leader_epoch,
-                        incarnation,
-                    };
-                    stamp(&mut bytes[..stale.len()], fields);
-                })
-                .await;
-                let found = open(&context).await.producers;
-                assert_eq!(found.iter().any(|(id, _)| id == ProducerId(77)), is_known, "life {life}");
-                context.runtime.sleep(std::time::Duration::from_millis(50)).await;
-                for path in snapshots(&context).await {
-                    context.runtime.remove_file(&path).await.unwrap();
-                }
-            }
         });
     }
 

@@ -33,7 +33,7 @@
 //! dying.)
 //!
 //! What the batches say of their producers is taken from the snapshot beside the last segment and from its batches
-//! ([`super::producer_snapshot`]).
+//! ([`super::producer_snapshot`], [`super::producer_gathering`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -50,7 +50,7 @@ use super::{
     index::Index,
     last_segment::{BEGINNING_BYTES, Beginning, Damage, LastScan, LastSegment},
     missing::{BEGUN, MissingEnd, Names},
-    new_header, producer_snapshot,
+    new_header, producer_gathering,
     reigns::Reigns,
     removal::{Reaper, unless_gone},
     segment::{RENEWED_NAME, Segment, base_offset_of, is_deleted_segment, segment_of_sidecar, segment_path},
@@ -263,7 +263,7 @@ async fn known_producers<R: Runtime>(
     }
     let segments = log.segments.borrow().clone();
     let Some((active, earlier)) = segments.split_last() else { return Ok(last) };
-    let (gathered, is_kept) = producer_snapshot::before(&log.context, earlier, active).await?;
+    let (gathered, is_kept) = producer_gathering::before(&log.context, earlier, active).await?;
     let mut producers = log.take_gathered(gathered, start);
     if !is_kept {
         log.keep_producers(&producers);
