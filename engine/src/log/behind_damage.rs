@@ -1,8 +1,6 @@
 //! What recovery does about the last segment of a log when records in it that were durable are damaged: nothing is cut
 //! off, and what is intact behind the damage is found.
 
-use bytes::Bytes;
-
 use super::{
     LogContext, LogFault,
     last_segment::LastSegment,
@@ -71,18 +69,25 @@ pub(super) async fn run_survey<R: Runtime>(
     survey: &mut Survey,
     see: &mut impl FnMut(Found),
 ) -> std::io::Result<()> {
-    while let Some(wanted) = survey.wants() {
-        survey.take(&read_wanted(file, wanted).await?, see);
+    run_survey_until(context, file, (survey, see), || false).await
+}
+
+/// The same until it `is_enough`.
+pub(super) async fn run_survey_until<R: Runtime>(
+    context: &LogContext<R>,
+    file: &R::File,
+    (survey, see): (&mut Survey, &mut impl FnMut(Found)),
+    is_enough: impl Fn() -> bool,
+) -> std::io::Result<()> {
+    let align = file.alignment();
+    while !is_enough()
+        && let Some((position, len)) = survey.wants()
+    {
+        let from = position - position % align;
+        let wanted = (position - from) as usize..(position - from) as usize + len;
+        let bytes = file.read_at(from, wanted.end.next_multiple_of(align as usize)).await?;
+        survey.take(&bytes[wanted.start.min(bytes.len())..wanted.end.min(bytes.len())], see);
         context.runtime.yield_now().await;
     }
     Ok(())
-}
-
-/// So many bytes of a file from `position` on, or those that it has.
-pub(super) async fn read_wanted<F: File>(file: &F, (position, len): (u64, usize)) -> std::io::Result<Bytes> {
-    let align = file.alignment();
-    let from = position - position % align;
-    let wanted = (position - from) as usize..(position - from) as usize + len;
-    let bytes = file.read_at(from, wanted.end.next_multiple_of(align as usize)).await?;
-    Ok(bytes.slice(wanted.start.min(bytes.len())..wanted.end.min(bytes.len())))
 }

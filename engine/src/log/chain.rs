@@ -308,27 +308,16 @@ mod tests {
     use super::*;
     use crate::{
         log::{
-            fixture::P,
+            fixture::header_at,
             survey::{Found, Survey},
         },
         record::{BatchBuilder, Codec, ServerFields, stamp},
         runtime::sim::SimRandom,
-        types::{Incarnation, LeaderEpoch},
+        types::LeaderEpoch,
     };
 
     const BLOCK: usize = 512;
     const START: u64 = 4096;
-
-    fn segment() -> SegmentHeader {
-        SegmentHeader {
-            partition: P,
-            block_bytes: BLOCK as u32,
-            base_offset: Offset(100),
-            created_ms: 0,
-            incarnation: Incarnation(7),
-            leader_epoch: LeaderEpoch(1),
-        }
-    }
 
     /// A batch where it belongs.
     struct Placed {
@@ -359,7 +348,7 @@ mod tests {
                     let (from, offset) = (drive.right.len(), drive.end_offset);
                     drive.right.extend_from_slice(&builder.finish().unwrap());
                     let (base_offset, durable_hint) = (Offset(offset), Offset(0));
-                    let (leader_epoch, incarnation) = (LeaderEpoch(1), segment().incarnation);
+                    let (leader_epoch, incarnation) = (LeaderEpoch(1), header_at(100).incarnation);
                     let fields = ServerFields { base_offset, durable_hint, leader_epoch, incarnation };
                     stamp(&mut drive.right[from..], fields);
                     drive.batches.push(Placed { bytes: from..drive.right.len(), offset });
@@ -404,7 +393,7 @@ mod tests {
         fn served(&self) -> Vec<u64> {
             let span = (START, START + self.bytes.len() as u64);
             let offsets = (Offset(100), Offset(self.end_offset));
-            let mut survey = Survey::new(&segment(), span, offsets).in_one_piece();
+            let mut survey = Survey::new(&header_at(100), span, offsets).in_one_piece();
             let mut served = Vec::new();
             survey.take(&self.bytes, &mut |found| {
                 if let Found::Batch(batch) = found {

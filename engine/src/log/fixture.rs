@@ -32,7 +32,7 @@ use crate::{
             faults::{Failure, FaultKind, FaultRates},
         },
     },
-    types::{LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
+    types::{Incarnation, LeaderEpoch, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 pub const P: PartitionId = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
@@ -70,6 +70,18 @@ pub fn mapping_context(runtime: &SimRuntime, bytes_max: usize) -> Rc<LogContext<
     let mut context = context(runtime, 4096);
     Rc::get_mut(&mut context).unwrap().windows = Windows::new(bytes_max as u64 / 2, bytes_max);
     context
+}
+
+/// The header block of a segment that begins with `base_offset`, in blocks of 512 bytes and with incarnation 7.
+pub fn header_at(base_offset: u64) -> SegmentHeader {
+    SegmentHeader {
+        partition: P,
+        block_bytes: 512,
+        base_offset: Offset(base_offset),
+        created_ms: 0,
+        incarnation: Incarnation(7),
+        leader_epoch: LeaderEpoch(1),
+    }
 }
 
 /// A batch of one record that is `bytes` long.

@@ -331,9 +331,8 @@ impl LastScan {
 mod tests {
     use super::*;
     use crate::{
-        log::fixture::{P, batch_of},
+        log::fixture::{batch_of, header_at},
         record::{ServerFields, stamp},
-        types::Incarnation,
     };
 
     #[test]
@@ -356,14 +355,7 @@ mod tests {
     /// The judgement on a segment with these groups of batches: for each batch its offset, its durable hint and its
     /// length. `spoil` gets the file and where its batches begin.
     fn judge(groups: &[&[(u64, u64, usize)]], spoil: impl Fn(&mut Vec<u8>, &[usize])) -> LastSegment {
-        let header = SegmentHeader {
-            partition: P,
-            block_bytes: BLOCK as u32,
-            base_offset: Offset(0),
-            created_ms: 0,
-            incarnation: Incarnation(7),
-            leader_epoch: LeaderEpoch(1),
-        };
+        let header = header_at(0);
         let (mut file, mut starts) = (vec![0; SEGMENT_HEADER_BYTES as usize], Vec::new());
         for group in groups {
             for (offset, hint, len) in *group {

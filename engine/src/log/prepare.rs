@@ -151,8 +151,13 @@ impl<R: Runtime> Log<R> {
 
     fn next_step(&self, segment: &Segment<R>) -> u64 {
         let prepared = segment.prepared_end.get();
+        self.end_of_step(prepared, step_bytes(prepared))
+    }
+
+    /// Where a step of so many `bytes` ends that begins at `from`: behind the segment there is none.
+    fn end_of_step(&self, from: u64, bytes: u64) -> u64 {
         let block = u64::from(self.context.block_bytes);
-        (prepared + step_bytes(prepared)).min(self.context.segment_bytes.next_multiple_of(block)).max(prepared)
+        (from + bytes).min(self.context.segment_bytes.next_multiple_of(block)).max(from)
     }
 
     /// Has the file system give `segment` room up to `end` at least.
@@ -161,9 +166,7 @@ impl<R: Runtime> Log<R> {
         if has >= end {
             return Ok(());
         }
-        let block = u64::from(self.context.block_bytes);
-        let limit = self.context.segment_bytes.next_multiple_of(block);
-        let some = (has + has.clamp(STEP_BYTES_MIN, ROOM_BYTES_MAX)).min(limit).max(end);
+        let some = self.end_of_step(has, has.clamp(STEP_BYTES_MIN, ROOM_BYTES_MAX)).max(end);
         // What was accepted may use the reserve, what may come may not.
         let target = if self.context.room.has_less_than(some - has) { end } else { some };
         let file = segment.file.borrow().clone().expect("it has a file"); // why: callers create it first

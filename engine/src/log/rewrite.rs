@@ -13,7 +13,7 @@ use thiserror::Error;
 
 use super::{
     Log, LogFault,
-    behind_damage::{read_wanted, run_survey},
+    behind_damage::{run_survey, run_survey_until},
     damage::Loss,
     segment::{Segment, SegmentHeader, header_block},
     survey::{Found, Lost, Survey, records_in},
@@ -153,13 +153,8 @@ impl<R: Runtime> Log<R> {
             Found::Lost(lost) if is_behind.get() || lost.from == lost.to || lost.to <= loss.lost.from => {}
             Found::Lost(lost) => losses.push(lost),
         };
-        while !is_behind.get()
-            && let Some(wanted) = survey.wants()
-        {
-            let bytes = read_wanted(file, wanted).await.map_err(|error| unreadable(segment, &error))?;
-            survey.take(&bytes, &mut see);
-            self.context.runtime.yield_now().await;
-        }
+        let run = run_survey_until(&self.context, file, (&mut survey, &mut see), || is_behind.get());
+        run.await.map_err(|error| unreadable(segment, &error))?;
         if !is_behind.get() {
             survey.finish(&mut see);
         }

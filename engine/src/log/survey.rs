@@ -342,7 +342,7 @@ mod tests {
     use crate::{
         log::{
             chain::BROKEN_BODIES_MAX,
-            fixture::{P, batch_of},
+            fixture::{batch_of, header_at},
         },
         record::{BatchBuilder, Codec, ServerFields, stamp},
         types::{Incarnation, LeaderEpoch},
@@ -350,17 +350,6 @@ mod tests {
 
     const BLOCK: u64 = 512;
     const START: u64 = 4096;
-
-    fn segment() -> SegmentHeader {
-        SegmentHeader {
-            partition: P,
-            block_bytes: BLOCK as u32,
-            base_offset: Offset(100),
-            created_ms: 0,
-            incarnation: Incarnation(7),
-            leader_epoch: LeaderEpoch(1),
-        }
-    }
 
     fn fields(offset: u64, incarnation: u32) -> ServerFields {
         ServerFields {
@@ -394,7 +383,7 @@ mod tests {
 
     fn survey_by(bytes: &[u8], bound: u64, change: impl FnOnce(Survey) -> Survey) -> (Vec<u64>, Vec<Lost>) {
         let span = (START, START + bytes.len() as u64);
-        let mut survey = change(Survey::new(&segment(), span, (Offset(100), Offset(bound))));
+        let mut survey = change(Survey::new(&header_at(100), span, (Offset(100), Offset(bound))));
         let (mut intact, mut lost, mut due) = (Vec::new(), Vec::new(), Offset(100));
         let mut see = |found| match found {
             Found::Batch(batch) => {

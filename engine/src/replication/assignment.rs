@@ -245,6 +245,11 @@ impl Configuration {
         self.parts().fold(ReplicaSet::default(), |all, part| all.union(part.replicas))
     }
 
+    /// Whether nobody else is, or is about to be.
+    pub fn has_one_member(&self) -> bool {
+        self.replicas().len() == 1
+    }
+
     fn parts(&self) -> impl Iterator<Item = &Members> {
         std::iter::once(&self.current).chain(&self.incoming)
     }

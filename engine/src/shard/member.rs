@@ -192,7 +192,7 @@ impl<R: Runtime> Member<R> {
 
     /// Whether the partition has no other copy.
     pub(super) fn is_alone(&self) -> bool {
-        self.look(|replica| replica.ballot().config.replicas().len() == 1)
+        self.look(|replica| replica.ballot().config.has_one_member())
     }
 
     /// The reign that this copy takes part in.
@@ -621,7 +621,7 @@ async fn ballot_at_opening<R: Runtime>(
     let is_there = matches!(found, ballot_store::Found::Is(_));
     let is_new = match &found {
         // An earlier try to give an only copy others left it.
-        ballot_store::Found::Is(ballot) => founding && is_only(&config) && is_only(&ballot.config),
+        ballot_store::Found::Is(ballot) => founding && config.has_one_member() && ballot.config.has_one_member(),
         ballot_store::Found::Missing => founding || planted(PlantedBug::LostIsNew),
         _ => false,
     };
@@ -643,23 +643,18 @@ async fn ballot_at_opening<R: Runtime>(
     };
     let drives = &core.common.config.drives;
     // Nobody could give the only copy back what its drive may lack.
-    let trusts = planted(PlantedBug::OldIsIntact) || founding || is_only(&config);
+    let trusts = planted(PlantedBug::OldIsIntact) || founding || config.has_one_member();
     let is_old = !trusts && drives.is_old(drives.of(core.common.id));
     if is_old || recovered.damage.is_some() || recovered.lost_end.is_some() || epochs.last() > ballot.promised {
         let before = std::mem::replace(&mut ballot.memory, Memory::Lost);
         // What is damaged of an only member nobody can give it: it waits for as long as that is found, and a drive
         // may only have given other bytes than it has. But an old drive looks like any other at the next start.
-        if is_there && before == Memory::Intact && (is_old || !is_only(&ballot.config)) {
+        if is_there && before == Memory::Intact && (is_old || !ballot.config.has_one_member()) {
             // Before the drive passes for one that has everything.
             ballot_store::save(runtime, dir, (id.partition, id.copy), &ballot).await?;
         }
     }
     Ok(ballot)
-}
-
-/// Whether there is one copy.
-fn is_only(config: &Configuration) -> bool {
-    config.replicas().len() == 1
 }
 
 /// What a copy begins with that was never there. Records that are there already are of the reigns of the only copy that
