@@ -3,9 +3,9 @@
 //!
 //! Derived data, as long as the segments are there. The snapshot is taken when a segment is begun, and written and
 //! synced behind the acks; the one before it stays until then, and so do the segments that would be walked without it.
-//! Without a snapshot that can be trusted, what the segments say is gathered anew ([`super::producer_gathering`]): since
-//! the last one that can, or in all. Of what was gathered without all batches nothing is kept, so every snapshot that
-//! there is says all that it should.
+//! Without a snapshot that can be trusted, what the segments say is gathered anew ([`super::producer_gathering`]):
+//! since the last one that can, or in all. Of what was gathered without all batches nothing is kept, so every snapshot
+//! that there is says all that it should.
 
 use std::{
     io,
