@@ -303,7 +303,7 @@ mod tests {
         read::ReadRange,
         recovery::Recovered,
         reigns::Reigns,
-        segment::segment_path,
+        segment::{Snapshot, segment_path},
         *,
     };
     use crate::{
@@ -394,6 +394,29 @@ mod tests {
             (active.header.block_bytes, active.end_position.get())
         };
         assert_eq!(sim.block_on(&cores[0], story, 100_000).unwrap(), (4096, 4 * 4096));
+    }
+
+    #[test]
+    fn what_is_being_kept_beside_an_empty_segment_that_is_replaced_lets_those_before_go() {
+        let sim = Sim::new(1, &SimConfig::default());
+        let (_, cores) = sim.process(1);
+        let context = context(&cores[0], 512);
+        let story = async move {
+            let log = open(&context).await.log;
+            log.begin_segments_with_reigns();
+            append_in(&log, &[1, 1], 0).await;
+            log.roll(Offset(2), &ProducerHistory::default()).await.unwrap();
+            let empty = log.active();
+            assert_eq!(empty.snapshot.get(), Snapshot::Pending, "it is too early to see anything");
+            append_in(&log, &[2], 2).await;
+            assert!(!Rc::ptr_eq(&empty, &log.active()));
+            log.keep_start(Offset(2)).await.unwrap();
+            log.release_before(Offset(2));
+            context.runtime.sleep(std::time::Duration::from_millis(50)).await;
+            log.bury().await.unwrap();
+            assert!(!log.has_released());
+        };
+        sim.block_on(&cores[0], story, 100_000).unwrap();
     }
 
     #[test]

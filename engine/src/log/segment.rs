@@ -192,8 +192,8 @@ pub struct Segment<R: Runtime> {
     pub was_loaded: Cell<bool>,
     /// The snapshot of producers to write beside it once it has a file.
     pub producers: RefCell<Option<Vec<u8>>>,
-    /// What is known of the snapshot beside it.
-    pub snapshot: Cell<Snapshot>,
+    /// What is known of the snapshot beside it. Also known to one in its place: it may be being written.
+    pub snapshot: Rc<Cell<Snapshot>>,
     /// The time of its newest record once it is sealed and somebody asked, in milliseconds since 1970.
     pub newest_ms: Cell<Option<i64>>,
     /// How long it was when retention looked at it, and since when it is as long; see `removal`.
@@ -217,7 +217,7 @@ impl<R: Runtime> Segment<R> {
             read_lately: Cell::new(false),
             was_loaded: Cell::new(false),
             producers: RefCell::new(None),
-            snapshot: Cell::new(Snapshot::Unknown),
+            snapshot: Rc::new(Cell::new(Snapshot::Unknown)),
             newest_ms: Cell::new(None),
             seen: Cell::new((0, 0)),
         }
@@ -232,7 +232,7 @@ impl<R: Runtime> Segment<R> {
             path: empty.path.clone(),
             replaces: empty.replaces || empty.file.borrow().is_some(),
             producers: RefCell::new(empty.producers.take()),
-            snapshot: empty.snapshot.clone(),
+            snapshot: Rc::clone(&empty.snapshot),
             ..Segment::planned(Path::new(""), header)
         }
     }
@@ -416,5 +416,8 @@ mod tests {
         assert_eq!(next.header, SegmentHeader { leader_epoch, ..header() });
         assert_eq!((&next.path, next.snapshot.get(), next.replaces), (&empty.path, Snapshot::Pending, false));
         assert_eq!((next.producers.borrow().as_deref(), empty.producers.borrow().as_deref()), (Some(&[7][..]), None));
+        // It was being written.
+        empty.snapshot.set(Snapshot::Durable);
+        assert_eq!(next.snapshot.get(), Snapshot::Durable, "whatever is deleted waits for it");
     }
 }
