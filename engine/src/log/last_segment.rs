@@ -170,6 +170,12 @@ impl LastScan {
         }
     }
 
+    /// Records before `durable` were durable, as whoever wrote them knows.
+    pub fn knowing(mut self, durable: Offset) -> LastScan {
+        self.durable_hint = self.durable_hint.max(durable);
+        self
+    }
+
     /// Where to read next, and how much; `None` when the scan is over. Both are aligned for any device.
     pub fn wants(&self) -> Option<(u64, usize)> {
         let over = self.ended || self.position >= self.size || self.found.damage.is_some();
@@ -305,11 +311,13 @@ impl LastScan {
         self.found.cut_position = self.found.end_position;
         self.found.durable_hint = self.durable_hint;
         self.found.end_position = self.found.end_position.next_multiple_of(block);
-        let Some((position, reason)) = self.invalid else {
+        let is_short = self.durable_hint > self.found.end_offset;
+        let too_early = (self.found.end_position, "the file ends".to_owned());
+        let Some((position, reason)) = self.invalid.or_else(|| is_short.then_some(too_early)) else {
             self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
             return self.found;
         };
-        if self.durable_hint > self.found.end_offset && !planted(PlantedBug::CutOffAtRot) {
+        if is_short && !planted(PlantedBug::CutOffAtRot) {
             let reason = format!("{reason}; records up to {} were durable", self.durable_hint);
             let path = self.path.clone();
             self.found.damage.get_or_insert(Damage { case: 'C', path, position, reason });
@@ -355,6 +363,15 @@ mod tests {
     /// The judgement on a segment with these groups of batches: for each batch its offset, its durable hint and its
     /// length. `spoil` gets the file and where its batches begin.
     fn judge(groups: &[&[(u64, u64, usize)]], spoil: impl Fn(&mut Vec<u8>, &[usize])) -> LastSegment {
+        judge_knowing(Offset(0), groups, spoil)
+    }
+
+    /// The same if all before `durable` is known to have been.
+    fn judge_knowing(
+        durable: Offset,
+        groups: &[&[(u64, u64, usize)]],
+        spoil: impl Fn(&mut Vec<u8>, &[usize]),
+    ) -> LastSegment {
         let header = header_at(0);
         let (mut file, mut starts) = (vec![0; SEGMENT_HEADER_BYTES as usize], Vec::new());
         for group in groups {
@@ -369,12 +386,32 @@ mod tests {
         }
         file.resize(file.len() + (1 << 20), 0);
         spoil(&mut file, &starts);
-        let mut scan = LastScan::new("f".into(), header, file.len() as u64);
+        let mut scan = LastScan::new("f".into(), header, file.len() as u64).knowing(durable);
         while let Some((position, len)) = scan.wants() {
             let position = position as usize;
             scan.take(&file[position.min(file.len())..(position + len).min(file.len())]);
         }
         scan.verdict()
+    }
+
+    #[test]
+    fn nothing_is_a_torn_tail_that_ends_before_what_is_known_to_be_durable() {
+        let groups: [&[_]; 2] = [&[(0, 0, 300)], &[(1, 0, 300)]];
+        type Spoil = fn(&mut Vec<u8>, usize);
+        let spoils: [Spoil; 3] = [
+            |file, at| file[at + 200] ^= 1,
+            // As if it had never been written.
+            |file, at| file[at..].fill(0),
+            |file, at| file.truncate(at),
+        ];
+        for spoil in spoils {
+            for (known, case) in [(0, None), (1, None), (2, Some('C'))] {
+                let found = judge_knowing(Offset(known), &groups, |file, starts| spoil(file, starts[1]));
+                assert_eq!((found.end_offset, case_of(&found)), (Offset(1), case), "known up to {known}");
+            }
+        }
+        let whole = judge_knowing(Offset(2), &groups, |_, _| ());
+        assert_eq!((whole.end_offset, case_of(&whole)), (Offset(2), None));
     }
 
     fn case_of(found: &LastSegment) -> Option<char> {

@@ -360,7 +360,7 @@ mod tests {
         let spoiled = segment_path(Path::new(DIR), Offset(2));
         let story = async move {
             open(&context).await;
-            let reopen = || recovery::open_replica(&context, P, PathBuf::from(DIR));
+            let reopen = || recovery::open_replica(&context, P, (PathBuf::from(DIR), Offset(0)));
             append_in(&reopen().await.unwrap().log, &[2, 2, 3, 5, 5], 0).await;
             let Recovered { log, reigns, .. } = reopen().await.unwrap();
             let found = |reigns: Reigns| reigns.beginnings().iter().map(|(e, at)| (e.0, at.0)).collect::<Vec<_>>();

@@ -251,7 +251,7 @@ mod tests {
     }
 
     async fn open_replica(context: &Rc<LogContext<SimRuntime>>) -> recovery::Recovered<SimRuntime> {
-        recovery::open_replica(context, P, PathBuf::from("/p")).await.unwrap()
+        recovery::open_replica(context, P, (PathBuf::from("/p"), Offset(0))).await.unwrap()
     }
 
     /// Writes `batch` over the damage at its offset, as another copy gives it.

@@ -32,6 +32,10 @@
 //! them. (Linux lets a killed process end only after its syncs, so this takes a start beside a process that is still
 //! dying.)
 //!
+//! What looks damaged is looked at a few times before it is believed: a drive may once give other bytes than it has.
+//! One that hides the end of a log is found out only if that is known: a log that this process closed and opens again
+//! ended where it was closed.
+//!
 //! What the batches say of their producers is taken from the snapshot beside the last segment and from its batches
 //! ([`super::producer_snapshot`], [`super::producer_gathering`]).
 
@@ -86,14 +90,18 @@ pub struct Recovered<R: Runtime> {
     pub lost_end: Option<(Offset, Offset)>,
 }
 
+/// How often something is read before it is believed to be damaged. The second time a drive that gave the bytes of
+/// another place gives those that were asked for; the third is for one that does so twice.
+pub(super) const LOOKS: usize = 3;
+
 /// Opens the log of a replica like any other, and finds out where reigns begin in it, for which it reads a block of
-/// every segment. From now on each begins a segment.
+/// every segment. From now on each begins a segment. It is known to have been durable up to `end` (0: nothing is).
 pub async fn open_replica<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
-    dir: PathBuf,
+    (dir, end): (PathBuf, Offset),
 ) -> Result<Recovered<R>, LogFault> {
-    let mut recovered = open_any(context, partition, dir).await?;
+    let mut recovered = open_any(context, partition, (dir, end)).await?;
     recovered.log.begin_segments_with_reigns();
     let (reigns, damage) = recovered.log.reigns(recovered.start, &recovered.reigns).await?;
     recovered.reigns = reigns;
@@ -107,7 +115,16 @@ pub async fn open<R: Runtime>(
     partition: PartitionId,
     dir: PathBuf,
 ) -> Result<Recovered<R>, LogFault> {
-    let recovered = open_any(context, partition, dir).await?;
+    open_again(context, partition, (dir, Offset(0))).await
+}
+
+/// The same of a log that is known to have been durable up to `end`.
+pub async fn open_again<R: Runtime>(
+    context: &Rc<LogContext<R>>,
+    partition: PartitionId,
+    (dir, end): (PathBuf, Offset),
+) -> Result<Recovered<R>, LogFault> {
+    let recovered = open_any(context, partition, (dir, end)).await?;
     // Nobody has what is lost of the only copy.
     recovered.log.give_up_unread();
     Ok(recovered)
@@ -116,7 +133,7 @@ pub async fn open<R: Runtime>(
 async fn open_any<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
-    dir: PathBuf,
+    (dir, known_end): (PathBuf, Offset),
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
@@ -160,7 +177,7 @@ async fn open_any<R: Runtime>(
             return create_first(context, (partition, dir), start).await;
         };
         let path = last.path.clone();
-        let Some((segment, found)) = examine(context, partition, last).await? else {
+        let Some((segment, found)) = examine(context, partition, (last, known_end)).await? else {
             runtime.remove_file(&path).await.map_err(|e| fault("removing", &path, e))?;
             runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
             continue;
@@ -191,7 +208,7 @@ async fn finish<R: Runtime>(
     let mut losses = Vec::new();
     let mut lost_end = match (&file, &found.damage) {
         (_, None) => None,
-        (None, Some(_)) => Some((found.end_offset, found.end_offset)),
+        (None, Some(_)) => Some((found.end_offset, found.durable_hint)),
         (Some(file), Some(_)) => {
             losses = read_behind_damage(context, &last, file, &mut found).await?;
             Some((found.end_offset, found.durable_hint)).filter(|(end, durable)| end < durable)
@@ -380,11 +397,11 @@ async fn segments_in<R: Runtime>(
     Ok(segments)
 }
 
-/// Reads the last segment. `None` in case D.
+/// Reads the last segment of a log that was durable up to `known_end`. `None` in case D.
 async fn examine<R: Runtime>(
     context: &LogContext<R>,
     partition: PartitionId,
-    last: Rc<Segment<R>>,
+    (last, known_end): (Rc<Segment<R>>, Offset),
 ) -> Result<Option<(Rc<Segment<R>>, LastSegment)>, LogFault> {
     let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
     let file = context.runtime.open(&last.path, OpenMode::Existing).await.map_err(fault)?;
@@ -396,19 +413,41 @@ async fn examine<R: Runtime>(
     if !planted(PlantedBug::NoSyncBeforeTrust) {
         file.fdatasync().await.map_err(|error| LogFault::failed("fdatasync", &last.path, &error))?;
     }
+    let file = Rc::new(file);
+    let mut seen = look(partition, (&last, &file), known_end).await?;
+    for _ in 1..LOOKS {
+        let Some(damage) = seen.as_ref().and_then(|(_, found)| found.damage.clone()) else { break };
+        // A segment that has something is not removed because it seems to have nothing once.
+        let Some((segment, found)) = look(partition, (&last, &file), known_end).await? else { continue };
+        if found.damage.is_none() {
+            tracing::warn!(%damage, "that was seen, and is not so: the drive gave other bytes than it has");
+        }
+        seen = Some((segment, found));
+    }
+    Ok(seen)
+}
+
+/// One look at the last segment; see [`examine`].
+async fn look<R: Runtime>(
+    partition: PartitionId,
+    (last, file): (&Rc<Segment<R>>, &Rc<R::File>),
+    known_end: Offset,
+) -> Result<Option<(Rc<Segment<R>>, LastSegment)>, LogFault> {
+    let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
+    let size = last.end_position.get();
     let block = file.read_at(0, BEGINNING_BYTES).await.map_err(fault)?;
     let reason = match Beginning::of(&block, size, (Some(partition.log), partition.index, last.base_offset())) {
         Beginning::Intact(header) => {
             let dir = last.path.parent().unwrap_or(&last.path);
             let segment = Rc::new(Segment::planned(dir, header));
-            let file = Rc::new(file);
-            *segment.file.borrow_mut() = Some(Rc::clone(&file));
-            let mut scan = LastScan::new(segment.path.clone(), header, size);
+            *segment.file.borrow_mut() = Some(Rc::clone(file));
+            let mut scan = LastScan::new(segment.path.clone(), header, size).knowing(known_end);
             while let Some((position, len)) = scan.wants() {
                 scan.take(&file.read_at(position, len).await.map_err(fault)?);
             }
             return Ok(Some((segment, scan.verdict())));
         }
+        Beginning::Nothing if known_end > last.base_offset() => "its batches are missing".to_owned(),
         Beginning::Nothing => return Ok(None),
         Beginning::Damaged(reason) => reason,
     };
@@ -419,14 +458,14 @@ async fn examine<R: Runtime>(
         cut_position: size,
         prepared_end: size,
         torn: false,
-        durable_hint: last.base_offset(),
+        durable_hint: last.base_offset().max(known_end),
         epoch: LeaderEpoch(0),
         reigns: Reigns::default(),
         index: Index::default(),
         producers: ProducerHistory::default(),
         damage: Some(damage),
     };
-    Ok(Some((last, found)))
+    Ok(Some((Rc::clone(last), found)))
 }
 
 /// Waits for the writes that an earlier process left under way to `file` of `size` bytes: makes it longer by a block

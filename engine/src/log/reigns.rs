@@ -2,7 +2,7 @@
 //! headers of the sealed ones say it, one block of each, and the batches of the last one, which an opening reads
 //! anyway.
 
-use super::{Log, LogFault, last_segment::Damage, segment::SegmentHeader};
+use super::{Log, LogFault, last_segment::Damage, recovery::LOOKS, segment::SegmentHeader};
 use crate::{
     limits::SEGMENT_HEADER_BYTES,
     record::check_stored_header,
@@ -52,12 +52,17 @@ impl<R: Runtime> Log<R> {
         let mut reigns = Reigns::default();
         let mut damage = None;
         for segment in sealed {
-            let read = async {
-                let file = self.context.runtime.open(&segment.path, OpenMode::Existing).await?;
-                file.read_at(0, 2 * SEGMENT_HEADER_BYTES as usize).await
-            };
-            let block = read.await.map_err(|error| LogFault::from_io("reading", &segment.path, &error))?;
-            match first_reign(&block, segment.base_offset()) {
+            let fault = |error| LogFault::from_io("reading", &segment.path, &error);
+            let file = self.context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
+            let mut first = Err(String::new());
+            for _ in 0..LOOKS {
+                let block = file.read_at(0, 2 * SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
+                first = first_reign(&block, segment.base_offset());
+                if first.is_ok() {
+                    break;
+                }
+            }
+            match first {
                 Ok(epoch) => reigns.note(epoch, segment.base_offset()),
                 Err(reason) => {
                     let path = segment.path.clone();

@@ -80,6 +80,7 @@ impl<R: Runtime> Core<R> {
     /// closed when this returns, and the others keep to their settings.
     pub(super) async fn adopt(self: &Rc<Self>, next: Arc<Catalog>) {
         *self.catalog.borrow_mut() = Arc::clone(&next);
+        self.common.leaving.closed.borrow_mut().retain(|id, _| self.places_here(&next, *id));
         for partition in self.open_partitions() {
             if let Some(entry) = next.by_uid(partition.id.log) {
                 let before = partition.entry.replace(Arc::clone(entry));

@@ -13,6 +13,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 
 use super::{
+    CopyId,
     completion::ReplyTo,
     request::{Outcome, Reply, Request},
     stages::StageClock,
@@ -26,7 +27,7 @@ use crate::{
     runtime::{RingSender, Runtime},
     signal::Signal,
     testing::bug::{PlantedBug, planted},
-    types::{CoreId, LeaderEpoch, PartitionId},
+    types::{CoreId, LeaderEpoch, Offset, PartitionId},
 };
 
 /// What one core says to another.
@@ -61,6 +62,13 @@ pub enum Message {
         id: u64,
         /// What went wrong with a new log.
         result: Result<(), RequestError>,
+    },
+    /// The next catalogue has the receiver open a copy that was closed.
+    Closed {
+        /// The copy.
+        copy: CopyId,
+        /// Where its log ended, all of it durable.
+        end: Offset,
     },
     /// One copy of a partition says something to another.
     Replica {

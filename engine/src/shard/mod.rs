@@ -433,6 +433,7 @@ impl<R: Runtime> Core<R> {
                 });
             }
             Message::CatalogTaken { id, result } => self.admin.taken(id, result),
+            Message::Closed { copy, end } => self.common.leaving.note_closed(copy, end),
             Message::Replica { partition, from, to, message } => {
                 if let Some(member) = self.copy(CopyId { partition, copy: to }).and_then(|owned| owned.member.clone()) {
                     member.receive(from, message);

@@ -282,19 +282,20 @@ impl<R: Runtime> Core<R> {
         recovered: Recovered<R>,
     ) {
         let entry = self.catalog.borrow().by_uid(id.partition.log).map_or(entry, Arc::clone);
+        self.common.leaving.closed.borrow_mut().remove(&id);
         let owned = Owned::new(&self.common, id.partition, (entry, member), recovered);
         self.partitions.borrow_mut().insert(id, Slot::Open(owned));
     }
 
-    /// Opens the log of a copy.
-    pub(super) async fn recover(&self, id: CopyId, entry: &LogEntry) -> Result<Recovered<R>, LogFault> {
+    /// Opens the log of a copy, which was durable up to `end` when this process closed it (0: it did not).
+    pub(super) async fn recover(&self, id: CopyId, entry: &LogEntry, end: Offset) -> Result<Recovered<R>, LogFault> {
         let Common { context, data_dir, .. } = &*self.common;
         let dir = copy_dir(data_dir, &entry.name, id);
         let made = make_durable_dir(&context.runtime, data_dir, &dir).await;
         made.map_err(|error| LogFault::from_io("creating", &dir, &error))?;
         match entry.replication() {
-            Some(_) => recovery::open_replica(context, id.partition, dir).await,
-            None => recovery::open(context, id.partition, dir).await,
+            Some(_) => recovery::open_replica(context, id.partition, (dir, end)).await,
+            None => recovery::open_again(context, id.partition, (dir, end)).await,
         }
     }
 }
@@ -304,7 +305,8 @@ async fn open_copy<R: Runtime>(
     id: CopyId,
     entry: &LogEntry,
 ) -> Result<(Recovered<R>, Option<Rc<Member<R>>>), LogFault> {
-    let recovered = core.recover(id, entry).await?;
+    let end = core.common.leaving.closed.borrow().get(&id).copied().unwrap_or_default();
+    let recovered = core.recover(id, entry, end).await?;
     let Some(config) = entry.configuration() else { return Ok((recovered, None)) };
     let dir = copy_dir(&core.common.data_dir, &entry.name, id);
     let member = Member::open(core, id, (dir, &recovered), (config, entry.founding)).await?;

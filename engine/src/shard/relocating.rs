@@ -4,16 +4,24 @@
 //! Two cores never have the files of a copy open. The old one lets go before the catalogue changes, and opens them
 //! again only when a catalogue comes that still places the copy there; a crash on the way leaves nothing but the
 //! catalogue, whichever it is. What was accepted is durable before, as when the server stops, so the new core finds all
-//! of it, and what is said of producers; nobody hears that the fate of a write is not known.
+//! of it, and what is said of producers; nobody hears that the fate of a write is not known. It is told where the log
+//! ended: a drive that once gives other bytes than it has could hide the end from it.
 //!
 //! One that leads others hands over to one of them before, and leads again after.
 
-use std::{cell::Cell, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    cell::{Cell, RefCell},
+    collections::BTreeMap,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use super::{
     CopyId, Core, Slot,
     completion::ReplyTo,
     control::Moved,
+    mailbox::Message,
     moving::refused,
     owned::{Gone, Owned},
     request::{Reply, Request},
@@ -26,7 +34,7 @@ use crate::{
     runtime::Runtime,
     signal::Signal,
     testing::bug::{PlantedBug, planted},
-    types::{AckLevel, CoreId, LeaderEpoch, PartitionId},
+    types::{AckLevel, CoreId, LeaderEpoch, Offset, PartitionId},
 };
 
 /// How long a copy may take until all that was accepted is durable. A drive takes milliseconds, unless it stalls.
@@ -37,7 +45,7 @@ const RELEASE_PATIENCE: Duration = Duration::from_secs(8);
 
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The copy of a core that is about to go to another; one at a time.
+/// The copy of a core that is about to go to another; one at a time. And what has left its core to come to this one.
 #[derive(Default)]
 pub(super) struct Leaving {
     copy: Cell<Option<(CopyId, CoreId)>>,
@@ -46,12 +54,20 @@ pub(super) struct Leaving {
     /// It is to stay after all.
     recalled: Cell<bool>,
     over: Signal,
+    /// Where logs ended that were closed so that this core opens them, and has not yet: what the drive shows of one may
+    /// not end earlier.
+    pub(super) closed: RefCell<BTreeMap<CopyId, Offset>>,
 }
 
 impl Leaving {
     /// Where a copy goes to, once it takes nothing more here.
     pub(super) fn to(&self, id: CopyId) -> Option<CoreId> {
         self.copy.get().filter(|(copy, _)| *copy == id && self.drains.get()).map(|(_, to)| to)
+    }
+
+    /// A copy was closed, and its log ends at `end`: this core may be the next to open it.
+    pub(super) fn note_closed(&self, id: CopyId, end: Offset) {
+        self.closed.borrow_mut().insert(id, end);
     }
 
     fn begin(&self, id: CopyId, to: CoreId) {
@@ -136,11 +152,19 @@ impl<R: Runtime> Core<R> {
         Err(error)
     }
 
-    /// Has the core of a copy close it, so that `to` can open it: another core, or the same anew.
+    /// Has the core of a copy close it, so that `to` can open it: another core, or the same anew. That one knows then
+    /// where the log ends.
     pub(super) async fn have_released(self: &Rc<Self>, id: CopyId, to: CoreId) -> Result<(), RequestError> {
         match self.call_within(Request::Release(id, to), RELEASE_PATIENCE).await {
-            Some(Ok(_)) => Ok(()),
-            Some(Err(error)) => Err(error),
+            Some(Ok(Reply::Released(end))) => {
+                if to == self.common.id {
+                    self.common.leaving.note_closed(id, end);
+                } else {
+                    self.mailbox.outbox(to).push(Message::Closed { copy: id, end });
+                }
+                Ok(())
+            }
+            Some(outcome) => outcome.map(drop),
             None => {
                 let core = Rc::clone(self);
                 self.common.context.runtime.spawn(async move {
@@ -177,11 +201,12 @@ impl<R: Runtime> Core<R> {
         self.common.context.runtime.spawn(async move {
             let left = core.leave(id, to).await;
             core.common.leaving.end();
-            reply.send(left.map(|()| Reply::Released).map_err(refused));
+            reply.send(left.map(Reply::Released).map_err(refused));
         });
     }
 
-    async fn leave(self: &Rc<Self>, id: CopyId, to: CoreId) -> Result<(), String> {
+    /// Gives where the log ends.
+    async fn leave(self: &Rc<Self>, id: CopyId, to: CoreId) -> Result<Offset, String> {
         self.cede(id).await?;
         let Core { common, partitions, .. } = &**self;
         let runtime = &common.context.runtime;
@@ -212,7 +237,9 @@ impl<R: Runtime> Core<R> {
         // From here on the way back is to open it again.
         partitions.borrow_mut().insert(id, Slot::Released(to));
         owned.end(Gone::Elsewhere(Some(to))).await;
-        Ok(())
+        let end = owned.held.get().durable;
+        common.leaving.note_closed(id, end);
+        Ok(end)
     }
 
     /// Has another copy lead, if this one does and there are others.

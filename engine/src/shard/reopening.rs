@@ -89,16 +89,16 @@ impl<R: Runtime> Member<R> {
         owned.log.close().await;
         let entry = owned.entry.borrow().clone();
         drop(owned);
-        let recovered = core.recover(self.id, &entry).await.map_err(|fault| fault.to_string())?;
-        if let Some(damage) = &recovered.damage {
-            return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
-        }
+        let recovered = core.recover(self.id, &entry, end).await.map_err(|fault| fault.to_string())?;
         if recovered.end < end {
-            // The drive answered with other bytes than it has, and what was taken for a torn tail is cut off.
+            // The drive answers with other bytes than it had. The next opening may take them for a torn tail.
             let noted = self.note_loss().await;
             let found = recovered.end;
             let noted = noted.map_or_else(|fault| fault.to_string(), |()| "it will be rebuilt".to_owned());
             return Err(format!("its log ended at {end} and was found to end at {found}; {noted}"));
+        }
+        if let Some(damage) = &recovered.damage {
+            return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
         }
         // What is damaged in the middle is repaired, if it is still there.
         recovered.log.remember(losses);

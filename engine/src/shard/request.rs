@@ -199,8 +199,8 @@ pub enum Reply {
     Stands(Box<CopyStanding>),
     /// To [`Request::Force`]: the reign that it begins.
     Forced(LeaderEpoch),
-    /// To [`Request::Release`]: nobody has its files open.
-    Released,
+    /// To [`Request::Release`]: nobody has its files open, and its log ends there.
+    Released(Offset),
 }
 
 /// A batch was stored.

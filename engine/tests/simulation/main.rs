@@ -123,6 +123,7 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (4500834, "a leader that no quorum follows refused for good what another copy has"),
     (6001257, "leadership went back to a copy with a segment to be written anew, and a reader was told of damage"),
     (835557644, "an only copy that was to have others was misread once, and took its memory for lost for ever"),
+    (3143613498, "an only copy that moved was misread, and readers were told that it had never had a record"),
     (1258453810, "a snapshot of producers that was under way when its segment was replaced held old segments back"),
 ];
 

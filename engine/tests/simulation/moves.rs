@@ -154,6 +154,30 @@ fn a_move_that_is_cut_off_anywhere_leaves_the_copy_on_one_core_with_everything()
 }
 
 #[test]
+fn a_read_that_comes_from_another_place_at_any_moment_of_a_move_hides_nothing() {
+    let mut misread = 0;
+    for moment in moments() {
+        let story = Story::new();
+        let (life, to, outcome) = story.begin();
+        story.sim.run_for(moment, STEPS_MAX).unwrap();
+        if outcome.borrow().is_some() {
+            break;
+        }
+        let is_over = || outcome.borrow().is_some();
+        let count = || story.sim.counts().get(FaultKind::MisdirectedRead);
+        story.sim.set_rate(FaultKind::MisdirectedRead, 10_000);
+        story.sim.run_until(|| count() > 0 || is_over(), STEPS_MAX).unwrap();
+        story.sim.set_rate(FaultKind::MisdirectedRead, 0);
+        story.sim.run_until(is_over, STEPS_MAX).unwrap();
+        misread += count();
+        assert_eq!(life.shard.owner(PARTITION), to, "misread after {moment:?}");
+        assert_eq!(story.end(&life), Offset(BEFORE), "misread after {moment:?}");
+        story.append(&life, BEFORE);
+    }
+    assert!(misread > 3, "{misread} misread");
+}
+
+#[test]
 fn a_drive_that_stalls_at_any_moment_of_a_move_leaves_nothing_closed() {
     let (stall, mut refused) = (Duration::from_secs(12), 0);
     for moment in moments().step_by(4) {

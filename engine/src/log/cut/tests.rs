@@ -58,7 +58,7 @@ fn history_of(offsets: Range<u64>) -> ProducerHistory {
 
 async fn open(context: &Context) -> Recovered<SimRuntime> {
     context.runtime.create_dir_all(Path::new(DIR)).await.unwrap();
-    recovery::open_replica(context, P, PathBuf::from(DIR)).await.unwrap()
+    recovery::open_replica(context, P, (PathBuf::from(DIR), Offset(0))).await.unwrap()
 }
 
 /// Appends as a shard does; writes only whole groups.
