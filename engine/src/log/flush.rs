@@ -27,6 +27,8 @@ const SYNCHRONOUS_BYTES_MAX: usize = 128 << 10;
 /// What a write is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Commit {
+    /// To be written, and nobody waits for it.
+    Unawaited,
     /// To be written.
     Written,
     /// To be durable as soon as can be, and everything written before is.
@@ -58,7 +60,7 @@ impl<R: Runtime> Log<R> {
             self.begin_segment(&segment).await?;
         }
         let bytes = groups.iter().map(|group| group.padded_bytes).sum::<usize>();
-        self.ensure_prepared(&segment, (bytes, end_position)).await?;
+        self.ensure_prepared(&segment, (commit, bytes), end_position).await?;
         let file = segment.file.borrow().clone().expect("begun above"); // why: begin_segment sets it
         // Each of its writes by itself: on a drive that can, O_DSYNC makes durable what it writes, and nothing else.
         let durable = commit == Commit::Durable && bytes <= SYNCHRONOUS_BYTES_MAX;

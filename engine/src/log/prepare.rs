@@ -3,12 +3,13 @@
 //!
 //! Zeros take as much of the drive as what is written over them later. Under a heavy load a log takes room without
 //! filling it: the drive moves twice as much for it then, and the journal's commit is little beside moving the bytes.
+//! So does a log whose commits nobody waits for.
 //!
 //! The prepared stretch doubles as the segment grows: a small log stays small on disk, a fast one is never waited for.
 
 use std::{cell::Cell, rc::Rc, time::Duration};
 
-use super::{Log, LogContext, LogFault, segment::Segment};
+use super::{Log, LogContext, LogFault, flush::Commit, segment::Segment};
 use crate::{
     limits::DEVICE_BLOCK_BYTES_MAX,
     runtime::{Buffer, File, Runtime},
@@ -31,18 +32,25 @@ const LOOK: Duration = Duration::from_millis(100);
 ///
 /// The default: with commits of 512 KiB the zeros take longer than the journal, measured: a quarter more throughput
 /// without them when the drive is busy, while batches of 100 KiB, a few in a commit, lost a twentieth. A log that
-/// writes less than 64 MiB/s is not what the drive is busy with.
+/// writes less than 64 MiB/s is not what the drive is busy with. A commit that nobody waits for, as on a follower whose
+/// leader is a write quorum by itself, may take as long as it likes: there only small logs are left as they are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct HeavyLoad {
     /// Bytes of a commit, on average.
     pub commit_bytes_min: u64,
     /// Bytes a second.
     pub bytes_per_second_min: u64,
+    /// Bytes a second, while nobody waits for a commit: it may take longer then, of whatever size.
+    pub unawaited_bytes_per_second_min: u64,
 }
 
 impl Default for HeavyLoad {
     fn default() -> Self {
-        HeavyLoad { commit_bytes_min: 512 << 10, bytes_per_second_min: 64 << 20 }
+        HeavyLoad {
+            commit_bytes_min: 512 << 10,
+            bytes_per_second_min: 64 << 20,
+            unawaited_bytes_per_second_min: 8 << 20,
+        }
     }
 }
 
@@ -64,18 +72,24 @@ struct Look {
     begun: Duration,
     commits: u64,
     bytes: u64,
+    /// Whether somebody waited for any of them.
+    awaited: bool,
 }
 
 impl Preparation {
-    fn note_commit(&self, bytes: usize, now: Duration, heavy: HeavyLoad) {
+    fn note_commit(&self, (commit, bytes): (Commit, usize), now: Duration, heavy: HeavyLoad) {
         let mut look = self.look.get();
         look.commits += 1;
         look.bytes += bytes as u64;
+        look.awaited |= commit != Commit::Unawaited;
         let lasted = now.saturating_sub(look.begun);
         if lasted >= LOOK {
             let is_large = look.bytes >= look.commits * heavy.commit_bytes_min;
-            let is_fast = look.bytes as f64 >= heavy.bytes_per_second_min as f64 * lasted.as_secs_f64();
-            self.is_heavy.set(is_large && is_fast);
+            let is_faster_than = |limit: u64| look.bytes as f64 >= limit as f64 * lasted.as_secs_f64();
+            self.is_heavy.set(
+                (is_large && is_faster_than(heavy.bytes_per_second_min))
+                    || (!look.awaited && is_faster_than(heavy.unawaited_bytes_per_second_min)),
+            );
             look = Look { begun: now, ..Look::default() };
         }
         self.look.set(look);
@@ -93,15 +107,16 @@ impl Drop for Preparing<'_> {
 }
 
 impl<R: Runtime> Log<R> {
-    /// Waits until `segment`, whose file exists, is ready for a commit of so many `bytes` up to `end`, and sees to it
+    /// Waits until `segment`, whose file exists, is ready for a `commit` of so many bytes up to `end`, and sees to it
     /// that it will be for what comes after. All of them must be written: where they go may not be filled.
     pub(super) async fn ensure_prepared(
         self: &Rc<Self>,
         segment: &Rc<Segment<R>>,
-        (bytes, end): (usize, u64),
+        commit: (Commit, usize),
+        end: u64,
     ) -> Result<(), LogFault> {
         let preparation = &self.preparation;
-        preparation.note_commit(bytes, self.context.runtime.monotonic(), self.context.heavy_load);
+        preparation.note_commit(commit, self.context.runtime.monotonic(), self.context.heavy_load);
         loop {
             if segment.prepared_end.get() >= end {
                 if !preparation.is_heavy.get() {
@@ -315,23 +330,33 @@ mod tests {
     }
 
     #[test]
-    fn a_load_is_heavy_that_is_of_large_commits_and_fast() {
-        let heavy = HeavyLoad { commit_bytes_min: 1000, bytes_per_second_min: 100_000 };
+    fn a_load_is_heavy_that_is_of_large_commits_and_fast_or_that_nobody_waits_for() {
+        let heavy =
+            HeavyLoad { commit_bytes_min: 1000, bytes_per_second_min: 100_000, unawaited_bytes_per_second_min: 10_000 };
         // How many commits of how many bytes in so many milliseconds.
-        let after = |preparation: &Preparation, (from, commits, bytes, millis): (u64, u64, usize, u64)| {
-            for commit in 1..=commits {
-                let now = Duration::from_millis(from + millis * commit / commits);
-                preparation.note_commit(bytes, now, heavy);
+        let after = |preparation: &Preparation,
+                     commit: Commit,
+                     (from, commits, bytes, millis): (u64, u64, usize, u64)| {
+            for nth in 1..=commits {
+                preparation.note_commit((commit, bytes), Duration::from_millis(from + millis * nth / commits), heavy);
             }
             preparation.is_heavy.get()
         };
         for (commits, bytes, is_heavy) in [(10, 1000, true), (20, 999, false), (9, 1000, false), (5, 2000, true)] {
-            assert_eq!(after(&Preparation::default(), (0, commits, bytes, 100)), is_heavy, "{commits} of {bytes}");
+            let load = (0, commits, bytes, 100);
+            assert_eq!(after(&Preparation::default(), Commit::Written, load), is_heavy, "{commits} of {bytes}");
         }
         let preparation = Preparation::default();
-        assert!(after(&preparation, (0, 100, 1000, 1000)));
-        assert!(after(&preparation, (1000, 1, 10, 99)), "it was not looked at for long enough");
-        assert!(!after(&preparation, (1099, 1, 1000, 5000)), "a load is heavy after a lull");
+        assert!(after(&preparation, Commit::Durable, (0, 100, 1000, 1000)));
+        assert!(after(&preparation, Commit::Durable, (1000, 1, 10, 99)), "it was not looked at for long enough");
+        assert!(!after(&preparation, Commit::Durable, (1099, 1, 1000, 5000)), "a load is heavy after a lull");
+        for (bytes, is_heavy) in [(100, true), (99, false)] {
+            let load = (0, 10, bytes, 100);
+            assert_eq!(after(&Preparation::default(), Commit::Unawaited, load), is_heavy, "10 of {bytes}");
+        }
+        let preparation = Preparation::default();
+        after(&preparation, Commit::Written, (0, 1, 100, 10));
+        assert!(!after(&preparation, Commit::Unawaited, (10, 9, 100, 90)), "somebody waited for one of them");
     }
 
     #[test]
@@ -339,7 +364,7 @@ mod tests {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         let mut context = context_of(&cores[0], 512, 64 << 20);
-        let heavy_load = HeavyLoad { commit_bytes_min: 100_000, bytes_per_second_min: 1 << 20 };
+        let heavy_load = HeavyLoad { commit_bytes_min: 100_000, bytes_per_second_min: 1 << 20, ..HeavyLoad::default() };
         Rc::get_mut(&mut context).unwrap().heavy_load = heavy_load;
         let (large, small) = (batch_of(1_000_000), batch_of(1000));
         let story = async move {

@@ -647,6 +647,14 @@ impl<B> Replica<B> {
         self.own.ballot.config.is_write_quorum([self.own.id].into_iter().collect())
     }
 
+    /// Where the records end that a follower may be sent at once, from `from` on: all of one reign. `None` if this
+    /// replica does not lead, or has no record there (any more).
+    pub fn sendable_from(&self, from: Offset) -> Option<Offset> {
+        let (start, end) = (self.own.log_start, self.own.held.received);
+        let has = matches!(self.role, Role::Leader(_)) && start <= from && from < end;
+        has.then(|| self.own.epochs.end_of(self.own.epochs.at(from), end).end)
+    }
+
     /// Everything before it is final, also while no reign is established. Zero if nothing is known.
     pub fn committed(&self) -> Offset {
         self.own.committed().min(self.own.held.received)

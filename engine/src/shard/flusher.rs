@@ -161,9 +161,16 @@ impl<R: Runtime> Owned<R> {
     async fn write(self: &Rc<Self>) -> Result<(), LogFault> {
         let begun = self.core.context.runtime.monotonic();
         self.write_begun.set(begun);
-        let commit = {
-            let wanted = self.is_wanted().1 || self.state.borrow().waits_for(AckLevel::Durable);
-            if wanted && !self.is_undurable() { Commit::Durable } else { Commit::Written }
+        let commit = match (self.is_wanted(), self.state.borrow()) {
+            ((_, durable), state) if durable || state.waits_for(AckLevel::Durable) => {
+                if self.is_undurable() {
+                    Commit::Written
+                } else {
+                    Commit::Durable
+                }
+            }
+            ((written, _), state) if written || state.waits_for(AckLevel::Written) => Commit::Written,
+            _ => Commit::Unawaited,
         };
         self.io_since.set(Some(begun));
         let written = self.log.write_waiting(commit).await;

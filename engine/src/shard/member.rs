@@ -43,6 +43,10 @@ use crate::{
     types::{AckLevel, CoreId, LeaderEpoch, Offset},
 };
 
+/// For how long what a follower is sent next is gathered, if no producer waits for it: each message wakes another core
+/// and is answered. Less than it may wait there before it is written.
+const GATHERING: Duration = Duration::from_millis(2);
+
 /// See the module.
 pub(super) struct Member<R: Runtime> {
     pub(super) common: Rc<Common<R>>,
@@ -573,15 +577,32 @@ impl<R: Runtime> Member<R> {
     fn load(self: &Rc<Self>, owned: &Rc<Owned<R>>, to: ReplicaId, (from, until, bytes_max): (Offset, Offset, u64)) {
         let range = ReadRange { offset: from, end: until, max_bytes: bytes_max as usize };
         // A copy that nobody waits for takes its time, so that it writes more at once: see `flusher.rs`.
-        let is_awaited = !self.replica.borrow().is_enough_alone();
-        let wanted = if is_awaited { owned.most_wanted() } else { AckLevel::Received };
+        if self.replica.borrow().is_enough_alone() {
+            let member = Rc::clone(self);
+            self.common.context.runtime.spawn(async move {
+                member.common.context.runtime.sleep(GATHERING).await;
+                let (owned, end) = (member.owned.borrow().upgrade(), member.replica.borrow().sendable_from(from));
+                match owned.zip(end) {
+                    Some((owned, end)) => {
+                        member.load_now(&owned, to, (ReadRange { end, ..range }, AckLevel::Received));
+                    }
+                    None => member.replica.borrow_mut().handle_load_failed(to),
+                }
+                member.carry_effects();
+            });
+        } else {
+            self.load_now(owned, to, (range, owned.most_wanted()));
+        }
+    }
+
+    fn load_now(self: &Rc<Self>, owned: &Rc<Owned<R>>, to: ReplicaId, (range, wanted): (ReadRange, AckLevel)) {
         if let Some(pieces) = owned.log.read_memory(range) {
-            return self.loaded(to, from, wanted, join(&pieces));
+            return self.loaded(to, range.offset, wanted, join(&pieces));
         }
         let (member, owned) = (Rc::clone(self), Rc::clone(owned));
         self.common.context.runtime.spawn_background(async move {
             match owned.log.read_disk(range).await {
-                Ok(pieces) => member.loaded(to, from, wanted, join(&pieces)),
+                Ok(pieces) => member.loaded(to, range.offset, wanted, join(&pieces)),
                 Err(error) => {
                     tracing::warn!(copy = %member.id, %error, "a follower cannot be sent what it lacks");
                     member.replica.borrow_mut().handle_load_failed(to);

@@ -62,7 +62,7 @@ fn run(nth: u64, (failure, sticky): (Failure, bool), mappings: u32) -> bool {
     let mut plan = Plan { rates, segment_bytes: 96 << 10, logs: 1, settings: Default::default(), ..drawn };
     if mappings > 0 {
         // Not both in every run: room is taken for segments, or they are filled with zeros.
-        plan.heavy_load = HeavyLoad { commit_bytes_min: 0, bytes_per_second_min: 0 };
+        plan.heavy_load = HeavyLoad { commit_bytes_min: 0, bytes_per_second_min: 0, unawaited_bytes_per_second_min: 0 };
     }
     plan.mappings.borrow_mut().0 = mappings;
     let sim = Sim::new(nth, &SimConfig { rates: plan.rates.clone(), alignment: plan.alignment });

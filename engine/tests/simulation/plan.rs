@@ -81,7 +81,11 @@ pub fn heavy_load(seed: u64) -> HeavyLoad {
     if !random.happens(2_000) {
         return HeavyLoad::default();
     }
-    HeavyLoad { commit_bytes_min: [0, 6 << 10][random.below(2) as usize], bytes_per_second_min: 0 }
+    HeavyLoad {
+        commit_bytes_min: [0, 6 << 10][random.below(2) as usize],
+        bytes_per_second_min: 0,
+        unawaited_bytes_per_second_min: 0,
+    }
 }
 
 /// Partitions move by themselves, in a quarter of the seeds in which they are moved at all, and then no operator does

@@ -118,6 +118,7 @@ impl Judge {
     /// Judges a state.
     pub fn judge(&self, nodes: &[Node]) {
         for (id, node) in nodes.iter().enumerate() {
+            judge_what_may_be_sent(node);
             // Who has not heard yet that records were given up still has them.
             if self.loss_accepted && node.replica.ballot().forced == LeaderEpoch(0) {
                 continue;
@@ -162,5 +163,15 @@ impl Judge {
                 }
             }
         }
+    }
+}
+
+/// What a leader says may be sent is there, also where it deleted records since it wanted to, and is of one reign.
+fn judge_what_may_be_sent(Node { replica, disk, .. }: &Node) {
+    for from in 0..=disk.end() {
+        let Some(until) = replica.sendable_from(Offset(from)) else { continue };
+        assert!(disk.log_start <= from && until.0 <= disk.end(), "{from}..{until} of {disk:?}");
+        let records = &disk.log[(from - disk.log_start) as usize..(until.0 - disk.log_start) as usize];
+        assert!(!records.is_empty() && records.iter().all(|record| record.epoch == records[0].epoch), "{records:?}");
     }
 }
