@@ -182,7 +182,11 @@ async fn walk_headers<R: Runtime>(
     while due < bound && position + BATCH_HEADER_BYTES as u64 <= end {
         if window.len() < (position - start) as usize + BATCH_HEADER_BYTES {
             start = position & !(SEGMENT_HEADER_BYTES - 1);
-            window = file.read_at(start, WINDOW_BYTES).await?;
+            window = match file.read_at(start, WINDOW_BYTES).await {
+                Ok(bytes) => bytes,
+                // What comes next the drive may give, if it does not give all that is behind it.
+                Err(_) => file.read_at(start, 2 * SEGMENT_HEADER_BYTES as usize).await?,
+            };
             context.runtime.yield_now().await;
         }
         let Some(rest) = window.get((position - start) as usize..).filter(|rest| !rest.is_empty()) else { break };

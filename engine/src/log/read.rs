@@ -138,10 +138,19 @@ impl<R: Runtime> Log<R> {
     }
 
     /// Reads from the device what [`Log::read_memory`] did not find: up to the next damage, if there is some, and not
-    /// across it.
+    /// across it. Likewise up to what the drive does not give, as far as blocks of the index are apart.
     ///
     /// Errors: `Corrupt`, if the first record wanted is lost; `ReadFailed`.
     pub async fn read_disk(self: &Rc<Self>, range: ReadRange) -> Result<Vec<Bytes>, RequestError> {
+        match self.read_at_once(range).await {
+            Err(RequestError::ReadFailed { .. }) if range.max_bytes > 1 => {
+                self.read_at_once(ReadRange { max_bytes: 1, ..range }).await
+            }
+            outcome => outcome,
+        }
+    }
+
+    async fn read_at_once(self: &Rc<Self>, range: ReadRange) -> Result<Vec<Bytes>, RequestError> {
         let careless = planted(PlantedBug::SkipDamageSilently) || planted(PlantedBug::StopAtDamage);
         if let Some(loss) = self.losses.at(range.offset).filter(|_| !careless) {
             return Err(loss.error());

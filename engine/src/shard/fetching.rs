@@ -150,12 +150,16 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
-    /// Reads from the device. What is damaged there and whole on another copy is repaired first.
-    async fn read_whole(&self, range: ReadRange) -> Result<Vec<bytes::Bytes>, RequestError> {
+    /// Reads from the device. What is damaged there and whole on another copy is repaired first; for what the drive
+    /// does not give another leads.
+    async fn read_whole(self: &Rc<Self>, range: ReadRange) -> Result<Vec<bytes::Bytes>, RequestError> {
         let read = self.log.read_disk(range).await;
         match (&read, &self.member) {
             (Err(RequestError::Corrupt { from, to, .. }), Some(member)) if from < to => {
                 if member.repaired(self, range.offset).await? { self.log.read_disk(range).await } else { read }
+            }
+            (Err(RequestError::ReadFailed { .. }), Some(member)) if !member.is_alone() => {
+                member.read_again(self, range).await
             }
             _ => read,
         }

@@ -23,6 +23,7 @@ use super::{
     reopening::{Change, LOG_BUSY_PAUSE},
     repairing::Repairs,
     wait_at_most,
+    withheld::Withheld,
 };
 use crate::{
     error::RequestError,
@@ -85,6 +86,8 @@ pub(super) struct Member<R: Runtime> {
     stuck_said: Cell<Option<Duration>>,
     /// What is damaged here and is got back from the others.
     pub(super) repairs: Repairs,
+    /// What its drive does not give.
+    pub(super) withheld: Withheld,
     /// Whether the copy that is to lead is given leadership back.
     pub(super) homing: Homing,
     /// Whether it hands over because it is given up.
@@ -140,6 +143,7 @@ impl<R: Runtime> Member<R> {
             closed: Cell::new(false),
             stuck_said: Cell::new(None),
             repairs: Repairs::default(),
+            withheld: Withheld::default(),
             homing: Homing::default(),
             given_up: GivenUp::default(),
         }))
@@ -599,11 +603,15 @@ impl<R: Runtime> Member<R> {
         if let Some(pieces) = owned.log.read_memory(range) {
             return self.loaded(to, range.offset, wanted, join(&pieces));
         }
+        if self.withheld.has(from) {
+            return self.replica.borrow_mut().handle_load_failed(to);
+        }
         let (member, owned) = (Rc::clone(self), Rc::clone(owned));
         self.common.context.runtime.spawn_background(async move {
             match owned.log.read_disk(range).await {
                 Ok(pieces) => member.loaded(to, range.offset, wanted, join(&pieces)),
                 Err(error) => {
+                    member.note_withheld(from, &error);
                     tracing::warn!(copy = %member.id, %error, "a follower cannot be sent what it lacks");
                     member.replica.borrow_mut().handle_load_failed(to);
                 }

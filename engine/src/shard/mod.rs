@@ -36,6 +36,7 @@ mod retaining;
 mod scrubbing;
 pub mod stages;
 pub mod trust;
+mod withheld;
 
 use std::{
     cell::{Cell, RefCell},

@@ -47,16 +47,16 @@ const SPARE_BYTES_MAX: usize = 4 << 20;
 const PATIENCE: Duration = Duration::from_secs(1);
 
 /// After a round that left something damaged.
-const PAUSE: Duration = Duration::from_secs(1);
+pub(super) const PAUSE: Duration = Duration::from_secs(1);
 
 /// The same if it is only not known yet what is final: a leader says so with its next beat.
-const SHORT_PAUSE: Duration = Duration::from_millis(50);
+pub(super) const SHORT_PAUSE: Duration = Duration::from_millis(50);
 
 /// How often a place whose records do not fit into it is taken for a longer one.
 const WIDENINGS_MAX: usize = 8;
 
 /// How long a reader waits for what he asked for: a round with a place that nobody gives, and one more.
-const READER_PATIENCE: Duration = Duration::from_secs(2);
+pub(super) const READER_PATIENCE: Duration = Duration::from_secs(2);
 
 /// See the module.
 #[derive(Default)]
@@ -67,7 +67,7 @@ pub(super) struct Repairs {
     next: Cell<Duration>,
     /// What came for the place that is being repaired, and that something did, or that a round is over.
     came: RefCell<Vec<Batches<Bytes>>>,
-    news: Signal,
+    pub(super) news: Signal,
     /// Records that were repaired.
     records: Cell<u64>,
     /// Why something stays damaged, as it was said last: of which records.
@@ -94,8 +94,8 @@ impl Repairs {
     }
 
     /// Notes why a place stays damaged. Gives whether that is news.
-    fn say(&self, loss: &Loss, why: String) -> bool {
-        let said = Some((loss.lost.from, loss.lost.to, why));
+    fn say(&self, (from, to): (Offset, Offset), why: String) -> bool {
+        let said = Some((from, to, why));
         let is_news = *self.said.borrow() != said;
         *self.said.borrow_mut() = said;
         is_news
@@ -111,7 +111,7 @@ impl Repairs {
 
 /// Why a place stays damaged for now.
 #[derive(Debug, thiserror::Error)]
-enum NotNow {
+pub(super) enum NotNow {
     #[error("it is not known yet whether these records are final")]
     NotFinal,
     #[error(
@@ -138,10 +138,11 @@ enum NotNow {
 impl<R: Runtime> Member<R> {
     /// Begins to repair what is damaged, if anything is.
     pub(super) fn see_to_damage(self: &Rc<Self>) {
-        let is_needed = |owned: &Rc<Owned<R>>| !owned.log.losses().is_empty() || owned.log.unread().is_some();
-        let owned = self.owned().filter(is_needed);
-        self.replica.borrow_mut().note_damage(owned.is_some());
-        let Some(owned) = owned else { return };
+        let owned = self.owned();
+        let is_damaged = |owned: &Rc<Owned<R>>| !owned.log.losses().is_empty() || owned.log.unread().is_some();
+        let is_damaged = self.withheld.lasts() || owned.as_ref().is_some_and(is_damaged);
+        self.replica.borrow_mut().note_damage(is_damaged);
+        let Some(owned) = owned.filter(|_| is_damaged || !self.withheld.is_empty()) else { return };
         // A log that ends at damage is mended first.
         let waits =
             self.is_closed() || self.is_changing() || owned.damage.is_some() || self.now() < self.repairs.next.get();
@@ -158,6 +159,7 @@ impl<R: Runtime> Member<R> {
                 }
                 pause = pause.max(member.repair(&owned, &loss).await.err());
             }
+            pause = pause.max(member.see_to_withheld(&owned).await.err());
             pause = pause.max(member.see_to_producers(&owned).await.err());
             let repairs = &member.repairs;
             repairs.next.set(pause.map_or(Duration::ZERO, |pause| member.now() + pause));
@@ -225,22 +227,25 @@ impl<R: Runtime> Member<R> {
                 Ok(())
             }
             Ok(None) => Ok(()),
-            Err(why) => {
-                let (from, to, reason) = (loss.lost.from, loss.lost.to, why.to_string());
-                let is_news = self.repairs.say(loss, reason.clone());
-                match why {
-                    _ if !is_news => {}
-                    NotNow::Alone | NotNow::Forgotten => {
-                        tracing::error!(%copy, %from, %to, reason, "records of the copy that leads are damaged");
-                    }
-                    _ => tracing::warn!(%copy, %from, %to, reason, "damaged records are not repaired yet"),
-                }
-                if let NotNow::Refused(RewriteError::Fault(fault)) = &why {
-                    owned.fence(fault.to_string());
-                }
-                Err(if matches!(why, NotNow::NotFinal | NotNow::Alone) { SHORT_PAUSE } else { PAUSE })
-            }
+            Err(why) => Err(self.leave(owned, (loss.lost.from, loss.lost.to), &why)),
         }
+    }
+
+    /// Says why records stay damaged, if that is news. Gives when to try again.
+    pub(super) fn leave(&self, owned: &Owned<R>, (from, to): (Offset, Offset), why: &NotNow) -> Duration {
+        let (copy, reason) = (self.id, why.to_string());
+        let is_news = self.repairs.say((from, to), reason.clone());
+        match why {
+            _ if !is_news => {}
+            NotNow::Alone | NotNow::Forgotten => {
+                tracing::error!(%copy, %from, %to, reason, "records of the copy that leads are damaged");
+            }
+            _ => tracing::warn!(%copy, %from, %to, reason, "damaged records are not repaired yet"),
+        }
+        if let NotNow::Refused(RewriteError::Fault(fault)) = why {
+            owned.fence(fault.to_string());
+        }
+        if matches!(why, NotNow::NotFinal | NotNow::Alone) { SHORT_PAUSE } else { PAUSE }
     }
 
     /// Gives how many batches were written; none if nothing is damaged.
@@ -254,22 +259,29 @@ impl<R: Runtime> Member<R> {
             Err(error) => return Err(error.into()),
         };
         let (from, to) = (loss.lost.from.max(owned.kept_start.get()), loss.lost.to);
-        if self.look(|replica| replica.committed()) < to {
-            return Err(match self.drive(|replica, now| replica.handle_damage(from, to, now)) {
-                Damaged::Waits => NotNow::NotFinal,
-                Damaged::Keeps => NotNow::Alone,
-                Damaged::Forgets => NotNow::Forgotten,
-            });
-        }
+        self.check_final(from, to)?;
         if !fits {
-            return self.renew(owned, loss).await.map(Some);
+            return self.renew(owned, loss.lost.to).await.map(Some);
         }
         match self.repair_in_place(owned, loss).await {
             Err(NotNow::TooLong | NotNow::Refused(RewriteError::Misfit { .. })) => {
-                self.renew(owned, loss).await.map(Some)
+                self.renew(owned, loss.lost.to).await.map(Some)
             }
             outcome => outcome.map(Some),
         }
+    }
+
+    /// Whether others have the records from `from` to `to`, which are damaged here. If not it may be that this copy
+    /// gives way for them.
+    pub(super) fn check_final(self: &Rc<Self>, from: Offset, to: Offset) -> Result<(), NotNow> {
+        if self.look(|replica| replica.committed()) >= to {
+            return Ok(());
+        }
+        Err(match self.drive(|replica, now| replica.handle_damage(from, to, now)) {
+            Damaged::Waits => NotNow::NotFinal,
+            Damaged::Keeps => NotNow::Alone,
+            Damaged::Forgets => NotNow::Forgotten,
+        })
     }
 
     async fn repair_in_place(self: &Rc<Self>, owned: &Owned<R>, loss: &Loss) -> Result<u64, NotNow> {
@@ -288,11 +300,10 @@ impl<R: Runtime> Member<R> {
         self.fetch_and_rewrite(owned, &loss).await
     }
 
-    /// Writes the segment of `loss` anew, with what is intact of it and what others give. Gives how many batches those
-    /// gave.
-    async fn renew(self: &Rc<Self>, owned: &Rc<Owned<R>>, loss: &Loss) -> Result<u64, NotNow> {
-        let (at, start) = (loss.lost.to, owned.kept_start.get());
-        let at = Offset(at.0.saturating_sub(1));
+    /// Writes the segment that has the record before `to` anew, with what is intact of it and what others give. Gives
+    /// how many batches those gave.
+    pub(super) async fn renew(self: &Rc<Self>, owned: &Rc<Owned<R>>, to: Offset) -> Result<u64, NotNow> {
+        let (at, start) = (Offset(to.0.saturating_sub(1)), owned.kept_start.get());
         let mut renewal = match owned.log.begin_renewal(at, start).await {
             Err(RewriteError::Active { .. }) if owned.roll().await => owned.log.begin_renewal(at, start).await?,
             begun => begun?,
@@ -303,7 +314,7 @@ impl<R: Runtime> Member<R> {
             let range = ReadRange { offset: next, end, max_bytes: SPARE_BYTES_MAX };
             let batches = match owned.log.read(range).await {
                 Ok(pieces) => join(&pieces),
-                Err(RequestError::Corrupt { .. }) => {
+                Err(RequestError::Corrupt { .. } | RequestError::ReadFailed { .. }) => {
                     given += 1;
                     // One batch: how many bytes the others are is not known.
                     self.fetch(next, Offset(next.0 + 1)).await?
@@ -375,7 +386,10 @@ impl<R: Runtime> Member<R> {
             match owned.log.read(range).await.map(|pieces| extent(&join(&pieces))) {
                 Ok(Some(batches)) => member.drive(|replica, _| replica.handle_spare(to, batches)),
                 Ok(None) => {}
-                Err(error) => tracing::warn!(copy = %member.id, %error, "another copy cannot be given what it lost"),
+                Err(error) => {
+                    tracing::warn!(copy = %member.id, %error, "another copy cannot be given what it lost");
+                    member.note_withheld(from, &error);
+                }
             }
         });
     }

@@ -23,7 +23,7 @@ use pyralog_engine::{
     types::CoreId,
 };
 
-use crate::{clients::Clients, plan::Plan, spoiling};
+use crate::{clients::Clients, plan::Plan, spoiling, withholding::withhold};
 
 /// What chance has in store for the drives of one seed.
 pub struct Fate {
@@ -35,6 +35,8 @@ pub struct Fate {
     image: Option<(PathBuf, DriveImage)>,
     /// Something spoils copies.
     spoiling: Option<SimRandom>,
+    /// Drives do not give some bytes.
+    withholding: Option<SimRandom>,
 }
 
 impl Fate {
@@ -42,7 +44,8 @@ impl Fate {
         let drives = plan.drives.clone();
         let may_lose = plan.may_lose_a_drive();
         let spoiling = plan.spoils_copies.then(|| SimRandom::new(seed, 230));
-        Fate { random: SimRandom::new(seed, 228), may_lose, drives, image: None, spoiling }
+        let withholding = plan.withholds.then(|| SimRandom::new(seed, 259));
+        Fate { random: SimRandom::new(seed, 228), may_lose, drives, image: None, spoiling, withholding }
     }
 
     fn any(&mut self) -> PathBuf {
@@ -65,6 +68,11 @@ impl Fate {
         }
     }
 
+    /// The server runs: some bytes may not be read again in this life.
+    pub fn withhold(&mut self, sim: &Sim, plan: &Plan) {
+        self.withholding.iter_mut().for_each(|random| withhold(sim, plan, random));
+    }
+
     /// The power was lost: something may be spoiled.
     pub fn spoil(&mut self, sim: &Sim, plan: &Plan) {
         self.spoiling.iter_mut().for_each(|random| spoiling::spoil(sim, plan, random));
@@ -72,6 +80,7 @@ impl Fate {
 
     /// The server is down: drives are mended, or replaced.
     pub fn between_lives(&mut self, sim: &Sim) {
+        sim.allow_reads();
         if self.drives.len() < 2 {
             return;
         }

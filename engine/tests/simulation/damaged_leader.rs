@@ -3,7 +3,7 @@
 
 use std::{
     cell::{Cell, RefCell},
-    path::PathBuf,
+    path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
 };
@@ -19,7 +19,7 @@ use pyralog_engine::{
     settings::{LogSettings, Replication},
     shard::{
         Shard,
-        control::PartitionStatus,
+        control::{PartitionStatus, ReplicaRole},
         request::{Append, CreateLog, Fetch, Outcome, Reply, Request},
     },
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
@@ -102,8 +102,10 @@ fn status(sim: &Sim, runtime: &SimRuntime, shard: Shard<SimRuntime>, clients: Rc
     sim.block_on(runtime, status, STEPS_MAX).unwrap()
 }
 
-#[test]
-fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
+/// A copy that leads, in whose log something is done to records that the other copy never got: while it is away, or as
+/// soon as it is open.
+fn lead_with_records_of_its_own(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, &Path)) {
+    crate::trace::begin();
     let (sim, plan, clients, (process, runtime, shard)) = with_batches(BEFORE);
     let copies = copies_on(&sim, &plan);
     let copies = copies.values().next().unwrap();
@@ -122,9 +124,10 @@ fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
     sim.heal_drive(drive);
     let segments = &copies_on(&sim, &plan)[leader.strip_prefix(&plan.drives[0]).unwrap()][leader];
     assert!(segments.len() > 3, "{segments:?}");
-    assert!(sim.flip_bit_at(&segments[segments.len() / 2], SEGMENT_HEADER_BYTES + 200));
+    away(&sim, &segments[segments.len() / 2]);
 
     let (_, runtime, shard) = begin(&sim, &plan);
+    open(&sim, &segments[segments.len() / 2]);
     let written = keep_writing(&runtime, &shard, &clients);
     let until = sim.now() + Duration::from_secs(10);
     sim.keep_going_until(until);
@@ -132,7 +135,43 @@ fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
     assert!(written.get() > 20, "nobody takes writes");
     let (end, status) = self::status(&sim, &runtime, shard, clients);
     assert!(status.damages.is_empty() && status.replicas.len() == 2, "{status:?}");
+    assert!(status.replicas.iter().all(|replica| replica.role != ReplicaRole::Closed), "{status:?}");
     assert!(status.leads && status.replica != ReplicaId(0) && end >= (BEFORE + written.get()) * 20, "{end} {status:?}");
+}
+
+#[test]
+fn a_leader_that_alone_has_damaged_records_is_replaced_and_rebuilt() {
+    let flip = |sim: &Sim, segment: &Path| assert!(sim.flip_bit_at(segment, SEGMENT_HEADER_BYTES + 200));
+    lead_with_records_of_its_own(flip, |_, _| ());
+}
+
+#[test]
+fn a_leader_that_cannot_read_what_no_other_copy_has_is_replaced_and_rebuilt() {
+    // At the beginning of a segment, and behind whole blocks of its index.
+    for at in [SEGMENT_HEADER_BYTES, SEGMENT_HEADER_BYTES + (40 << 10)] {
+        lead_with_records_of_its_own(|_, _| (), |sim, segment| sim.refuse_reads(segment, at..at + 512));
+    }
+}
+
+/// Takes back what was planted, also when a test panics.
+#[cfg(feature = "planted-bugs")]
+struct Planted;
+
+#[cfg(feature = "planted-bugs")]
+impl Drop for Planted {
+    fn drop(&mut self) {
+        pyralog_engine::testing::bug::plant(None);
+    }
+}
+
+#[cfg(feature = "planted-bugs")]
+#[test]
+#[should_panic(expected = "nobody takes writes")]
+fn a_leader_that_does_nothing_about_what_it_cannot_read_keeps_all_from_writing() {
+    let _planted = Planted;
+    pyralog_engine::testing::bug::plant(Some(pyralog_engine::testing::bug::PlantedBug::NeverRepair));
+    let at = SEGMENT_HEADER_BYTES;
+    lead_with_records_of_its_own(|_, _| (), |sim, segment| sim.refuse_reads(segment, at..at + 512));
 }
 
 /// Reads the first record again and again. Counts how often it came, and notes what a reader should not be told.
@@ -153,8 +192,10 @@ fn keep_reading(runtime: &SimRuntime, shard: &Shard<SimRuntime>) -> Rc<RefCell<(
     read
 }
 
-#[test]
-fn a_leader_whose_segment_is_to_be_written_anew_leads_again_only_after_that() {
+/// A server that was started again with many records on both copies, of which `away` and then `open` do something to
+/// the first segment of the leader. Whoever reads the first record is told of no error, and the leader leads again when
+/// its segment is written anew.
+fn have_a_segment_written_anew(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, &Path)) -> PartitionStatus {
     let (sim, plan, clients, (process, runtime, shard)) = with_batches(60);
     let (end, before) = status(&sim, &runtime, shard.clone(), Rc::clone(&clients));
     assert!(before.leads && before.replica == ReplicaId(0), "{before:?}");
@@ -164,12 +205,10 @@ fn a_leader_whose_segment_is_to_be_written_anew_leads_again_only_after_that() {
     let copies = copies.values().next().unwrap();
     let segments = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap().1;
     assert!(segments.len() > 3, "{segments:?}");
-    // The header, and the batch that could tell it.
-    for at in [8, SEGMENT_HEADER_BYTES + 200] {
-        assert!(sim.flip_bit_at(&segments[0], at));
-    }
+    away(&sim, &segments[0]);
 
     let (_, runtime, shard) = begin(&sim, &plan);
+    open(&sim, &segments[0]);
     let read = keep_reading(&runtime, &shard);
     sim.keep_going_until(sim.now() + Duration::from_secs(10));
     let until = sim.now() + Duration::from_secs(5);
@@ -177,7 +216,27 @@ fn a_leader_whose_segment_is_to_be_written_anew_leads_again_only_after_that() {
     let (times, wrong) = read.take();
     let (end_after, after) = status(&sim, &runtime, shard, clients);
     assert!(times > 500 && wrong.is_empty(), "read {times} times, told {wrong:?}");
-    assert!(end_after == end && after.damages.is_empty() && after.repaired_records > 0, "{after:?}");
+    assert!(end_after == end && after.damages.is_empty(), "{after:?}");
     // The restart, the handover, and back.
     assert!(after.leads && after.replica == ReplicaId(0) && after.epoch.0 <= before.epoch.0 + 3 * 8, "{after:?}");
+    after
+}
+
+#[test]
+fn a_leader_whose_segment_is_to_be_written_anew_leads_again_only_after_that() {
+    // The header, and the batch that could tell it.
+    let flip = |sim: &Sim, segment: &Path| {
+        for at in [8, SEGMENT_HEADER_BYTES + 200] {
+            assert!(sim.flip_bit_at(segment, at));
+        }
+    };
+    let after = have_a_segment_written_anew(flip, |_, _| ());
+    assert!(after.repaired_records > 0, "{after:?}");
+}
+
+#[test]
+fn for_what_a_leader_cannot_read_and_another_has_that_one_leads_until_the_segment_is_written_anew() {
+    let at = SEGMENT_HEADER_BYTES;
+    let after = have_a_segment_written_anew(|_, _| (), |sim, segment| sim.refuse_reads(segment, at..at + 512));
+    assert!(after.epoch.0 > 2 * 8, "nobody else led: {after:?}");
 }

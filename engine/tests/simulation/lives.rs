@@ -195,6 +195,7 @@ pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Cl
     sim.set_rate(FaultKind::MisdirectedRead, plan.rates.get(FaultKind::MisdirectedRead));
     let open: Vec<_> = shards.borrow_mut().drain(..).flatten().collect();
     fate.strike(sim, clients);
+    fate.withhold(sim, plan);
     if open.len() == cores {
         serve(sim, (&open, &runtimes), (plan, clients), (end, death), random);
     }
@@ -296,6 +297,7 @@ fn note_causes(before: &FaultCounts, after: &FaultCounts, clients: &Clients) {
         (FaultKind::WriteError, Cause::DriveFailed),
         (FaultKind::SyncError, Cause::DriveFailed),
         (FaultKind::ReadError, Cause::ReadFailed),
+        (FaultKind::Unreadable, Cause::ReadFailed),
         (FaultKind::DriveFailed, Cause::DriveFailed),
         (FaultKind::DriveFailed, Cause::ReadFailed),
         (FaultKind::MisdirectedRead, Cause::Misread),

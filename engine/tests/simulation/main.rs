@@ -32,6 +32,7 @@ mod settings;
 mod spoiling;
 mod stalled_drive;
 mod trace;
+mod withholding;
 
 use lives::{Kind, Report, run_seed, shorten, try_seed};
 

@@ -13,7 +13,7 @@ use pyralog_engine::{
     types::AckLevel,
 };
 
-use crate::deaths::Deaths;
+use crate::{deaths::Deaths, withholding};
 
 /// What one seed means, drawn before anything runs.
 pub struct Plan {
@@ -31,6 +31,8 @@ pub struct Plan {
     pub drives: Vec<PathBuf>,
     /// Something spoils single copies.
     pub spoils_copies: bool,
+    /// Drives do not give some bytes.
+    pub withholds: bool,
     /// An operator moves partitions from core to core.
     pub moves: bool,
     /// An operator changes how many copies there are.
@@ -123,6 +125,7 @@ impl Plan {
         let write_quorum = self.settings.replication.map_or(1, |replication| replication.write_quorum);
         let any = SPOILING.iter().any(|kind| self.rates.get(*kind) > 0) || SimRandom::new(seed, 231).happens(3_000);
         self.spoils_copies = write_quorum > 1 && any;
+        self.withholds = withholding::of_seed(seed);
         for kind in SPOILING {
             self.rates = self.rates.with(kind, 0);
         }
@@ -135,7 +138,7 @@ impl Plan {
             let on_a_drive = usize::from(replication.replication_factor).div_ceil(self.drives.len());
             usize::from(replication.write_quorum - 1) / on_a_drive
         });
-        self.drives.len() > 1 && spare > 0 && !self.spoils_copies
+        self.drives.len() > 1 && spare > 0 && !self.spoils_copies && !self.withholds
     }
 
     /// What logs are made with.
@@ -191,6 +194,7 @@ impl Plan {
             drive_fails,
             drives: vec![PathBuf::from("/data")],
             spoils_copies: false,
+            withholds: false,
             moves: false,
             changes: false,
             begins_alone: false,

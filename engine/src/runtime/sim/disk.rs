@@ -275,6 +275,10 @@ impl World {
             if world.fault(FaultKind::ReadError, Stream::Disk) {
                 return Err(os_error(libc::EIO));
             }
+            if inode.borrow().is_unreadable(position, len) {
+                world.count(FaultKind::Unreadable);
+                return Err(os_error(libc::EIO));
+            }
             let bytes = inode.borrow().read(position, len);
             if world.would(FaultKind::MisdirectedRead, Stream::Disk)
                 && let Some(other) = world.elsewhere(&inode, position, bytes.len())
@@ -582,6 +586,19 @@ impl World {
             self.count(FaultKind::MisdirectedWrite);
         }
         hit
+    }
+
+    /// From now on reads of these bytes of the file at `path` fail.
+    pub(super) fn refuse_reads(&self, path: &Path, bytes: Range<u64>) {
+        if let Some(inode) = self.file_at(path) {
+            inode.borrow_mut().unreadable.push(bytes);
+        }
+    }
+
+    /// All bytes can be read again.
+    pub(super) fn allow_reads(&self) {
+        let files = self.files().into_iter().filter_map(|(path, _)| self.file_at(&path));
+        files.for_each(|inode| inode.borrow_mut().unreadable.clear());
     }
 
     fn file_at(&self, path: &Path) -> Option<Rc<RefCell<Inode>>> {

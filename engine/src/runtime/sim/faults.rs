@@ -59,6 +59,8 @@ pub enum FaultKind {
     DriveReplaced,
     /// One of several drives is replaced by a copy of an earlier time.
     DriveStale,
+    /// A read fails with EIO, however often it is tried.
+    Unreadable,
     /// No fault, but somebody's doing: a partition is led on another core.
     PartitionMoved,
     /// The number of copies of a log, or a quorum, is to be another.
@@ -71,7 +73,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 31;
+    pub const COUNT: usize = 32;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -102,6 +104,7 @@ impl FaultKind {
         FaultKind::DriveStalled,
         FaultKind::DriveReplaced,
         FaultKind::DriveStale,
+        FaultKind::Unreadable,
         FaultKind::PartitionMoved,
         FaultKind::CopiesChanged,
         FaultKind::OneToSeveral,

@@ -87,6 +87,8 @@ pub(super) struct Inode {
     wounds: BTreeMap<u64, [u8; SECTOR]>,
     /// The length that durable writes need: no sync that began before them takes it back.
     durable_writes_end: u64,
+    /// Bytes that the drive does not give any more: a read of any of them fails. What is written there anew it gives.
+    pub(super) unreadable: Vec<Range<u64>>,
     /// Pages that are mapped, once for each mapping.
     pub(super) mapped: Vec<Range<u64>>,
     /// How many openings keep it from being mapped.
@@ -133,6 +135,12 @@ impl Inode {
         bytes
     }
 
+    /// Whether a read would fail however often it is tried.
+    pub(super) fn is_unreadable(&self, position: u64, len: usize) -> bool {
+        let end = self.visible_len.min(position + len as u64);
+        self.unreadable.iter().any(|bytes| bytes.start < end && position < bytes.end)
+    }
+
     /// A write is under way, also if its process dies, until then.
     pub(super) fn be_busy_until(&mut self, ends: Duration) {
         self.busy_until = self.busy_until.max(ends);
@@ -169,8 +177,10 @@ impl Inode {
             let to = from + (bytes.len() / SECTOR) as u64;
             self.wounds.retain(|sector, _| !(from..to).contains(sector));
         }
+        let end = position + bytes.len() as u64;
+        self.unreadable.retain(|bytes| end <= bytes.start || bytes.end <= position);
         self.put(position, bytes, version);
-        self.visible_len = self.visible_len.max(position + bytes.len() as u64);
+        self.visible_len = self.visible_len.max(end);
     }
 
     /// A write for `position` begins and goes to `target`.

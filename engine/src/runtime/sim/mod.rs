@@ -19,6 +19,7 @@ use std::{
     cell::{Cell, RefCell},
     future::Future,
     io,
+    ops::Range,
     path::{Path, PathBuf},
     rc::Rc,
     time::Duration,
@@ -259,6 +260,16 @@ impl Sim {
     /// has these places.
     pub fn misdirect(&self, path: &Path, (from, to): (u64, u64), sectors: u64) -> bool {
         self.world.misdirect(path, (from, to), sectors)
+    }
+
+    /// From now on reads of these bytes of the file at `path` fail, until they are written anew.
+    pub fn refuse_reads(&self, path: &Path, bytes: Range<u64>) {
+        self.world.refuse_reads(path, bytes);
+    }
+
+    /// All bytes of all files can be read again.
+    pub fn allow_reads(&self) {
+        self.world.allow_reads();
     }
 
     /// Puts a durable file with this content where `path` says, with the directories it needs.
