@@ -270,6 +270,14 @@ impl RequestError {
         }
     }
 
+    /// Whether an append was refused for good because of what the log has, or lacks.
+    pub fn is_by_the_log(&self) -> bool {
+        use RequestError as E;
+        let of_offset = matches!(self, E::WrongOffset { .. });
+        let of_producer = matches!(self, E::OutOfSequence { .. } | E::ProducerFenced { .. } | E::SequenceReused { .. });
+        of_offset || of_producer || matches!(self, E::UnknownProducer { .. })
+    }
+
     /// Whether the same request may succeed later without anybody doing anything.
     pub fn is_retriable(&self) -> bool {
         self.class() == ErrorClass::Retriable

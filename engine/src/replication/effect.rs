@@ -106,6 +106,11 @@ pub enum Effect<B> {
         /// The last of them.
         through: ReadTicket,
     },
+    /// Leader: this replica led when it was asked up to this ticket, and its log was the log.
+    StillLeads {
+        /// The last of them.
+        through: ReadTicket,
+    },
     /// Leader: admit no appends until `Resume`, or until it leads no more. Emitted when leadership is handed over.
     Drain,
     /// Leader: admit appends again: the handover came to nothing.

@@ -39,6 +39,8 @@ pub(super) struct Leader {
     /// A write quorum has given up what is before.
     begins: Offset,
     reads: Reads,
+    /// What is to be refused for good if this replica still leads.
+    refusals: Reads,
     /// Members that are to be: their new replicas catch up before they count.
     change: Option<Members>,
     /// The end of the log when the members began to change: the new ones must have all before it on their own.
@@ -117,6 +119,7 @@ impl Leader {
             begins_at_least: log_start,
             begins: Offset(0),
             reads: Reads::default(),
+            refusals: Reads::of_refusals(),
             change: None,
             change_from: start,
             handover: None,
@@ -234,6 +237,7 @@ impl Leader {
 
     pub(super) fn handle_confirmed(&mut self, from: ReplicaId, round: u64) {
         self.reads.confirm(from, round);
+        self.refusals.confirm(from, round);
     }
 
     /// Batches were read for a follower.
@@ -279,6 +283,11 @@ impl Leader {
     /// A read comes.
     pub(super) fn ask(&mut self) -> ReadTicket {
         self.reads.ask()
+    }
+
+    /// Something is to be refused.
+    pub(super) fn ask_whether_it_leads(&mut self) -> ReadTicket {
+        self.refusals.ask()
     }
 
     /// Begins to change the members.
@@ -469,13 +478,23 @@ impl Leader {
     }
 
     fn carry_reads<B>(&mut self, own: &mut Own<B>) {
+        let config = own.ballot.config;
         while self.established {
             if let Some(round) = self.reads.begin(own.id) {
                 self.confirm(own, round, ReplicaSet::default());
             }
-            match self.reads.end(&own.ballot.config) {
+            match self.reads.end(|confirmed| config.is_read_quorum(confirmed)) {
                 Some(through) => own.effect(Effect::Answer { through }),
-                None => return,
+                None => break,
+            }
+        }
+        while self.established {
+            if let Some(round) = self.refusals.begin(own.id) {
+                self.confirm(own, round, ReplicaSet::default());
+            }
+            match self.refusals.end(|confirmed| config.is_write_quorum(confirmed)) {
+                Some(through) => own.effect(Effect::StillLeads { through }),
+                None => break,
             }
         }
     }
@@ -552,7 +571,7 @@ impl Leader {
         if now >= self.beat_at {
             self.beat_at = now + own.pace.beat;
             self.beat_all(own);
-            if let Some((round, confirmed)) = self.reads.open_round() {
+            for (round, confirmed) in [self.reads.open_round(), self.refusals.open_round()].into_iter().flatten() {
                 self.confirm(own, round, confirmed);
             }
         }

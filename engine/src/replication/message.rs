@@ -271,7 +271,7 @@ pub enum Message<B> {
         epoch: LeaderEpoch,
         /// The leader's life.
         life: u64,
-        /// Which round of reads.
+        /// Which round, of reads or of refusals.
         round: u64,
     },
     /// Follower to leader: yes. I have promised nothing to a later leader.

@@ -560,6 +560,17 @@ impl<B> Replica<B> {
         Ok(ticket)
     }
 
+    /// Something is to be refused for good by what the log has now. [`Effect::StillLeads`] says when it may be;
+    /// [`Effect::Follow`] that another log may be the one that counts.
+    ///
+    /// Errors: `NotLeading`.
+    pub fn ask_whether_it_leads(&mut self, now: Duration) -> Result<ReadTicket, NotNow> {
+        let Role::Leader(leader) = &mut self.role else { return Err(NotNow::NotLeading) };
+        let ticket = leader.ask_whether_it_leads();
+        leader.settle(&mut self.own, now);
+        Ok(ticket)
+    }
+
     /// Begins to change the members, online. [`Effect::Changed`] says that it is done.
     ///
     /// Errors: `NotLeading`, `NotEstablished`, `Changing`, `LeaderLeaves`.

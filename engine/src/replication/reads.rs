@@ -4,8 +4,11 @@
 //! them, must have promised nothing to a later leader. A write of a later reign needs a write quorum that promised, and
 //! with `R + W > N` one of those who confirm is in it; so there was no such write when the read came. One round serves
 //! all reads that came before it began.
+//!
+//! In the same way a leader finds out that its log was *the* log when it decided to refuse something by it. For that a
+//! write quorum must confirm, which meets every election quorum: no later leader was elected yet.
 
-use super::assignment::{Configuration, ReplicaId, ReplicaSet};
+use super::assignment::{ReplicaId, ReplicaSet};
 
 /// Names a read that waits for its confirmation. Tickets grow: a later read has a higher one.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -31,11 +34,19 @@ pub(super) struct Reads {
     answered: ReadTicket,
     /// The round under way, if there is one. Its reads are above `answered`, and not above `last`.
     round: Option<Round>,
-    /// How many rounds there were.
+    /// The number of the last round.
     rounds: u64,
 }
 
+/// The rounds that confirm refusals have higher numbers than this, those that confirm reads lower ones.
+const REFUSALS: u64 = 1_000_000_000_000_000;
+
 impl Reads {
+    /// The same for who is to be refused something.
+    pub(super) fn of_refusals() -> Self {
+        Reads { rounds: REFUSALS, ..Reads::default() }
+    }
+
     /// A read comes.
     pub(super) fn ask(&mut self) -> ReadTicket {
         self.last.0 += 1;
@@ -65,9 +76,9 @@ impl Reads {
         }
     }
 
-    /// Ends the round if enough have confirmed it. Gives the last read that may be answered.
-    pub(super) fn end(&mut self, config: &Configuration) -> Option<ReadTicket> {
-        let round = self.round.filter(|round| config.is_read_quorum(round.confirmed))?;
+    /// Ends the round if those who have confirmed it are enough. Gives the last read that may be answered.
+    pub(super) fn end(&mut self, is_enough: impl Fn(ReplicaSet) -> bool) -> Option<ReadTicket> {
+        let round = self.round.filter(|round| is_enough(round.confirmed))?;
         assert!(round.through > self.answered && round.through <= self.last, "{round:?} of {self:?}");
         self.round = None;
         self.answered = round.through;
@@ -77,24 +88,28 @@ impl Reads {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::assignment::Members, *};
+    use super::{
+        super::assignment::{Configuration, Members},
+        *,
+    };
 
     #[test]
     fn a_read_is_not_answered_by_a_round_that_began_before_it() {
         let members = Members::new((0..3).map(ReplicaId).collect(), 2, 2).unwrap();
         let config = Configuration::founding(members);
+        let is_enough = |confirmed| config.is_read_quorum(confirmed);
         let mut reads = Reads::default();
         let first = reads.ask();
         assert_eq!(reads.begin(ReplicaId(0)), Some(1));
         let second = reads.ask();
-        assert_eq!((reads.begin(ReplicaId(0)), reads.end(&config)), (None, None));
+        assert_eq!((reads.begin(ReplicaId(0)), reads.end(is_enough)), (None, None));
         reads.confirm(ReplicaId(1), 1);
-        assert_eq!(reads.end(&config), Some(first));
+        assert_eq!(reads.end(is_enough), Some(first));
         assert_eq!(reads.begin(ReplicaId(0)), Some(2));
         reads.confirm(ReplicaId(1), 1);
-        assert_eq!(reads.end(&config), None, "a confirmation of the round before came again");
+        assert_eq!(reads.end(is_enough), None, "a confirmation of the round before came again");
         reads.confirm(ReplicaId(2), 2);
-        assert_eq!(reads.end(&config), Some(second));
+        assert_eq!(reads.end(is_enough), Some(second));
         assert_eq!(reads.begin(ReplicaId(0)), None);
     }
 }

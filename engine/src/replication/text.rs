@@ -142,6 +142,7 @@ impl<B> fmt::Display for Effect<B> {
             Effect::Follow { leader: Some(leader), epoch } => write!(f, "Follow leader={leader} epoch={epoch}"),
             Effect::Follow { leader: None, epoch } => write!(f, "Follow nobody epoch={epoch}"),
             Effect::Answer { through } => write!(f, "Answer through={}", through.0),
+            Effect::StillLeads { through } => write!(f, "StillLeads through={}", through.0),
             Effect::Drain => f.write_str("Drain"),
             Effect::Resume => f.write_str("Resume"),
             Effect::Stuck(stuck) => stuck.fmt(f),

@@ -17,6 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Common, CopyId, Core, ballot_store,
     changing::GivenUp,
+    completion::ReplyTo,
     mailbox,
     moving::Homing,
     owned::Owned,
@@ -77,7 +78,9 @@ pub(super) struct Member<R: Runtime> {
     gave_way: Cell<Duration>,
     /// The last read that may be answered.
     answered: Cell<ReadTicket>,
-    /// More may be answered, or the leader is another.
+    /// The last refusal that may be given.
+    refusable: Cell<ReadTicket>,
+    /// More may be answered or refused, or the leader is another.
     answers: Signal,
     /// Who leads, as far as is known here.
     leader: Cell<Option<ReplicaId>>,
@@ -96,6 +99,9 @@ pub(super) struct Member<R: Runtime> {
 
 /// How often that is said.
 const STUCK_SAID_EVERY: Duration = Duration::from_secs(10);
+
+/// How long a refusal waits for others to confirm it, before whoever is refused is to ask again.
+const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
 /// need not prove often that they are there.
@@ -138,6 +144,7 @@ impl<R: Runtime> Member<R> {
             saving_since: Cell::new(None),
             gave_way: Cell::default(),
             answered: Cell::default(),
+            refusable: Cell::default(),
             answers: Signal::default(),
             leader: Cell::new(None),
             closed: Cell::new(false),
@@ -392,6 +399,33 @@ impl<R: Runtime> Member<R> {
         if self.answered.get() >= ticket && !is_over() { Ok(()) } else { Err(self.not_leader()) }
     }
 
+    /// Waits until it is sure that this copy led when this was called, so that what it refuses by its log then is not
+    /// in another's; not for ever, since others may be away.
+    ///
+    /// Errors: `NotLeader`.
+    async fn confirm_lead(self: &Rc<Self>) -> Result<(), RequestError> {
+        let epoch = self.epoch();
+        let ticket = self.drive(|replica, now| replica.ask_whether_it_leads(now)).map_err(|_| self.not_leader())?;
+        let is_over = || !self.leads() || self.epoch() != epoch;
+        let deadline = self.now() + REFUSAL_PATIENCE;
+        while self.refusable.get() < ticket && !is_over() && self.now() < deadline {
+            wait_at_most(self.runtime(), &self.answers, deadline.saturating_sub(self.now())).await;
+        }
+        if self.refusable.get() >= ticket && !is_over() { Ok(()) } else { Err(self.not_leader()) }
+    }
+
+    /// Answers an append with what its log says against it, which must be the log that counts.
+    pub(super) fn refuse(self: &Rc<Self>, refusal: RequestError, reply: ReplyTo) {
+        if self.replica.borrow().is_enough_alone() || planted(PlantedBug::RefuseUnconfirmed) {
+            return reply.send(Err(refusal));
+        }
+        let member = Rc::clone(self);
+        self.runtime().spawn(async move {
+            let refusal = member.confirm_lead().await.err().unwrap_or(refusal);
+            reply.send(Err(refusal));
+        });
+    }
+
     /// Whether reads are to be confirmed by other copies.
     pub(super) fn confirms_reads(&self) -> bool {
         self.replica.borrow().ballot().config.current.read_quorum() > 1 && !planted(PlantedBug::ReadUnconfirmed)
@@ -437,6 +471,9 @@ impl<R: Runtime> Member<R> {
                 tracing::info!(copy = %self.id, %epoch, %start, "leads from now on");
                 self.common.context.metrics.leader_elections.add(1);
                 self.leader.set(Some(self.id.copy));
+                // Each reign counts its tickets anew.
+                self.answered.set(ReadTicket::default());
+                self.refusable.set(ReadTicket::default());
                 owned.lead(epoch, self.replica.borrow().committed());
                 if let Some(core) = self.core.upgrade() {
                     core.announce_leader(self.id.partition, epoch);
@@ -461,6 +498,10 @@ impl<R: Runtime> Member<R> {
             }
             Effect::Answer { through } => {
                 self.answered.set(through);
+                self.answers.notify();
+            }
+            Effect::StillLeads { through } => {
+                self.refusable.set(through);
                 self.answers.notify();
             }
             other => self.report(&other),

@@ -188,7 +188,10 @@ impl<R: Runtime> Owned<R> {
             },
         };
         self.core.context.metrics.write_errors.add(1);
-        reply.send(Err(refusal));
+        match self.member.as_ref().filter(|_| refusal.is_by_the_log()) {
+            Some(member) => member.refuse(refusal, reply),
+            None => reply.send(Err(refusal)),
+        }
     }
 
     /// Whether it is not here any more.

@@ -76,6 +76,8 @@ pub enum PlantedBug {
     SkipAlignment,
     /// A leader answers reads without asking whether it still leads.
     ReadUnconfirmed,
+    /// A leader refuses appends for good without asking whether it still leads.
+    RefuseUnconfirmed,
     /// A leader shows that records are deleted before the others have deleted them.
     ShowTrimEarly,
     /// A core that led a partition goes on to answer for it when another leads.
@@ -171,6 +173,7 @@ impl PlantedBug {
     /// Those of partitions with several copies that no seed of a run need meet.
     pub const OF_COPIES_RARE: &[PlantedBug] = &[
         PlantedBug::ReadUnconfirmed,
+        PlantedBug::RefuseUnconfirmed,
         PlantedBug::ShowTrimEarly,
         PlantedBug::OldIsIntact,
         PlantedBug::ForgetProducersWhenBegunAnew,

@@ -15,6 +15,7 @@ use pyralog_engine::runtime::sim::faults::{FaultCounts, FaultKind};
 #[cfg(feature = "planted-bugs")]
 mod bugs;
 mod clients;
+mod confirming;
 mod copies;
 mod damage;
 mod damaged_leader;

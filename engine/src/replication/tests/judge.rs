@@ -22,6 +22,8 @@ pub struct Judge {
     leaders: BTreeMap<LeaderEpoch, ReplicaId>,
     /// Reads that wait, with how much was acknowledged when they came.
     reads: Vec<(ReplicaId, ReadTicket, usize)>,
+    /// Refusals that wait, and whether there was a later leader when they came.
+    refusals: Vec<(ReplicaId, ReadTicket, bool)>,
     /// A read must see every write that was acknowledged before it.
     linearizable: bool,
     /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the
@@ -42,6 +44,7 @@ impl Judge {
             acked_in: LeaderEpoch(0),
             leaders: BTreeMap::new(),
             reads: Vec::new(),
+            refusals: Vec::new(),
             linearizable: members.reads_are_linearizable(),
             stale: None,
             begins: 0,
@@ -54,8 +57,15 @@ impl Judge {
         self.reads.push((id, ticket, self.acked.len()));
     }
 
+    /// A leader of `epoch` is to refuse something by its log.
+    pub fn asked_to_refuse(&mut self, (id, epoch): (ReplicaId, LeaderEpoch), ticket: ReadTicket) {
+        let is_over = self.leaders.range(epoch..).any(|(later, _)| *later > epoch);
+        self.refusals.push((id, ticket, is_over));
+    }
+
     pub fn forget_reads(&mut self, id: ReplicaId) {
         self.reads.retain(|(reader, ..)| *reader != id);
+        self.refusals.retain(|(leader, ..)| *leader != id);
     }
 
     /// Judges what a replica does.
@@ -110,6 +120,14 @@ impl Judge {
                     assert!(sees, "C5: {ticket:?} at {id} sees {shown} of {acked} acknowledged records");
                 }
                 self.reads.retain(|(reader, ticket, _)| *reader != id || ticket > through);
+            }
+            Effect::StillLeads { through } => {
+                let knows = !self.loss_accepted && !self.beyond_repair && self.stale.is_none();
+                let given = self.refusals.iter().filter(|(leader, ticket, _)| *leader == id && ticket <= through);
+                for (_, ticket, is_over) in given {
+                    assert!(!is_over || !knows, "C8: {id} refuses {ticket:?} after a later leader was elected");
+                }
+                self.refusals.retain(|(leader, ticket, _)| *leader != id || ticket > through);
             }
             _ => {}
         }

@@ -135,6 +135,12 @@ impl Play {
                     None => "refused: this replica does not lead".to_owned(),
                 });
             }
+            "refuse" => {
+                return Some(match world.refuse(id, now) {
+                    Some(ticket) => format!("refusal {}", ticket.0),
+                    None => "not now: this replica does not lead".to_owned(),
+                });
+            }
             "crash" => world.crash(id, now),
             "empty" => world.replace(id, None, now),
             "restore" => {

@@ -63,7 +63,8 @@ impl Walk {
             }
             91 => self.world.act(id, |replica| replica.campaign(now)),
             92 => self.suspect(id),
-            93..=94 => drop(self.world.ask(id, now)),
+            93 => drop(self.world.ask(id, now)),
+            94 => drop(self.world.refuse(id, now)),
             95..=96 => self.hand_over(id),
             97 => self.change(id),
             98 => self.lose(id),

@@ -268,6 +268,16 @@ impl World {
         Some(ticket)
     }
 
+    /// A leader is to refuse something.
+    pub fn refuse(&mut self, id: ReplicaId, now: Duration) -> Option<ReadTicket> {
+        let replica = &mut self.node_mut(id).replica;
+        let ticket = replica.ask_whether_it_leads(now).ok()?;
+        let epoch = replica.ballot().promised;
+        self.judge.asked_to_refuse((id, epoch), ticket);
+        self.carry_effects(id);
+        Some(ticket)
+    }
+
     /// A node dies, loses what is not durable, and begins a new life.
     pub fn crash(&mut self, id: ReplicaId, now: Duration) {
         self.judge.forget_reads(id);
