@@ -41,6 +41,9 @@ pub struct LogEntry {
     /// Copies that were moved away from the core that they would be on.
     #[serde(default, skip_serializing_if = "Places::is_empty")]
     pub places: Places,
+    /// Partitions that an operator put where they are, in their order: they do not move by themselves.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub pinned: Vec<PartitionIndex>,
     /// When it was created, in milliseconds since 1970.
     pub created_ms: i64,
 }
@@ -139,6 +142,11 @@ impl LogEntry {
         }
     }
 
+    /// Whether a partition moves by an operator's word only.
+    pub fn is_pinned(&self, partition: PartitionIndex) -> bool {
+        self.pinned.binary_search(&partition).is_ok()
+    }
+
     /// Whether each partition has such a copy.
     pub fn has_slot(&self, copy: ReplicaId) -> bool {
         self.slots().any(|slot| slot == copy)
@@ -232,6 +240,7 @@ impl Catalog {
             drives: 1,
             leaders: Vec::new(),
             places: Places::default(),
+            pinned: Vec::new(),
             created_ms: now_ms,
         });
         let founding = log.replication().is_some();
@@ -308,6 +317,18 @@ impl Catalog {
             let mut leaders: Vec<_> = others.chain(own).collect();
             leaders.sort_unstable();
             next.replace(Arc::new(LogEntry { leaders, ..LogEntry::clone(log) }));
+        }
+        next
+    }
+
+    /// The catalogue in which a partition moves by an operator's word only, or by itself again.
+    pub fn with_pin(&self, partition: PartitionId, is_pinned: bool) -> Catalog {
+        let mut next = self.clone();
+        if let Some(log) = self.by_uid.get(&partition.log) {
+            let others = log.pinned.iter().copied().filter(|index| *index != partition.index);
+            let mut pinned: Vec<_> = others.chain(is_pinned.then_some(partition.index)).collect();
+            pinned.sort_unstable();
+            next.replace(Arc::new(LogEntry { pinned, ..LogEntry::clone(log) }));
         }
         next
     }
@@ -397,6 +418,20 @@ mod tests {
         let back = moved.with_leader(partition(0), ReplicaId(1)).with_leader(partition(2), ReplicaId(0));
         assert_eq!(leaders(&back), [1, 0, 0]);
         assert_eq!(back.with_leader(partition(0), ReplicaId(0)), catalog);
+    }
+
+    #[test]
+    fn a_partition_is_pinned_until_it_is_released() {
+        let (catalog, log) = Catalog::default().with_log(&create("a", 3), (1, 0)).unwrap();
+        let partition = |index| PartitionId { log: log.uid, index: PartitionIndex(index) };
+        let pinned = catalog.with_pin(partition(2), true).with_pin(partition(0), true).with_pin(partition(2), true);
+        let of = |catalog: &Catalog| {
+            [0, 1, 2].map(|index| catalog.by_uid(log.uid).unwrap().is_pinned(PartitionIndex(index)))
+        };
+        assert_eq!(of(&pinned), [true, false, true]);
+        let left = pinned.with_pin(partition(0), false).with_pin(partition(1), false);
+        assert_eq!(of(&left), [false, false, true]);
+        assert_eq!(left.with_pin(partition(2), false), catalog);
     }
 
     #[test]

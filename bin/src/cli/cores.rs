@@ -19,7 +19,7 @@ pub enum CoresCommand {
     /// List the cores: the drive of each, how busy it is, how many partitions it leads and of how many it has a copy
     /// that does not, and its load, which is measured for a second.
     List,
-    /// Have a core lead a partition, now and from now on.
+    /// Have a core lead a partition, now and from now on, until `dlog cores release`.
     ///
     /// If the core has a copy of it, that one leads. Else a copy goes there, which must be on the drive of that core:
     /// the only one, or of several the one that leads, if it is. Nothing is lost and no record is copied. A copy that
@@ -30,6 +30,12 @@ pub enum CoresCommand {
         partition: (LogId, PartitionId),
         /// The core's number, as `dlog cores list` shows it.
         core: u16,
+    },
+    /// Let a partition that was moved by command move by itself again. It stays where it is until load makes it move.
+    Release {
+        /// LOG/NUMBER, such as orders/0 or eu/orders/3.
+        #[arg(value_name = "LOG/PARTITION", value_parser = partition)]
+        partition: (LogId, PartitionId),
     },
 }
 
@@ -48,6 +54,14 @@ pub async fn run(client: &PyralogClient, command: &CoresCommand, json: bool) -> 
                 } else {
                     say!("partition {index} of {log} is led by copy {copy} on core {core}, in epoch {epoch}");
                 }
+            }
+        }
+        CoresCommand::Release { partition: (log, index) } => {
+            client.unpin_partition(log, *index).await?;
+            if json {
+                say!("{}", json!({ "released": format!("{log}/{index}") }));
+            } else {
+                say!("partition {index} of {log} may move by itself");
             }
         }
     }

@@ -4,6 +4,7 @@ use std::{
     fs,
     io::Write,
     net::UdpSocket,
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{
         Arc,
@@ -184,24 +185,13 @@ fn core_of(server: &Server, log: &str, partition: u64) -> u64 {
     one.map_or(u64::MAX, |one| one["core"].as_u64().unwrap())
 }
 
-#[test]
-fn load_that_is_on_one_core_spreads_by_itself_and_every_line_is_there() {
-    let Some(two) = cores(2) else { return };
-    let root = scratch();
-    let flags = ["--cores", &two, "--set", "balancing.busy_percent=2", "--set", "balancing.difference_percent=2"];
-    let server =
-        Server::start(&root.path().join("data"), &[&flags[..], &["--set", "balancing.period_ms=1000"]].concat());
-    server.run(&["log", "create", "a", "--partitions", "8"]);
-    let crowded: Vec<u64> = (0..8).filter(|partition| core_of(&server, "default/a", *partition) == 0).collect();
-    assert!(crowded.len() > 1, "all but {crowded:?} are on core 1");
-    let (one, other) = (crowded[0], crowded[1]);
-    let line = format!("{}\n", "x".repeat(200));
-    let (file, address) = (root.path().join("input"), server.address.clone());
-    fs::write(&file, line.repeat(20_000)).unwrap();
-    let stop = AtomicBool::new(false);
-    let written = thread::scope(|scope| {
-        let writers = [one, other].map(|partition| {
-            let (address, file, stop) = (&address, file.to_str().unwrap(), &stop);
+/// Does something while lines are written to two partitions of the log `a`; gives also how often `file` was written to
+/// each.
+fn under_load<T>(server: &Server, file: &Path, partitions: [u64; 2], something: impl FnOnce() -> T) -> (T, [u64; 2]) {
+    let (address, file) = (&server.address, file.to_str().unwrap());
+    let stop = &AtomicBool::new(false);
+    thread::scope(|scope| {
+        let writers = partitions.map(|partition| {
             scope.spawn(move || {
                 let mut rounds = 0;
                 while !stop.load(Relaxed) {
@@ -213,14 +203,71 @@ fn load_that_is_on_one_core_spreads_by_itself_and_every_line_is_there() {
                 rounds
             })
         });
-        let until = Instant::now() + PATIENCE;
-        while metric(&server, "dlog_balancing_moves_total") == 0 {
-            assert!(Instant::now() < until, "nothing moves: {}", server.text(&["cores", "list"]));
-            thread::sleep(Duration::from_millis(100));
-        }
-        thread::sleep(Duration::from_secs(2));
+        let done = something();
         stop.store(true, Relaxed);
-        writers.map(|writer| writer.join().unwrap())
+        (done, writers.map(|writer| writer.join().unwrap()))
+    })
+}
+
+/// Waits until load has moved a partition.
+fn until_moved(server: &Server) {
+    let until = Instant::now() + PATIENCE;
+    while metric(server, "dlog_balancing_moves_total") == 0 {
+        assert!(Instant::now() < until, "nothing moves: {}", server.text(&["cores", "list"]));
+        thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// Flags of a server that spreads load soon, and a file of lines to make some.
+fn soon_balanced<'a>(root: &Path, two: &'a str) -> (Vec<&'a str>, PathBuf) {
+    let settings = ["balancing.busy_percent=2", "balancing.difference_percent=2", "balancing.period_ms=1000"];
+    let flags = ["--cores", two].into_iter().chain(settings.into_iter().flat_map(|setting| ["--set", setting]));
+    let file = root.join("input");
+    fs::write(&file, format!("{}\n", "x".repeat(200)).repeat(20_000)).unwrap();
+    (flags.collect(), file)
+}
+
+#[test]
+fn what_was_moved_by_command_stays_there_through_a_restart_until_it_is_released() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let data = root.path().join("data");
+    let (flags, file) = soon_balanced(root.path(), &two);
+    let server = Server::start(&data, &flags);
+    server.run(&["log", "create", "a", "--partitions", "2"]);
+    for partition in ["a/0", "a/1"] {
+        server.run(&["cores", "move", partition, "0"]);
+    }
+    server.stop();
+    let server = Server::start(&data, &flags);
+    under_load(&server, &file, [0, 1], || {
+        // Several times the period after which load moves something.
+        thread::sleep(Duration::from_secs(6));
+        assert_eq!([0, 1].map(|partition| core_of(&server, "default/a", partition)), [0, 0]);
+        assert_eq!(metric(&server, "dlog_balancing_moves_total"), 0);
+        let text = server.text(&["cores", "release", "a/1"]);
+        assert_eq!(text, "partition 1 of default/a may move by itself\n");
+        until_moved(&server);
+    });
+    assert_eq!([0, 1].map(|partition| core_of(&server, "default/a", partition)), [0, 1]);
+    let (code, message) = server.refused(&["cores", "release", "a/2"]);
+    assert!(code == 1 && message.contains("2"), "{message}");
+    server.stop();
+}
+
+#[test]
+fn load_that_is_on_one_core_spreads_by_itself_and_every_line_is_there() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let (flags, file) = soon_balanced(root.path(), &two);
+    let server = Server::start(&root.path().join("data"), &flags);
+    server.run(&["log", "create", "a", "--partitions", "8"]);
+    let crowded: Vec<u64> = (0..8).filter(|partition| core_of(&server, "default/a", *partition) == 0).collect();
+    assert!(crowded.len() > 1, "all but {crowded:?} are on core 1");
+    let (one, other) = (crowded[0], crowded[1]);
+    let ((), written) = under_load(&server, &file, [one, other], || {
+        until_moved(&server);
+        thread::sleep(Duration::from_secs(2));
     });
     let now_on = [one, other].map(|partition| core_of(&server, "default/a", partition));
     assert!(now_on == [0, 1] || now_on == [1, 0], "{now_on:?}");

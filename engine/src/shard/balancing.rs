@@ -5,7 +5,7 @@
 //! copy has the part that its requests and their bytes are of those of the core. What is moved is what narrows the gap
 //! most and does not turn it over, so that nothing goes back and forth; and the longer the less it helps. Nothing is
 //! moved while a drive stalls or the catalogue changes; and no partition of which a copy is out of service or is
-//! rebuilt, or whose copies are about to be others.
+//! rebuilt, or whose copies are about to be others, or that an operator put where it is.
 
 use std::{
     cell::Cell,
@@ -45,7 +45,7 @@ pub struct Balance {
 /// So often in a period is looked.
 const LOOKS: u32 = 4;
 
-/// The longest pause, and how long a partition stays where an operator put it.
+/// The longest pause.
 const LONG: Duration = Duration::from_secs(3600);
 
 /// A request counts as so many bytes. At a gigabyte a second for each core, and some 100,000 requests.
@@ -123,7 +123,7 @@ pub(super) struct Balancer {
     /// The last move, and whether it is known by now what it did.
     last: Option<(Choice, Duration, Judged)>,
     pause: Duration,
-    /// Partitions that stay where they are, and until when.
+    /// Partitions that stay where they were moved to, and until when.
     stay: BTreeMap<PartitionId, Duration>,
 }
 
@@ -137,11 +137,6 @@ impl Balancer {
     pub(super) fn new(settings: Option<Balance>) -> Self {
         let pause = settings.map_or(LONG, |settings| settings.pause);
         Balancer { settings, hot: None, last: None, pause, stay: BTreeMap::new() }
-    }
-
-    /// An operator moved a partition.
-    pub(super) fn leave_alone(&mut self, partition: PartitionId, now: Duration) {
-        self.stay.insert(partition, now + LONG);
     }
 
     /// What was measured says nothing: it begins anew.
@@ -240,10 +235,13 @@ impl Before {
     }
 }
 
-/// The partitions that stay where they are: a copy is not as it should be, or the copies are about to be others.
+/// The partitions that stay where they are: a copy is not as it should be, or the copies are about to be others, or an
+/// operator wants it so.
 fn unfit<'a>(copies: impl Iterator<Item = &'a CopyLoad>, catalog: &Catalog) -> BTreeSet<PartitionId> {
-    let changes = |partition: PartitionId| catalog.by_uid(partition.log).is_none_or(|log| log.former.is_some());
-    copies.filter(|copy| !copy.is_well || changes(copy.id.partition)).map(|copy| copy.id.partition).collect()
+    let stays = |PartitionId { log, index }: PartitionId| {
+        catalog.by_uid(log).is_none_or(|log| log.former.is_some() || log.is_pinned(index))
+    };
+    copies.filter(|copy| !copy.is_well || stays(copy.id.partition)).map(|copy| copy.id.partition).collect()
 }
 
 impl<R: Runtime> Core<R> {
@@ -475,15 +473,6 @@ mod tests {
     }
 
     #[test]
-    fn where_an_operator_put_a_partition_it_stays_for_an_hour() {
-        let loads = cores(&[&[(0, 400), (1, 300)], &[]]);
-        let mut balancer = Balancer::new(Some(settings()));
-        balancer.leave_alone(id(1), 10 * S);
-        assert_eq!(run(&mut balancer, 10..3600, &loads), []);
-        assert_eq!(run(&mut balancer, 3600..3700, &loads), [(3610, 1, 1)]);
-    }
-
-    #[test]
     fn the_time_of_a_core_is_dealt_out_to_its_copies_by_what_they_did() {
         let mut before = Before::default();
         let loads = |at: u32, busy: u32, weights: [u64; 2]| {
@@ -507,7 +496,7 @@ mod tests {
     }
 
     #[test]
-    fn a_copy_that_is_not_well_or_is_about_to_change_keeps_its_partition_where_it_is_and_no_other() {
+    fn a_copy_that_is_not_well_or_about_to_change_or_pinned_keeps_its_partition_where_it_is_and_no_other() {
         let three = Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 };
         let settings = LogSettings { replication: Some(three), ..LogSettings::default() };
         let create = |name: &str, partitions| CreateLog { name: name.parse().unwrap(), partitions, settings };
@@ -527,5 +516,7 @@ mod tests {
         let changes = LogChanges { replication: to, ..LogChanges::default() };
         let (catalog, _) = catalog.with_changes(&AlterLog { name: changing.name.clone(), changes }).unwrap();
         assert_eq!(stay(&catalog), [ill, copies[4].id.partition]);
+        let (pinned, catalog) = (copies[2].id.partition, catalog.with_pin(copies[2].id.partition, true));
+        assert_eq!(stay(&catalog), [ill, pinned, copies[4].id.partition]);
     }
 }

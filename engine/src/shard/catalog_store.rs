@@ -231,7 +231,9 @@ mod tests {
     fn a_catalogue_comes_back_and_every_damaged_byte_is_noticed() {
         let request =
             CreateLog { name: "shop/orders".parse().unwrap(), partitions: 3, settings: LogSettings::default() };
-        let (catalog, _) = Catalog::default().with_log(&request, (1, 1_790_000_000_000)).unwrap();
+        let (catalog, log) = Catalog::default().with_log(&request, (1, 1_790_000_000_000)).unwrap();
+        let pinned = log.partition_ids().nth(1).unwrap();
+        let catalog = catalog.with_pin(pinned, true);
         let bytes = encode(&catalog);
         let path = Path::new("catalog.json");
         assert_eq!(decode(path, &bytes).unwrap(), catalog);
@@ -263,7 +265,8 @@ mod tests {
 
     #[test]
     fn a_catalogue_of_the_first_version_opens_and_its_logs_have_the_servers_settings() {
-        let log = r#"{"uid":0,"name":"a/b","partitions":1,"ack":"written","created_ms":5}"#;
+        // And what a later server adds to a log is passed over.
+        let log = r#"{"uid":0,"name":"a/b","partitions":1,"ack":"written","created_ms":5,"later":[1]}"#;
         let body = format!("{{\"next_uid\":1,\"logs\":[{log}]}}");
         let envelope = Envelope { pyralog_catalog: 1, bytes: body.len(), crc32c: crc32c::crc32c(body.as_bytes()) };
         let text = format!("{}\n{body}\n", serde_json::to_string(&envelope).unwrap());

@@ -324,7 +324,7 @@ impl<R: Runtime> Core<R> {
                 self.home_of(*copy).unwrap_or(self.common.id)
             }
             Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
-            Request::Recover(_) | Request::Move(_) | Request::DescribeCores => CATALOG_CORE,
+            Request::Recover(_) | Request::Move(_) | Request::Unpin(_) | Request::DescribeCores => CATALOG_CORE,
         };
         if owner == self.common.id {
             self.carry_out(request, reply);
@@ -358,6 +358,7 @@ impl<R: Runtime> Core<R> {
             Request::DeleteLog(name) => self.delete_log(name, reply),
             Request::Recover(recover) => self.recover_partition(recover, reply),
             Request::Move(request) => self.move_partition(request, reply),
+            Request::Unpin(partition) => self.unpin_partition(partition, reply),
             Request::DescribeCores => self.describe_cores(reply),
             Request::Doing(_) => reply.send(Ok(Reply::Doing(self.doing()))),
             Request::Loads(_) => self.tell_loads(reply),

@@ -18,7 +18,7 @@ use crate::{
         assignment::{ReplicaId, ReplicaSet, leader_of},
     },
     runtime::Runtime,
-    types::{AckLevel, LeaderEpoch},
+    types::{AckLevel, LeaderEpoch, PartitionId},
 };
 
 /// How long it is tried to hand over before whoever asked is told that it was not possible: several elections.
@@ -66,16 +66,36 @@ impl Homing {
 }
 
 impl<R: Runtime> Core<R> {
-    /// Has a core lead a partition: by the copy that it has, or by one that comes to it ([`super::relocating`]).
+    /// Has a core lead a partition, for an operator: by the copy that it has, or by one that comes to it
+    /// ([`super::relocating`]). There it stays until he says otherwise.
     pub(super) fn move_partition(self: &Rc<Self>, request: Move, reply: ReplyTo) {
         let core = Rc::clone(self);
         self.common.context.runtime.spawn(async move {
-            let moved = core.moved(request).await;
-            if moved.is_ok() {
-                core.balancer.borrow_mut().leave_alone(request.partition, core.common.context.runtime.monotonic());
-            }
+            let moved = match core.moved(request).await {
+                Ok(moved) => core.pin(request.partition, true).await.map(|()| moved),
+                refused => refused,
+            };
             reply.send(moved.map(Reply::Moved));
         });
+    }
+
+    /// Lets a partition move by itself again.
+    pub(super) fn unpin_partition(self: &Rc<Self>, partition: PartitionId, reply: ReplyTo) {
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            reply.send(core.pin(partition, false).await.map(|()| Reply::Unpinned));
+        });
+    }
+
+    /// Notes in the catalogue, durably, whether a partition moves by an operator's word only.
+    async fn pin(self: &Rc<Self>, partition: PartitionId, is_pinned: bool) -> Result<(), RequestError> {
+        let _turn = self.admin.changes.take().await;
+        let log = self.entry_of(partition)?;
+        if log.is_pinned(partition.index) == is_pinned {
+            return Ok(());
+        }
+        let next = self.catalog.borrow().with_pin(partition, is_pinned);
+        self.change(next).await
     }
 
     pub(super) async fn moved(self: &Rc<Self>, Move { partition, to }: Move) -> Result<Moved, RequestError> {

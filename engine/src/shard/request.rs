@@ -42,6 +42,8 @@ pub enum Request {
     Recover(Recover),
     /// Have a core lead a partition, now and from now on; a copy goes there if it has none.
     Move(Move),
+    /// Let a partition that was moved by command move by itself again.
+    Unpin(PartitionId),
     /// Tell what the cores have and do.
     DescribeCores,
     /// Tell what this core has and does. Among cores.
@@ -185,6 +187,8 @@ pub enum Reply {
     Recovery(Box<RecoveryReport>),
     /// To [`Request::Move`].
     Moved(Moved),
+    /// To [`Request::Unpin`].
+    Unpinned,
     /// To [`Request::DescribeCores`], in their order.
     Cores(Vec<CoreStatus>),
     /// To [`Request::Doing`].

@@ -263,7 +263,7 @@ impl PyralogClient {
     }
 
     /// Has the copy of a partition that is on a core lead it, now and from now on. Whoever writes and reads is led
-    /// there.
+    /// there. It does not move by itself before [`PyralogClient::unpin_partition`].
     ///
     /// Errors: `MOVE_REFUSED`, if there is none, or it does not keep up. Then it leads as soon as it does.
     pub async fn move_partition(&self, log: impl Borrow<LogId>, partition: PartitionId, to: CoreId) -> Result<Moved> {
@@ -277,6 +277,18 @@ impl PyralogClient {
         let body = self.write_admin(move |out, correlation| request::encode_move(out, correlation, &request)).await?;
         self.router.forget(log_id);
         Ok(reply::decode_json(Api::Move, &body)?)
+    }
+
+    /// Lets a partition that was moved by command move by itself again.
+    pub async fn unpin_partition(&self, log: impl Borrow<LogId>, partition: PartitionId) -> Result<()> {
+        let log = self.describe_log(log.borrow()).await?;
+        if partition.0 >= log.partitions {
+            let (partitions, log) = (log.partitions, log.name);
+            return Err(RequestError::PartitionOutOfRange { log, partition, partitions }.into());
+        }
+        let id = log.partition(partition);
+        self.write_admin(move |out, correlation| request::encode_unpin(out, correlation, id)).await?;
+        Ok(())
     }
 
     /// What the server is and how it is configured.

@@ -25,7 +25,7 @@ use crate::wire::{
     reply::{
         Limits, LogMetadata, Metadata, ServerDescription, encode_appended, encode_cores, encode_fetched_head,
         encode_found, encode_log_altered, encode_log_created, encode_log_deleted, encode_metadata, encode_moved,
-        encode_partition_description, encode_recovery, encode_server_description,
+        encode_partition_description, encode_recovery, encode_server_description, encode_unpinned,
     },
     request::{MetadataRequest, Produce, Request},
 };
@@ -112,6 +112,9 @@ pub(super) async fn begin(pipeline: &Rc<Pipeline>, frame: Frame, memory: Reserva
             pipeline.submit(correlation, Asked::DescribeCores, EngineRequest::DescribeCores, memory);
         }
         Request::Move(request) => pipeline.submit(correlation, Asked::Move, EngineRequest::Move(request), memory),
+        Request::Unpin(partition) => {
+            pipeline.submit(correlation, Asked::Unpin, EngineRequest::Unpin(partition), memory);
+        }
         Request::Recover(recover) => {
             pipeline.submit(correlation, Asked::Recover, EngineRequest::Recover(recover), memory);
         }
@@ -182,6 +185,7 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         Asked::Recover => Api::Recover,
         Asked::Move => Api::Move,
         Asked::DescribeCores => Api::DescribeCores,
+        Asked::Unpin => Api::Unpin,
     };
     let reply = match outcome {
         Ok(reply) => reply,
@@ -217,6 +221,7 @@ pub(super) fn encode(burst: &mut Burst, core: &Core, asked: &Asked, correlation:
         (Asked::DescribeCores, Reply::Cores(cores)) => burst.put(|out| encode_cores(out, correlation, &cores)),
         (Asked::Move, Reply::Moved(moved)) => burst.put(|out| encode_moved(out, correlation, &moved)),
         (Asked::Recover, Reply::Recovery(report)) => burst.put(|out| encode_recovery(out, correlation, &report)),
+        (Asked::Unpin, Reply::Unpinned) => burst.put(|out| encode_unpinned(out, correlation)),
         (Asked::DeleteLog, Reply::LogDeleted) => burst.put(|out| encode_log_deleted(out, correlation)),
         (_, reply) => unreachable!("the shard answered {} with {reply:?}", api.name()),
     }

@@ -53,6 +53,7 @@ pub(super) enum Asked {
     Recover,
     Move,
     DescribeCores,
+    Unpin,
 }
 
 struct Slot {

@@ -48,6 +48,8 @@ pub enum Api {
     Move = 13,
     /// What the cores have and do.
     DescribeCores = 14,
+    /// Let a partition that was moved by command move by itself again.
+    Unpin = 15,
 }
 
 impl Api {
@@ -68,6 +70,7 @@ impl Api {
             12 => Api::Recover,
             13 => Api::Move,
             14 => Api::DescribeCores,
+            15 => Api::Unpin,
             _ => return None,
         })
     }
@@ -94,6 +97,7 @@ impl Api {
             Api::Recover => "recover",
             Api::Move => "move",
             Api::DescribeCores => "describe cores",
+            Api::Unpin => "unpin",
         }
     }
 }
@@ -105,7 +109,7 @@ mod tests {
     #[test]
     fn every_api_is_found_by_its_number() {
         let all: Vec<Api> = (0..=u8::MAX).filter_map(Api::from_number).collect();
-        assert_eq!(all.len(), 14);
+        assert_eq!(all.len(), 15);
         for api in all {
             assert_eq!(Api::from_number(api.number()), Some(api));
         }

@@ -237,6 +237,11 @@ pub fn encode_log_deleted(out: &mut BytesMut, correlation: u64) {
     FrameHeader::new(Api::DeleteLog, correlation, 0).encode(out);
 }
 
+/// Appends the reply to an unpin request.
+pub fn encode_unpinned(out: &mut BytesMut, correlation: u64) {
+    FrameHeader::new(Api::Unpin, correlation, 0).encode(out);
+}
+
 /// Appends the reply to a describe server request.
 pub fn encode_server_description(out: &mut BytesMut, correlation: u64, description: &ServerDescription) {
     put_json(out, Api::DescribeServer, correlation, description);
@@ -422,6 +427,7 @@ mod tests {
             drives: 1,
             leaders: Vec::new(),
             places: Default::default(),
+            pinned: Vec::new(),
             created_ms: 9,
         };
         let metadata = Metadata {

@@ -41,7 +41,7 @@ pub const METADATA_NAMES_MAX: usize = 1000;
 const FETCH_BYTES: usize = 32;
 const FIND_OFFSET_BYTES: usize = 24;
 const TRIM_BYTES: usize = 24;
-const DESCRIBE_PARTITION_BYTES: usize = 16;
+const PARTITION_BYTES: usize = 16;
 const MOVE_BYTES: usize = 16;
 
 const _: () = assert!(
@@ -80,6 +80,8 @@ pub enum Request {
     Move(Move),
     /// What the cores have and do.
     DescribeCores,
+    /// Let a partition that was moved by command move by itself again.
+    Unpin(PartitionId),
 }
 
 /// Which logs a client asks about.
@@ -163,12 +165,13 @@ impl Request {
                 Request::AlterLog(AlterLog { name: name(&body.name)?, changes: body.changes })
             }
             Api::Trim => Request::Trim(decode_trim(&body)?),
-            Api::DescribePartition => Request::DescribePartition(decode_describe_partition(&body)?),
+            Api::DescribePartition => Request::DescribePartition(decode_partition(api, &body)?),
             Api::DescribeCores => {
                 exactly(api, &body, 0)?;
                 Request::DescribeCores
             }
             Api::Move => Request::Move(decode_move(&body)?),
+            Api::Unpin => Request::Unpin(decode_partition(api, &body)?),
             Api::Recover => {
                 let RecoverBody { log, partition: index, copy, accept_data_loss } = json(api, &body)?;
                 Request::Recover(Recover { partition: PartitionId { log, index }, copy, accept_data_loss })
@@ -287,7 +290,16 @@ pub fn encode_trim(out: &mut BytesMut, correlation: u64, trim: &Trim) {
 
 /// Appends a describe partition frame.
 pub fn encode_describe_partition(out: &mut BytesMut, correlation: u64, partition: PartitionId) {
-    FrameHeader::new(Api::DescribePartition, correlation, DESCRIBE_PARTITION_BYTES).encode(out);
+    encode_partition(out, Api::DescribePartition, correlation, partition);
+}
+
+/// Appends an unpin frame.
+pub fn encode_unpin(out: &mut BytesMut, correlation: u64, partition: PartitionId) {
+    encode_partition(out, Api::Unpin, correlation, partition);
+}
+
+fn encode_partition(out: &mut BytesMut, api: Api, correlation: u64, partition: PartitionId) {
+    FrameHeader::new(api, correlation, PARTITION_BYTES).encode(out);
     out.put_u64_le(partition.log.0);
     out.put_u32_le(partition.index.0);
     out.put_u32_le(0);
@@ -422,11 +434,11 @@ fn decode_trim(body: &[u8]) -> Result<Trim, ProtocolError> {
     Ok(Trim { partition, before: Offset(body.get_u64_le()) })
 }
 
-fn decode_describe_partition(body: &[u8]) -> Result<PartitionId, ProtocolError> {
-    exactly(Api::DescribePartition, body, DESCRIBE_PARTITION_BYTES)?;
+fn decode_partition(api: Api, body: &[u8]) -> Result<PartitionId, ProtocolError> {
+    exactly(api, body, PARTITION_BYTES)?;
     let body = &mut &body[..];
     let partition = get_partition(body);
-    zero(Api::DescribePartition, body, 4)?;
+    zero(api, body, 4)?;
     Ok(partition)
 }
 
@@ -658,6 +670,7 @@ mod tests {
         assert_eq!((got.partition, got.before), (trim.partition, trim.before));
         let describe = decoded(|out| encode_describe_partition(out, 42, PARTITION));
         assert!(matches!(describe, Request::DescribePartition(PARTITION)));
+        assert!(matches!(decoded(|out| encode_unpin(out, 42, PARTITION)), Request::Unpin(PARTITION)));
         let request = Move { partition: PARTITION, to: CoreId(0x0102) };
         let Request::Move(got) = decoded(|out| encode_move(out, 42, &request)) else { panic!() };
         assert_eq!((got.partition, got.to), (PARTITION, request.to));
@@ -691,6 +704,8 @@ mod tests {
             (Api::Trim, &[1; 24], "must be zero"),
             (Api::DescribePartition, &[0; 15], "15 bytes instead of 16"),
             (Api::DescribePartition, &[1; 16], "must be zero"),
+            (Api::Unpin, &[0; 15], "15 bytes instead of 16"),
+            (Api::Unpin, &[1; 16], "must be zero"),
             (Api::Move, &[0; 15], "15 bytes instead of 16"),
             (Api::Move, &[1; 16], "must be zero"),
             (Api::Recover, b"{\"log\":1}", "missing field `partition`"),
