@@ -644,7 +644,7 @@ impl<R: Runtime> Member<R> {
         if let Some(pieces) = owned.log.read_memory(range) {
             return self.loaded(to, range.offset, wanted, join(&pieces));
         }
-        if self.withheld.has(from) {
+        if self.withheld.has(range.offset) {
             return self.replica.borrow_mut().handle_load_failed(to);
         }
         let (member, owned) = (Rc::clone(self), Rc::clone(owned));
@@ -652,7 +652,7 @@ impl<R: Runtime> Member<R> {
             match owned.log.read_disk(range).await {
                 Ok(pieces) => member.loaded(to, range.offset, wanted, join(&pieces)),
                 Err(error) => {
-                    member.note_withheld(from, &error);
+                    member.note_withheld(range.offset, &error);
                     tracing::warn!(copy = %member.id, %error, "a follower cannot be sent what it lacks");
                     member.replica.borrow_mut().handle_load_failed(to);
                 }
