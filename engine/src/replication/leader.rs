@@ -374,9 +374,9 @@ impl Leader {
         all.filter(|replica| self.counted(own, *replica).is_some()).collect()
     }
 
-    /// Up to where a write quorum has given up its records.
-    fn begins<B>(&self, own: &Own<B>) -> Offset {
-        own.ballot.config.held_by_quorum(|replica| match self.counted(own, replica) {
+    /// Up to where a write quorum of `config` has given up its records.
+    fn begins<B>(&self, own: &Own<B>, config: Configuration) -> Offset {
+        config.held_by_quorum(|replica| match self.counted(own, replica) {
             None => Offset(0),
             Some(_) => self.followers.get(&replica).map_or(own.log_start, |progress| progress.log_start),
         })
@@ -385,7 +385,7 @@ impl Leader {
     fn move_watermarks<B>(&mut self, own: &mut Own<B>) {
         let config = own.ballot.config;
         if !self.established {
-            let begins = self.begins(own) >= self.begins_at_least.min(self.start);
+            let begins = self.begins(own, config) >= self.begins_at_least.min(self.start);
             let enough = config.is_write_quorum(self.accepted(own)) || planted(PlantedBug::EstablishAtOnce);
             if !begins || !enough {
                 return;
@@ -411,7 +411,7 @@ impl Leader {
             own.note_committed(moved.durable, self.epoch);
             own.effect(Effect::Moved(moved));
         }
-        let begins = if planted(PlantedBug::ShowTrimEarly) { own.log_start } else { self.begins(own) };
+        let begins = if planted(PlantedBug::ShowTrimEarly) { own.log_start } else { self.begins(own, config) };
         if begins > self.begins {
             self.begins = begins;
             own.effect(Effect::Begins { at: begins });
@@ -430,8 +430,8 @@ impl Leader {
     }
 
     /// The steps of a change: the new replicas catch up; then every quorum is one of both; when that is decided, and
-    /// the new members hold on their own all that there was before, they are the members; when that is decided, it is
-    /// over.
+    /// the new members hold on their own all that there was before, and have given up what was given up, they are the
+    /// members; when that is decided, it is over.
     fn carry_change<B>(&mut self, own: &mut Own<B>, now: Duration) {
         let config = own.ballot.config;
         if !self.established || !self.is_decided(own) {
@@ -440,7 +440,8 @@ impl Leader {
         if let Some(incoming) = config.incoming {
             let alone = Configuration { current: incoming, incoming: None, ..config };
             let held = alone.held_by_quorum(|replica| self.counted(own, replica).map_or(Offset(0), |h| h.durable));
-            if held >= self.change_from {
+            // Whoever is elected by the new members begins where the log was shown to begin, or later.
+            if held >= self.change_from && self.begins(own, alone) >= self.begins {
                 self.change = Some(incoming);
                 self.reconfigure(own, alone);
             }

@@ -77,11 +77,13 @@ impl<R: Runtime> Core<R> {
         }
         let (next, log) = self.catalog.borrow().with_changes(request)?;
         let next = if planted(PlantedBug::ForgetFormer) { next.with_settled(log.uid) } else { next };
+        let revision = self.catalog.borrow().revision();
         let changed = self.change(next).await;
-        // A copy that could not be opened yet does not undo what the catalogue says.
-        let is_so = self.catalog.borrow().by_uid(log.uid).is_some_and(|now| now.settings == log.settings);
+        // A copy that could not be opened yet does not undo what the catalogue says. That the settings are as they are
+        // wanted does not say so: a change before may have failed, and be on some drive nevertheless.
+        let is_taken = self.catalog.borrow().revision() > revision;
         match changed {
-            Err(error) if !(is_so && log.former.is_some()) => return Err(error),
+            Err(error) if !(is_taken && log.former.is_some()) => return Err(error),
             Err(error) => tracing::error!(log = %log.name, %error, "a new copy is not open"),
             Ok(()) => {}
         }

@@ -126,6 +126,7 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (6001257, "leadership went back to a copy with a segment to be written anew, and a reader was told of damage"),
     (835557644, "an only copy that was to have others was misread once, and took its memory for lost for ever"),
     (3143613498, "an only copy that moved was misread, and readers were told that it had never had a record"),
+    (31000552, "a change of settings that failed was taken for done, since the settings were what it wanted"),
     (1258453810, "a snapshot of producers that was under way when its segment was replaced held old segments back"),
 ];
 
