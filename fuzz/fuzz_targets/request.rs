@@ -12,7 +12,7 @@ use pyralog_net::wire::{
     request::{
         Request, encode_alter_log, encode_create_log, encode_delete_log, encode_describe_cores,
         encode_describe_partition, encode_describe_server, encode_fetch, encode_find_offset, encode_metadata,
-        encode_move, encode_produce_head, encode_recover, encode_subscribe, encode_trim,
+        encode_move, encode_produce_head, encode_recover, encode_subscribe, encode_trim, encode_unpin,
     },
 };
 
@@ -40,6 +40,7 @@ fuzz_target!(|input: &[u8]| {
         Request::DescribeServer => encode_describe_server(&mut out, 7),
         Request::Recover(recover) => encode_recover(&mut out, 7, recover),
         Request::Move(request) => encode_move(&mut out, 7, request),
+        Request::Unpin(partition) => encode_unpin(&mut out, 7, *partition),
         Request::DescribeCores => encode_describe_cores(&mut out, 7),
     }
     let mut decoder = FrameDecoder::new();
