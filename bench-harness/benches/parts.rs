@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use bench_harness::floor::device;
 use bytes::Bytes;
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use pyralog_engine::{
@@ -145,15 +146,33 @@ impl Remote {
 }
 
 fn append(criterion: &mut Criterion) {
-    let mut group = criterion.benchmark_group("append");
+    appends(criterion, ("append", AckLevel::Received), &[(1, 100), (100, 100)]);
+}
+
+/// Beside it, what the drive alone does: a write of 4 KiB and an fdatasync, one after the other.
+fn append_durable(criterion: &mut Criterion) {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let drive = || match device::measure(folder, Duration::from_millis(500)) {
+        Ok(device) => {
+            println!("append_durable: the drive alone writes and syncs {:.0}/s", device.write_fdatasync.per_s)
+        }
+        Err(error) => println!("append_durable: the drive alone was not measured: {error}"),
+    };
+    drive();
+    appends(criterion, ("append_durable", AckLevel::Durable), &[(1, 100)]);
+    drive();
+}
+
+fn appends(criterion: &mut Criterion, (name, ack): (&str, AckLevel), batches: &[(u32, usize)]) {
+    let mut group = criterion.benchmark_group(name);
     // What is appended goes to the drive: less time, less of it.
     group.warm_up_time(Duration::from_millis(300)).measurement_time(Duration::from_secs(2));
-    for (records, bytes) in [(1, 100), (100, 100)] {
+    for &(records, bytes) in batches {
         group.throughput(Throughput::Elements(records.into()));
         group.bench_function(format!("{records}x{bytes}"), |bencher| {
             let folder = tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).expect("a folder");
             let (remote, asked) = Remote::new();
-            let server = shard_thread(folder.path(), batch(records, &vec![b'v'; bytes]), asked);
+            let server = shard_thread(folder.path(), (batch(records, &vec![b'v'; bytes]), ack), asked);
             bencher.iter_custom(|times| remote.time(times));
             drop(remote);
             server.join().expect("the executor");
@@ -162,8 +181,8 @@ fn append(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// A core of a server that appends `batch` as often as it is asked, one after the other, acknowledged from memory.
-fn shard_thread(folder: &Path, batch: Bytes, asked: Asked) -> thread::JoinHandle<()> {
+/// A core of a server that appends `batch` as often as it is asked, one after the other, each acknowledged at `ack`.
+fn shard_thread(folder: &Path, (batch, ack): (Bytes, AckLevel), asked: Asked) -> thread::JoinHandle<()> {
     let folder = folder.to_owned();
     thread::spawn(move || {
         let options = LaunchOptions { data_dirs: vec![folder.clone()], ..LaunchOptions::default() };
@@ -175,8 +194,7 @@ fn shard_thread(folder: &Path, batch: Bytes, asked: Asked) -> thread::JoinHandle
             while let Ok(times) = asked.times.recv().await {
                 let begin = Instant::now();
                 for _ in 0..times {
-                    let ack = Some(AckLevel::Received);
-                    let append = Append { partition, batch: batch.clone(), ack, expected_offset: None };
+                    let append = Append { partition, batch: batch.clone(), ack: Some(ack), expected_offset: None };
                     shard.call(Request::Append(append)).await.expect("an ack");
                 }
                 asked.tell.send(begin.elapsed()).await.expect("the benchmark");
@@ -261,5 +279,5 @@ fn echo_threads(asked: Asked) {
     threads.expect("executors").into_iter().for_each(|thread| thread.join().expect("an executor"));
 }
 
-criterion_group!(benches, batches, crc, steering, index, append, hop);
+criterion_group!(benches, batches, crc, steering, index, append, append_durable, hop);
 criterion_main!(benches);

@@ -312,7 +312,7 @@ impl LastScan {
         self.found.durable_hint = self.durable_hint;
         self.found.end_position = self.found.end_position.next_multiple_of(block);
         let is_short = self.durable_hint > self.found.end_offset;
-        let too_early = (self.found.end_position, "the file ends".to_owned());
+        let too_early = (self.found.cut_position, "the file ends".to_owned());
         let Some((position, reason)) = self.invalid.or_else(|| is_short.then_some(too_early)) else {
             self.found.prepared_end = self.found.prepared_end.max(self.found.end_position);
             return self.found;
@@ -370,7 +370,7 @@ mod tests {
     fn judge_knowing(
         durable: Offset,
         groups: &[&[(u64, u64, usize)]],
-        spoil: impl Fn(&mut Vec<u8>, &[usize]),
+        spoil: impl FnOnce(&mut Vec<u8>, &[usize]),
     ) -> LastSegment {
         let header = header_at(0);
         let (mut file, mut starts) = (vec![0; SEGMENT_HEADER_BYTES as usize], Vec::new());
@@ -410,6 +410,12 @@ mod tests {
                 assert_eq!((found.end_offset, case_of(&found)), (Offset(1), case), "known up to {known}");
             }
         }
+        let mut len = 0;
+        let found = judge_knowing(Offset(2), &groups, |file, starts| {
+            len = starts[0] + 300;
+            file.truncate(len);
+        });
+        assert_eq!(found.damage.map(|damage| damage.position), Some(len as u64), "the padding is not there");
         let whole = judge_knowing(Offset(2), &groups, |_, _| ());
         assert_eq!((whole.end_offset, case_of(&whole)), (Offset(2), None));
     }
