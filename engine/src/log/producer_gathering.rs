@@ -227,9 +227,7 @@ mod tests {
     fn producers_behind_a_damaged_batch_of_a_sealed_segment_are_found() {
         run(|context| async move {
             fill(&context, 0..45).await;
-            for path in snapshots(&context).await {
-                context.runtime.remove_file(&path).await.unwrap();
-            }
+            lose_snapshots(&context).await;
             let file =
                 context.runtime.open(&segment_path(Path::new("/p"), Offset(0)), OpenMode::Existing).await.unwrap();
             let mut block = context.runtime.allocate(4096);
@@ -239,12 +237,16 @@ mod tests {
         });
     }
 
-    /// A log of four segments, of which no snapshot is left: power was lost before the last one was durable.
-    async fn without_snapshots(context: &Rc<LogContext<SimRuntime>>) {
-        fill(context, 0..70).await;
+    async fn lose_snapshots(context: &Rc<LogContext<SimRuntime>>) {
         for path in snapshots(context).await {
             context.runtime.remove_file(&path).await.unwrap();
         }
+    }
+
+    /// A log of four segments, of which no snapshot is left: power was lost before the last one was durable.
+    async fn without_snapshots(context: &Rc<LogContext<SimRuntime>>) {
+        fill(context, 0..70).await;
+        lose_snapshots(context).await;
     }
 
     /// The place of batch `number`, which is the only one of its flush group.
@@ -369,9 +371,7 @@ mod tests {
     fn batches_of_an_earlier_life_of_a_segment_say_nothing_of_producers() {
         run(|context| async move {
             fill(&context, 0..45).await;
-            for path in snapshots(&context).await {
-                context.runtime.remove_file(&path).await.unwrap();
-            }
+            lose_snapshots(&context).await;
             let mut builder = BatchBuilder::new(Codec::None);
             builder.push(None, &[1; 100], &[], 1).unwrap();
             builder.producer(ProducerId(77), 1, Sequence(0));
@@ -398,9 +398,7 @@ mod tests {
                 let found = open(&context).await.producers;
                 assert_eq!(found.iter().any(|(id, _)| id == ProducerId(77)), is_known, "life {life}");
                 context.runtime.sleep(std::time::Duration::from_millis(50)).await;
-                for path in snapshots(&context).await {
-                    context.runtime.remove_file(&path).await.unwrap();
-                }
+                lose_snapshots(&context).await;
             }
         });
     }

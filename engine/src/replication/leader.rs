@@ -479,30 +479,17 @@ impl Leader {
     }
 
     fn carry_reads<B>(&mut self, own: &mut Own<B>) {
-        let config = own.ballot.config;
-        while self.established {
-            if let Some(round) = self.reads.begin(own.id) {
-                self.confirm(own, round, ReplicaSet::default());
-            }
-            match self.reads.end(|confirmed| config.is_read_quorum(confirmed)) {
-                Some(through) => own.effect(Effect::Answer { through }),
-                None => break,
-            }
+        if !self.established {
+            return;
         }
-        while self.established {
-            if let Some(round) = self.refusals.begin(own.id) {
-                self.confirm(own, round, ReplicaSet::default());
-            }
-            match self.refusals.end(|confirmed| config.is_write_quorum(confirmed)) {
-                Some(through) => own.effect(Effect::StillLeads { through }),
-                None => break,
-            }
+        let (config, id) = (own.ballot.config, own.id);
+        let Leader { epoch, followers, reads, refusals, .. } = self;
+        let ask = |own: &mut Own<B>, round| ask(own, (*epoch, followers), round, ReplicaSet::default());
+        while let Some(through) = reads.turn(id, |round| ask(own, round), |set| config.is_read_quorum(set)) {
+            own.effect(Effect::Answer { through });
         }
-    }
-
-    fn confirm<B>(&self, own: &mut Own<B>, round: u64, confirmed: ReplicaSet) {
-        for replica in self.followers.keys().filter(|replica| !confirmed.contains(**replica)) {
-            own.send(*replica, Message::Confirm { epoch: self.epoch, life: own.life, round });
+        while let Some(through) = refusals.turn(id, |round| ask(own, round), |set| config.is_write_quorum(set)) {
+            own.effect(Effect::StillLeads { through });
         }
     }
 
@@ -528,12 +515,9 @@ impl Leader {
         for (to, progress) in &mut self.followers {
             let Some(bytes_max) = progress.room(end, &own.pace, now) else { continue };
             let from = progress.next;
-            if from < own.log_start {
-                // What comes next was deleted while it caught up: the next tick probes it anew.
-                continue;
-            }
+            // What comes next was deleted while it caught up: the next tick probes it anew.
+            let Some(until) = own.reign_end(from) else { continue };
             progress.loading = true;
-            let until = own.epochs.end_of(own.epochs.at(from), end).end;
             own.effect(Effect::Load { to: *to, from, until, bytes_max });
         }
     }
@@ -573,7 +557,7 @@ impl Leader {
             self.beat_at = now + own.pace.beat;
             self.beat_all(own);
             for (round, confirmed) in [self.reads.open_round(), self.refusals.open_round()].into_iter().flatten() {
-                self.confirm(own, round, confirmed);
+                ask(own, (self.epoch, &self.followers), round, confirmed);
             }
         }
         if let Some(handover) = &mut self.handover {
@@ -590,5 +574,17 @@ impl Leader {
         self.beat_at = Duration::ZERO;
         self.followers.values_mut().for_each(Progress::forget_times);
         self.handover = self.handover.map(|handover| Handover { until: Duration::ZERO, ..handover });
+    }
+}
+
+/// Asks the followers who have not confirmed a round of a reign to do so.
+fn ask<B>(
+    own: &mut Own<B>,
+    (epoch, followers): (LeaderEpoch, &BTreeMap<ReplicaId, Progress>),
+    round: u64,
+    confirmed: ReplicaSet,
+) {
+    for replica in followers.keys().filter(|replica| !confirmed.contains(**replica)) {
+        own.send(*replica, Message::Confirm { epoch, life: own.life, round });
     }
 }

@@ -661,9 +661,7 @@ impl<B> Replica<B> {
     /// Where the records end that a follower may be sent at once, from `from` on: all of one reign. `None` if this
     /// replica does not lead, or has no record there (any more).
     pub fn sendable_from(&self, from: Offset) -> Option<Offset> {
-        let (start, end) = (self.own.log_start, self.own.held.received);
-        let has = matches!(self.role, Role::Leader(_)) && start <= from && from < end;
-        has.then(|| self.own.epochs.end_of(self.own.epochs.at(from), end).end)
+        self.own.reign_end(from).filter(|_| matches!(self.role, Role::Leader(_)))
     }
 
     /// Everything before it is final, also while no reign is established. Zero if nothing is known.

@@ -277,6 +277,12 @@ impl<B> Own<B> {
         self.held = Held::durable(to);
     }
 
+    /// Where the records of the reign end that the record at `at` is of. `None` if there is none (any more).
+    pub(super) fn reign_end(&self, at: Offset) -> Option<Offset> {
+        let is_there = self.log_start <= at && at < self.held.received;
+        is_there.then(|| self.epochs.end_of(self.epochs.at(at), self.held.received).end)
+    }
+
     pub(super) fn begin(&mut self, log_start: Offset) {
         assert!(log_start >= self.log_start, "the log begins at {log_start} after {}", self.log_start);
         self.log_start = log_start;

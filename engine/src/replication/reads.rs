@@ -54,7 +54,7 @@ impl Reads {
     }
 
     /// Begins a round if reads wait and none is under way. Gives its number.
-    pub(super) fn begin(&mut self, leader: ReplicaId) -> Option<u64> {
+    fn begin(&mut self, leader: ReplicaId) -> Option<u64> {
         if self.round.is_some() || self.answered == self.last {
             return None;
         }
@@ -62,6 +62,20 @@ impl Reads {
         let confirmed = [leader].into_iter().collect();
         self.round = Some(Round { number: self.rounds, through: self.last, confirmed });
         Some(self.rounds)
+    }
+
+    /// Begins a round if there is reason to, for which `ask` asks the others, and ends it if those who have confirmed
+    /// it are enough. Gives the last read that may be answered.
+    pub(super) fn turn(
+        &mut self,
+        leader: ReplicaId,
+        ask: impl FnOnce(u64),
+        is_enough: impl Fn(ReplicaSet) -> bool,
+    ) -> Option<ReadTicket> {
+        if let Some(round) = self.begin(leader) {
+            ask(round);
+        }
+        self.end(is_enough)
     }
 
     /// The round under way, and who has not confirmed it.
@@ -77,7 +91,7 @@ impl Reads {
     }
 
     /// Ends the round if those who have confirmed it are enough. Gives the last read that may be answered.
-    pub(super) fn end(&mut self, is_enough: impl Fn(ReplicaSet) -> bool) -> Option<ReadTicket> {
+    fn end(&mut self, is_enough: impl Fn(ReplicaSet) -> bool) -> Option<ReadTicket> {
         let round = self.round.filter(|round| is_enough(round.confirmed))?;
         assert!(round.through > self.answered && round.through <= self.last, "{round:?} of {self:?}");
         self.round = None;

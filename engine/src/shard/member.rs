@@ -17,7 +17,7 @@ use bytes::{Bytes, BytesMut};
 use super::{
     Common, CopyId, Core, ballot_store,
     changing::GivenUp,
-    completion::ReplyTo,
+    confirming::Confirmed,
     mailbox,
     moving::Homing,
     owned::Owned,
@@ -32,7 +32,7 @@ use crate::{
     metrics::CoreMetrics,
     record::{ProducerHistory, check_stored_header},
     replication::{
-        Opened, Pace, ReadTicket, Replica, RoleName,
+        Opened, Pace, Replica, RoleName,
         assignment::{Configuration, Members, ReplicaId},
         ballot::{Ballot, Memory},
         effect::Effect,
@@ -76,12 +76,7 @@ pub(super) struct Member<R: Runtime> {
     saving_since: Cell<Option<Duration>>,
     /// When the others were last told to find another leader.
     gave_way: Cell<Duration>,
-    /// The last read that may be answered.
-    answered: Cell<ReadTicket>,
-    /// The last refusal that may be given.
-    refusable: Cell<ReadTicket>,
-    /// More may be answered or refused, or the leader is another.
-    answers: Signal,
+    pub(super) confirmed: Confirmed,
     /// Who leads, as far as is known here.
     leader: Cell<Option<ReplicaId>>,
     closed: Cell<bool>,
@@ -99,9 +94,6 @@ pub(super) struct Member<R: Runtime> {
 
 /// How often that is said.
 const STUCK_SAID_EVERY: Duration = Duration::from_secs(10);
-
-/// How long a refusal waits for others to confirm it, before whoever is refused is to ask again.
-const REFUSAL_PATIENCE: Duration = Duration::from_secs(1);
 
 /// How the copies of this host wait for each other. The host notices itself when a core or a drive is gone, so leaders
 /// need not prove often that they are there.
@@ -143,9 +135,7 @@ impl<R: Runtime> Member<R> {
             saved: Signal::default(),
             saving_since: Cell::new(None),
             gave_way: Cell::default(),
-            answered: Cell::default(),
-            refusable: Cell::default(),
-            answers: Signal::default(),
+            confirmed: Confirmed::default(),
             leader: Cell::new(None),
             closed: Cell::new(false),
             stuck_said: Cell::new(None),
@@ -366,14 +356,14 @@ impl<R: Runtime> Member<R> {
             return;
         }
         tracing::error!(copy = %self.id, reason, "the copy is out of service until the server is restarted");
-        self.answers.notify();
+        self.confirmed.news.notify();
         self.tell_suspicion();
     }
 
     /// The log is deleted, or the copy is not on this core any more: it says nothing more here.
     pub(super) fn forget(&self) {
         self.closed.set(true);
-        self.answers.notify();
+        self.confirmed.news.notify();
     }
 
     fn tell_suspicion(&self) {
@@ -383,52 +373,6 @@ impl<R: Runtime> Member<R> {
             core.mailbox.outbox(peer).push(mailbox::Message::Suspect { partition, copy });
         }
         core.suspect(partition, copy);
-    }
-
-    /// Waits until a read that comes now may be answered with everything that is visible then.
-    ///
-    /// Errors: `NotLeader`.
-    pub(super) async fn confirm_read(self: &Rc<Self>) -> Result<(), RequestError> {
-        if self.closed.get() {
-            return Err(self.not_leader());
-        }
-        let epoch = self.epoch();
-        let ticket = self.drive(|replica, now| replica.ask(now)).map_err(|_| self.not_leader())?;
-        let is_over = || !self.leads() || self.epoch() != epoch;
-        self.answers.wait_until(|| self.answered.get() >= ticket || is_over()).await;
-        if self.answered.get() >= ticket && !is_over() { Ok(()) } else { Err(self.not_leader()) }
-    }
-
-    /// Waits until it is sure that this copy led when this was called, so that what it refuses by its log then is not
-    /// in another's; not for ever, since others may be away.
-    ///
-    /// Errors: `NotLeader`.
-    async fn confirm_lead(self: &Rc<Self>) -> Result<(), RequestError> {
-        let epoch = self.epoch();
-        let ticket = self.drive(|replica, now| replica.ask_whether_it_leads(now)).map_err(|_| self.not_leader())?;
-        let is_over = || !self.leads() || self.epoch() != epoch;
-        let deadline = self.now() + REFUSAL_PATIENCE;
-        while self.refusable.get() < ticket && !is_over() && self.now() < deadline {
-            wait_at_most(self.runtime(), &self.answers, deadline.saturating_sub(self.now())).await;
-        }
-        if self.refusable.get() >= ticket && !is_over() { Ok(()) } else { Err(self.not_leader()) }
-    }
-
-    /// Answers an append with what its log says against it, which must be the log that counts.
-    pub(super) fn refuse(self: &Rc<Self>, refusal: RequestError, reply: ReplyTo) {
-        if self.replica.borrow().is_enough_alone() || planted(PlantedBug::RefuseUnconfirmed) {
-            return reply.send(Err(refusal));
-        }
-        let member = Rc::clone(self);
-        self.runtime().spawn(async move {
-            let refusal = member.confirm_lead().await.err().unwrap_or(refusal);
-            reply.send(Err(refusal));
-        });
-    }
-
-    /// Whether reads are to be confirmed by other copies.
-    pub(super) fn confirms_reads(&self) -> bool {
-        self.replica.borrow().ballot().config.current.read_quorum() > 1 && !planted(PlantedBug::ReadUnconfirmed)
     }
 
     /// Does what the protocol asks for, until it asks for nothing or the log is busy.
@@ -471,9 +415,7 @@ impl<R: Runtime> Member<R> {
                 tracing::info!(copy = %self.id, %epoch, %start, "leads from now on");
                 self.common.context.metrics.leader_elections.add(1);
                 self.leader.set(Some(self.id.copy));
-                // Each reign counts its tickets anew.
-                self.answered.set(ReadTicket::default());
-                self.refusable.set(ReadTicket::default());
+                self.confirmed.begin_reign();
                 owned.lead(epoch, self.replica.borrow().committed());
                 if let Some(core) = self.core.upgrade() {
                     core.announce_leader(self.id.partition, epoch);
@@ -490,20 +432,14 @@ impl<R: Runtime> Member<R> {
                 if !planted(PlantedBug::ServeAfterHandover) {
                     owned.follow();
                 }
-                self.answers.notify();
+                self.confirmed.news.notify();
                 if leader.is_some() && owned.damage.is_some() {
                     // It has all that was acknowledged: nobody needs what is behind the damage any more.
                     self.change_log(owned, Change::Mend);
                 }
             }
-            Effect::Answer { through } => {
-                self.answered.set(through);
-                self.answers.notify();
-            }
-            Effect::StillLeads { through } => {
-                self.refusable.set(through);
-                self.answers.notify();
-            }
+            Effect::Answer { through } => self.confirmed.note_reads(through),
+            Effect::StillLeads { through } => self.confirmed.note_refusals(through),
             other => self.report(&other),
         }
     }

@@ -13,6 +13,7 @@ pub mod budget;
 mod catalog_store;
 mod changing;
 pub mod completion;
+mod confirming;
 pub mod control;
 mod describing;
 mod drive;
