@@ -47,7 +47,7 @@ use crate::{
 
 /// For how long what a follower is sent next is gathered, if no producer waits for it: each message wakes another core
 /// and is answered. Less than it may wait there before it is written.
-const GATHERING: Duration = Duration::from_millis(2);
+const GATHERING: Duration = Duration::from_millis(5);
 
 /// See the module.
 pub(super) struct Member<R: Runtime> {
