@@ -16,8 +16,9 @@ const MEASURED: Duration = Duration::from_secs(1);
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum CoresCommand {
-    /// List the cores: the drive of each, how busy it is, how many partitions it leads and of how many it has a copy
-    /// that does not, and its load, which is measured for a second.
+    /// List the cores: the drive of each, how busy it is, how many partitions it leads, how many of these stay there
+    /// until `dlog cores release`, of how many it has a copy that does not lead, and its load, which is measured for a
+    /// second.
     List,
     /// Have a core lead a partition, now and from now on, until `dlog cores release`.
     ///
@@ -111,11 +112,12 @@ async fn list(client: &PyralogClient, json: bool) -> Outcome {
         return Ok(());
     }
     say!(
-        "{:>4} {:>5} {:>6} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  DIRECTORY",
+        "{:>4} {:>5} {:>6} {:>5} {:>6} {:>7} {:>10} {:>12} {:>10} {:>12}  DIRECTORY",
         "CORE",
         "DRIVE",
         "BUSY",
         "LEADS",
+        "PINNED",
         "FOLLOWS",
         "WRITES/S",
         "BYTES/S",
@@ -130,9 +132,10 @@ async fn list(client: &PyralogClient, json: bool) -> Outcome {
         };
         let figure = |of: fn(Load) -> String| load(core).map_or_else(|| "-".to_owned(), of);
         say!(
-            "{id:>4} {drive:>5} {:>6} {:>5} {:>7} {:>10} {:>12} {:>10} {:>12}  {dir}",
+            "{id:>4} {drive:>5} {:>6} {:>5} {:>6} {:>7} {:>10} {:>12} {:>10} {:>12}  {dir}",
             figure(|load| format!("{:.1}%", load.busy as f64 / 10.0)),
             doing.leads,
+            doing.pinned,
             doing.follows,
             figure(|load| load.write_requests.to_string()),
             figure(|load| ByteSize(load.write_bytes).to_string()),
@@ -149,6 +152,7 @@ fn shown(core: &CoreStatus, load: Option<Load>) -> Value {
         "core": core, "drive": drive, "data_dir": data_dir,
         "answers": doing.is_some(),
         "leads": doing.map(|doing| doing.leads),
+        "pinned": doing.map(|doing| doing.pinned),
         "follows": doing.map(|doing| doing.follows),
         "busy_percent": load.map(|load| load.busy as f64 / 10.0),
         "write_requests_per_s": load.map(|load| load.write_requests),
@@ -168,6 +172,7 @@ mod tests {
             at_us,
             leads: 1,
             follows: 1,
+            pinned: 0,
             busy_us: done * 1_000,
             write_requests: done,
             write_bytes: done * 100,

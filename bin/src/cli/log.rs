@@ -3,8 +3,8 @@
 use clap::Subcommand;
 use pyralog_net::{
     client::{
-        AckLevel, Bound, Codec, LogChanges, LogId, LogSettings, Offset, PartitionId, PartitionStatus, PyralogClient,
-        ReplicaStatus, Replication,
+        AckLevel, Bound, Codec, LogChanges, LogId, LogSettings, Offset, PartitionId, PartitionStatus, Places,
+        PyralogClient, ReplicaStatus, Replication,
     },
     wire::reply::LogMetadata,
 };
@@ -341,12 +341,33 @@ async fn describe(client: &PyralogClient, name: &LogId, json: bool) -> Outcome {
         }
     }
     let told = partitions.iter().filter_map(|(_, _, told)| told.as_ref().ok());
-    for status in told.clone().filter(|status| status.forced_epoch.0 > 0) {
-        let PartitionStatus { partition, forced_epoch, .. } = status;
-        say!("partition {partition}: an operator accepted the loss of records in epoch {forced_epoch}");
-    }
+    told.clone().for_each(print_remarks);
     print_copies(&told.filter(|status| status.replication.replication_factor > 1).collect::<Vec<_>>());
     Ok(())
+}
+
+/// What an operator should know of a partition beside the figures.
+fn print_remarks(status: &PartitionStatus) {
+    let PartitionStatus { log, partition, forced_epoch, .. } = status;
+    if forced_epoch.0 > 0 {
+        say!("partition {partition}: an operator accepted the loss of records in epoch {forced_epoch}");
+    }
+    if status.pinned {
+        say!("partition {partition}: moved by command, load does not move it; `dlog cores release {log}/{partition}`");
+    }
+    for ReplicaStatus { replica, damaged, withheld, .. } in &status.replicas {
+        if let Some(damaged) = damaged {
+            say!("partition {partition}, copy {replica}: {} damaged", places(damaged));
+        }
+        if let Some(withheld) = withheld {
+            say!("partition {partition}, copy {replica}: {} not given by its drive", places(withheld));
+        }
+    }
+}
+
+fn places(Places { places, first_offset, records }: &Places) -> String {
+    let records = records.map_or_else(String::new, |records| format!(" ({})", count(records, "record")));
+    format!("{} from offset {first_offset}{records}", count(*places, "place"))
 }
 
 /// The copies of partitions that have several.

@@ -59,7 +59,7 @@ impl Partition {
         status.damages.extend(copies.into_iter().flat_map(|copy| copy.damages));
         if status.leads {
             for replica in &mut status.replicas {
-                replica.role = own.get(&replica.replica).map_or(replica.role, |own| own.role);
+                own.get(&replica.replica).into_iter().for_each(|own| replica.take_its_word(own));
             }
         } else {
             status.replicas = own.into_values().collect();
@@ -119,6 +119,7 @@ mod tests {
     use pyralog_engine::{
         replication::assignment::ReplicaId,
         settings::Replication,
+        shard::control::Places,
         types::{LeaderEpoch, Offset, PartitionIndex},
     };
 
@@ -134,6 +135,8 @@ mod tests {
             durable_offset: Offset(9),
             in_sync,
             lag_ms: 0,
+            damaged: None,
+            withheld: None,
         }
     }
 
@@ -147,6 +150,7 @@ mod tests {
             leads,
             replication: Replication { replication_factor: 3, write_quorum: 2, read_quorum: 1 },
             wanted: None,
+            pinned: false,
             replicas,
             start_offset: Offset(0),
             high_watermark: Offset(9),
@@ -190,6 +194,22 @@ mod tests {
         assert_eq!((partitions[0].status.leads, isr_count(&partitions)), (false, 0));
         let shown: Vec<_> = partitions[0].status.replicas.iter().map(|r| (r.replica.0, r.role)).collect();
         assert_eq!(shown, [(0, Candidate), (2, Follower)]);
+    }
+
+    #[test]
+    fn what_a_copy_cannot_read_is_shown_as_it_says_itself() {
+        use ReplicaRole::{Follower, Leader};
+        let of_leader = vec![replica(0, Leader, true), replica(1, Follower, true)];
+        let places = Places { places: 2, first_offset: Offset(7), records: Some(3) };
+        let mut own = replica(1, Follower, false);
+        own.damaged = Some(places);
+        own.withheld = Some(Places { records: None, ..places });
+        let partitions = put_together(vec![said(0, 9, true, of_leader), said(1, 9, false, vec![own])]);
+        let shown = &partitions[0].shown()["replicas"];
+        assert!(shown[0]["damaged"].is_null() && shown[0]["withheld"].is_null(), "{shown}");
+        assert_eq!(shown[1]["damaged"], json!({ "places": 2, "first_offset": 7, "records": 3 }));
+        assert_eq!(shown[1]["withheld"]["places"], 2);
+        assert_eq!(shown[1]["in_sync"], true, "that the leader knows");
     }
 
     #[test]

@@ -99,6 +99,15 @@ fn a_flipped_byte_in_a_sealed_segment_is_never_served_and_its_neighbours_are() {
         assert_eq!(record(&server, offset), line(offset), "a neighbour is not served");
     }
     assert_eq!(record(&server, LINES as u64), "the last\n");
+    let described = server.text(&["log", "describe", "a"]);
+    let records = last - first + 1;
+    let words = format!("partition 0, copy 0: 1 place from offset {first} ({records} records) damaged\n");
+    assert!(described.contains(&words), "{described}");
+    let known = &server.json("/status")["partitions"][0]["replicas"][0]["damaged"];
+    assert_eq!(
+        (&known["places"], &known["first_offset"], &known["records"]),
+        (&1.into(), &first.into(), &records.into())
+    );
     // What was sealed does not concern what is written next.
     server.feed(&[&PRODUCE[..], &["durable"]].concat(), b"more\n");
     neighbour_is_well(&server);

@@ -159,7 +159,9 @@ fn a_single_copy_is_moved_by_command_and_stays_there() {
         assert_eq!(text, format!("partition 0 of default/a is on core {core}\n"));
         assert_eq!(server.json("/status")["partitions"][0]["core"], core);
         let cores: serde_json::Value = serde_json::from_slice(&server.run(&["--json", "cores", "list"])).unwrap();
-        assert_eq!([0, 1].map(|at: usize| cores[at]["leads"].as_u64().unwrap()), [1 - core, core]);
+        for field in ["leads", "pinned"] {
+            assert_eq!([0, 1].map(|at: usize| cores[at][field].as_u64().unwrap()), [1 - core, core], "{field}");
+        }
     }
     let counted =
         server.page("/metrics").1.lines().find(|line| line.starts_with("dlog_copies_moved_total")).map(String::from);
@@ -168,6 +170,17 @@ fn a_single_copy_is_moved_by_command_and_stays_there() {
     let server = Server::start(&data, &["--cores", &two]);
     assert_eq!(server.json("/status")["partitions"][0]["core"], 1);
     assert_eq!(server.text(&["consume", "a"]), "one\n");
+    let pinned = || {
+        let described: serde_json::Value =
+            serde_json::from_slice(&server.run(&["--json", "log", "describe", "a"])).unwrap();
+        let said = server.text(&["log", "describe", "a"]).contains("`dlog cores release default/a/0`");
+        assert_eq!(described["partitions"][0]["pinned"], said, "{described}");
+        assert_eq!(server.json("/status")["partitions"][0]["pinned"], said);
+        said
+    };
+    assert!(pinned());
+    server.run(&["cores", "release", "a/0"]);
+    assert!(!pinned());
     server.stop();
 }
 

@@ -27,6 +27,9 @@ pub struct PartitionStatus {
     /// What that is to become, while copies of the log change.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub wanted: Option<Replication>,
+    /// Whether load may not move it, since an operator moved it, until he releases it.
+    #[serde(default)]
+    pub pinned: bool,
     /// The copies: all as the leader sees them; itself alone as one that does not lead does.
     pub replicas: Vec<ReplicaStatus>,
     /// The first offset.
@@ -59,7 +62,7 @@ pub struct ReplicaStatus {
     pub replica: ReplicaId,
     /// Where it is; none if its drive is away.
     pub core: Option<CoreId>,
-    /// What it is. Of another copy than the one that says so only whether it leads.
+    /// What it is. Of another copy that was not asked, or does not answer, only that it follows.
     pub role: ReplicaRole,
     /// Up to where it has the log in memory,
     pub received_offset: Offset,
@@ -71,6 +74,32 @@ pub struct ReplicaStatus {
     pub in_sync: bool,
     /// For how long it has not had all that the leader has.
     pub lag_ms: u64,
+    /// What is damaged of its log and waits for repair. As with `role`, each copy knows that of itself only.
+    #[serde(default)]
+    pub damaged: Option<Places>,
+    /// What its drive does not give of its log, though nothing says that it is damaged.
+    #[serde(default)]
+    pub withheld: Option<Places>,
+}
+
+impl ReplicaStatus {
+    /// Takes over what this copy, and no other, knows of itself.
+    pub fn take_its_word(&mut self, own: &ReplicaStatus) {
+        self.role = own.role;
+        self.damaged = own.damaged;
+        self.withheld = own.withheld;
+    }
+}
+
+/// Places of a log that cannot be read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Places {
+    /// How many are known.
+    pub places: u64,
+    /// The first record of the first.
+    pub first_offset: Offset,
+    /// How many records are in them, where that is known.
+    pub records: Option<u64>,
 }
 
 /// Where a partition is led after it was moved.
@@ -106,6 +135,9 @@ pub struct CoreDoing {
     pub leads: u64,
     /// Copies here that do not lead.
     pub follows: u64,
+    /// Partitions that are led here and that load may not move, since an operator moved them.
+    #[serde(default)]
+    pub pinned: u64,
     /// For how many microseconds it ran tasks.
     #[serde(default)]
     pub busy_us: u64,

@@ -8,14 +8,15 @@ use super::{
     CopyId, Core, Slot,
     completion::ReplyTo,
     control::{
-        CopyStanding, CoreDoing, CoreStatus, DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, ReplicaRole,
+        CopyStanding, CoreDoing, CoreStatus, DAMAGES_SHOWN_MAX, DamageStatus, PartitionStatus, Places, ReplicaRole,
         ReplicaStatus,
     },
     member::Member,
     owned::Owned,
-    request::{Reply, Request},
+    request::{Outcome, Reply, Request},
 };
 use crate::{
+    error::RequestError,
     replication::{FollowerView, assignment::ReplicaId, ballot::Memory, message::Held},
     runtime::Runtime,
     settings::Replication,
@@ -26,7 +27,8 @@ use crate::{
 const CORE_PATIENCE: Duration = Duration::from_secs(1);
 
 impl<R: Runtime> Core<R> {
-    /// Answers how a partition is: as its leader sees it, or else as a copy of this core does.
+    /// Answers how a partition is: as its leader sees it, with what the other copies say of themselves; or else as a
+    /// copy of this core sees it.
     pub(super) fn describe(self: &Rc<Self>, id: PartitionId, reply: ReplyTo) {
         let found = self.owned(id).or_else(|error| {
             let partitions = self.partitions.borrow();
@@ -36,7 +38,36 @@ impl<R: Runtime> Core<R> {
             });
             open.ok_or(error)
         });
-        reply.send(found.map(|owned| Reply::Described(Box::new(owned.status()))));
+        let mut status = match found {
+            Ok(owned) => owned.status(),
+            Err(error) => return reply.send(Err(error)),
+        };
+        let core = Rc::clone(self);
+        self.common.context.runtime.spawn(async move {
+            let asked = status.replicas.iter().filter(|replica| replica.replica != status.replica);
+            let asked = asked.map(|replica| core.own_word(CopyId { partition: id, copy: replica.replica }));
+            let said: Vec<_> = join_all(asked).await.into_iter().flatten().collect();
+            for replica in &mut status.replicas {
+                let own = said.iter().find(|own| own.replica == replica.replica);
+                own.into_iter().for_each(|own| replica.take_its_word(own));
+            }
+            reply.send(Ok(Reply::Described(Box::new(status))));
+        });
+    }
+
+    /// What a copy says of itself, if it does in time.
+    async fn own_word(self: &Rc<Self>, id: CopyId) -> Option<ReplicaStatus> {
+        self.home_of(id)?;
+        match self.call_within(Request::DescribeCopy(id), CORE_PATIENCE).await {
+            Some(Ok(Reply::Described(status))) => status.replicas.into_iter().find(|own| own.replica == id.copy),
+            _ => None,
+        }
+    }
+
+    /// How a copy of this core is.
+    pub(super) fn describe_copy(&self, id: CopyId) -> Outcome {
+        let owned = self.copy(id).ok_or(RequestError::UnknownPartition { partition: id.partition })?;
+        Ok(Reply::Described(Box::new(owned.status())))
     }
 }
 
@@ -66,6 +97,7 @@ impl<R: Runtime> Core<R> {
         let copies = self.open_partitions();
         let leads = |owned: &&Rc<Owned<R>>| owned.member.as_ref().is_none_or(|member| member.leads());
         let led = copies.iter().filter(leads).count();
+        let pinned = copies.iter().filter(leads).filter(|owned| owned.is_pinned()).count();
         self.common.note_busy();
         let metrics = &self.common.context.metrics;
         let at_us = self.common.context.runtime.monotonic().as_micros();
@@ -73,6 +105,7 @@ impl<R: Runtime> Core<R> {
             at_us: u64::try_from(at_us).unwrap_or(u64::MAX),
             leads: led as u64,
             follows: (copies.len() - led) as u64,
+            pinned: pinned as u64,
             busy_us: metrics.busy_us.get(),
             write_requests: metrics.write_requests.get(),
             write_bytes: metrics.write_bytes.get(),
@@ -98,6 +131,7 @@ impl<R: Runtime> Owned<R> {
             leads: self.member.as_ref().is_none_or(|member| member.leads()),
             replication,
             wanted: self.wanted(),
+            pinned: self.is_pinned(),
             replicas,
             start_offset: ends.log_start(),
             high_watermark: ends.high_watermark(),
@@ -123,6 +157,11 @@ impl<R: Runtime> Owned<R> {
         shown.map(explained).collect()
     }
 
+    /// Whether an operator moved the partition here, so that load does not move it.
+    fn is_pinned(&self) -> bool {
+        self.entry.borrow().is_pinned(self.id.index)
+    }
+
     /// What the copies are to become, while they change.
     fn wanted(&self) -> Option<Replication> {
         let entry = self.entry.borrow();
@@ -135,8 +174,18 @@ impl<R: Runtime> Owned<R> {
             core: Some(self.core.id),
             role: ReplicaRole::Leader,
             in_sync: true,
+            damaged: self.damaged(),
             ..far(self.held.get())
         }
+    }
+
+    fn damaged(&self) -> Option<Places> {
+        let losses = self.log.losses().all();
+        Some(Places {
+            places: losses.len() as u64,
+            first_offset: losses.first()?.lost.from,
+            records: Some(losses.iter().map(|loss| loss.lost.to.0 - loss.lost.from.0).sum()),
+        })
     }
 }
 
@@ -162,6 +211,8 @@ impl<R: Runtime> Member<R> {
             core: self.home(self.id.copy),
             role: if self.is_closed() { ReplicaRole::Closed } else { replica.role().into() },
             in_sync: leads,
+            damaged: self.owned().and_then(|owned| owned.damaged()),
+            withheld: self.withheld.known(),
             ..far(replica.held())
         });
         let follower = |FollowerView { replica, held, in_sync, lag }| ReplicaStatus {
@@ -216,5 +267,7 @@ fn far(held: Held) -> ReplicaStatus {
         durable_offset: held.durable,
         in_sync: false,
         lag_ms: 0,
+        damaged: None,
+        withheld: None,
     }
 }

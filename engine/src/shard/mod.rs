@@ -321,9 +321,10 @@ impl<R: Runtime> Core<R> {
             Request::Describe(partition) => self.owner(*partition),
             Request::Doing(core) | Request::Loads(core) => *core,
             Request::HandOver(CopyId { partition, .. }) | Request::Members(partition) => self.owner(*partition),
-            Request::StandingOf(copy) | Request::Force(copy) | Request::Release(copy, _) => {
-                self.home_of(*copy).unwrap_or(self.common.id)
-            }
+            Request::StandingOf(copy)
+            | Request::DescribeCopy(copy)
+            | Request::Force(copy)
+            | Request::Release(copy, _) => self.home_of(*copy).unwrap_or(self.common.id),
             Request::CreateLog(_) | Request::AlterLog(_) | Request::DeleteLog(_) => CATALOG_CORE,
             Request::Recover(_) | Request::Move(_) | Request::Unpin(_) | Request::DescribeCores => CATALOG_CORE,
         };
@@ -366,6 +367,7 @@ impl<R: Runtime> Core<R> {
             Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::Members(partition) => self.tell_members(partition, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
+            Request::DescribeCopy(copy) => reply.send(self.describe_copy(copy)),
             Request::Force(copy) => self.force(copy, reply),
             Request::Release(copy, to) => self.release(copy, to, reply),
         }

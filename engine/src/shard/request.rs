@@ -56,6 +56,8 @@ pub enum Request {
     Members(PartitionId),
     /// Tell how a copy stands by itself. Among cores.
     StandingOf(CopyId),
+    /// Tell how a copy is, as it sees itself. Among cores.
+    DescribeCopy(CopyId),
     /// Have this copy lead by the operator's word. Among cores.
     Force(CopyId),
     /// Close this copy, since this core is to open it. Among cores.
@@ -175,7 +177,8 @@ pub enum Reply {
     Found(Found),
     /// To [`Request::Trim`]: the first offset now, and the range.
     Trimmed(Found),
-    /// To [`Request::Describe`]: as the leader sees it, or else as another copy does.
+    /// To [`Request::Describe`]: as the leader sees it, or else as another copy does; and to
+    /// [`Request::DescribeCopy`].
     Described(Box<PartitionStatus>),
     /// To [`Request::CreateLog`].
     LogCreated(Arc<LogEntry>),

@@ -11,6 +11,7 @@ use std::{cell::RefCell, collections::BTreeMap, rc::Rc, time::Duration};
 use bytes::Bytes;
 
 use super::{
+    control::Places,
     member::Member,
     owned::Owned,
     repairing::{NotNow, PAUSE, READER_PATIENCE, SHORT_PAUSE},
@@ -47,6 +48,13 @@ impl Withheld {
     /// Whether a place counts as damaged.
     pub(super) fn lasts(&self) -> bool {
         self.places.borrow().values().any(|looks| *looks >= LOOKS)
+    }
+
+    /// What is known of it, for whoever watches: how much there is from each place on nobody has tried.
+    pub(super) fn known(&self) -> Option<Places> {
+        let places = self.places.borrow();
+        let (first_offset, _) = places.first_key_value()?;
+        Some(Places { places: places.len() as u64, first_offset: *first_offset, records: None })
     }
 
     fn note(&self, offset: Offset) {

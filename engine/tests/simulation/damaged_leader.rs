@@ -19,7 +19,7 @@ use pyralog_engine::{
     settings::{LogSettings, Replication},
     shard::{
         Shard,
-        control::{PartitionStatus, ReplicaRole},
+        control::{PartitionStatus, Places, ReplicaRole},
         request::{Append, CreateLog, Fetch, Outcome, Reply, Request},
     },
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
@@ -239,4 +239,52 @@ fn for_what_a_leader_cannot_read_and_another_has_that_one_leads_until_the_segmen
     let at = SEGMENT_HEADER_BYTES;
     let after = have_a_segment_written_anew(|_, _| (), |sim, segment| sim.refuse_reads(segment, at..at + 512));
     assert!(after.epoch.0 > 2 * 8, "nobody else led: {after:?}");
+}
+
+/// A server that was started again with many records on both copies, whose leader is asked how the partition is after
+/// something was done to it and its other copy: its first segment, and the drive of the other.
+fn described_after(something: impl Fn(&Sim, &Path, &Path)) -> (Sim, PartitionStatus, impl Fn(&Sim) -> PartitionStatus) {
+    let (sim, plan, clients, (process, runtime, shard)) = with_batches(60);
+    drop((shard, runtime));
+    sim.lose_power(process);
+    let copies = copies_on(&sim, &plan);
+    let copies = copies.values().next().unwrap();
+    let leader = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap();
+    let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
+    let drive = plan.drives.iter().rev().find(|drive| follower.starts_with(drive)).unwrap();
+    let (_, runtime, shard) = begin(&sim, &plan);
+    sim.run_for(Duration::from_secs(1), 30 * STEPS_MAX).unwrap();
+    something(&sim, &leader.1[0], drive);
+    _ = keep_reading(&runtime, &shard);
+    _ = keep_writing(&runtime, &shard, &clients);
+    sim.keep_going_until(sim.now() + Duration::from_secs(20));
+    let later = move |sim: &Sim| {
+        sim.run_for(Duration::from_secs(3), 30 * STEPS_MAX).unwrap();
+        status(sim, &runtime, shard.clone(), Rc::clone(&clients)).1
+    };
+    let status = later(&sim);
+    (sim, status, later)
+}
+
+#[test]
+fn what_a_drive_does_not_give_is_shown_until_it_gives_it() {
+    let at = SEGMENT_HEADER_BYTES;
+    let (sim, shown, later) = described_after(|sim, segment, other_drive| {
+        sim.refuse_reads(segment, at..at + 512);
+        // Nobody who could give it, or lead.
+        sim.stall_drive(other_drive, Duration::from_secs(60));
+    });
+    assert!(shown.leads && shown.replica == ReplicaId(0), "{shown:?}");
+    let withheld = Places { places: 1, first_offset: Offset(0), records: None };
+    assert_eq!((shown.replicas[0].withheld, shown.replicas[0].damaged), (Some(withheld), None), "{shown:?}");
+    assert_eq!(shown.replicas[1].withheld, None, "{shown:?}");
+    sim.allow_reads();
+    assert_eq!(later(&sim).replicas[0].withheld, None);
+}
+
+#[test]
+fn a_leader_says_of_other_copies_what_they_say_of_themselves() {
+    let (_, shown, _) = described_after(|sim, _, other_drive| sim.fail_drive(other_drive));
+    assert!(shown.leads && shown.replica == ReplicaId(0), "{shown:?}");
+    assert_eq!(shown.replicas[1].role, ReplicaRole::Closed, "{shown:?}");
 }

@@ -56,7 +56,8 @@ pub use pyralog_engine::{
     settings::{Bound, LogChanges, LogSettings, Replication, ReplicationChanges},
     shard::{
         control::{
-            CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, RecoveryReport, ReplicaRole, ReplicaStatus,
+            CopyStanding, CoreDoing, CoreStatus, Moved, PartitionStatus, Places, RecoveryReport, ReplicaRole,
+            ReplicaStatus,
         },
         request::{Found, OffsetAt},
     },
