@@ -21,7 +21,7 @@ pub enum ErrorClass {
     Fenced,
     /// The operator: stored bytes are damaged.
     Corrupt,
-    /// The caller, by asking again: whether the write was stored is not known.
+    /// The caller, by asking again: whether the write was stored, or the change made, is not known.
     Unknown,
 }
 
@@ -218,6 +218,22 @@ pub enum RequestError {
         /// What happened.
         reason: String,
     },
+    /// A drive, or a core of it, does not answer, so that a change of logs or of where they are was not begun.
+    #[error("the drive of {} does not answer in time: nothing was changed; try again later", path.display())]
+    DriveSilent {
+        /// The data directory.
+        path: PathBuf,
+    },
+    /// The same, when the change had begun.
+    #[error(
+        "the drive of {} does not answer in time: whether the change is made is not known; it may still be when the \
+         drive answers, so look before you try again",
+        path.display()
+    )]
+    ChangeUnknown {
+        /// The data directory.
+        path: PathBuf,
+    },
     /// The catalogue of logs could not be written.
     #[error("the catalogue of logs could not be written: {reason}")]
     CatalogFailed {
@@ -263,10 +279,10 @@ impl RequestError {
             E::LogExists { .. } | E::SettingsRefused { .. } => ErrorClass::Refused,
             E::RecoveryRefused { .. } | E::MoveRefused { .. } => ErrorClass::Refused,
             E::Overloaded | E::ShuttingDown | E::DiskFull { .. } => ErrorClass::Retriable,
-            E::PartitionOpening { .. } | E::NotLeader { .. } => ErrorClass::Retriable,
+            E::PartitionOpening { .. } | E::NotLeader { .. } | E::DriveSilent { .. } => ErrorClass::Retriable,
             E::ReadOnly { .. } | E::CatalogFailed { .. } => ErrorClass::Fenced,
             E::Corrupt { .. } | E::ReadFailed { .. } => ErrorClass::Corrupt,
-            E::OutcomeUnknown { .. } => ErrorClass::Unknown,
+            E::OutcomeUnknown { .. } | E::ChangeUnknown { .. } => ErrorClass::Unknown,
         }
     }
 

@@ -9,6 +9,7 @@
 use std::{
     fs,
     path::{Path, PathBuf},
+    process::Stdio,
     thread,
     time::{Duration, Instant},
 };
@@ -18,7 +19,7 @@ use serde_json::Value;
 
 use crate::{
     power::Drive,
-    support::{PATIENCE, Server, scratch},
+    support::{PATIENCE, Server, failed, scratch},
     workload::{LOG, Outcomes, PARTITIONS, Story, load, number, seed},
 };
 
@@ -175,4 +176,39 @@ fn the_loss_of_any_drive_loses_nothing_and_stops_nothing() {
     let server = host.start();
     host.until_in_sync(&server);
     host.story.conclude(server, seed);
+}
+
+#[test]
+fn whoever_creates_or_deletes_logs_is_told_which_drive_does_not_answer_and_that_nothing_was_changed() {
+    let root = scratch();
+    let Some(host) = Host::new(root.path(), 1) else { return };
+    let server = host.start();
+    let copies = ["--replication-factor", "3", "--write-quorum", "2", "--read-quorum", "2"];
+    let create = |name| server.run(&[&["log", "create", name][..], &copies].concat());
+    create("a");
+    let commands: [&[&str]; 5] = [
+        &["log", "create", "b"],
+        &["log", "delete", "a"],
+        &["log", "alter", "a", "--retention", "7d"],
+        &["cores", "move", "a/0", "1"],
+        &["cores", "release", "a/0"],
+    ];
+    for drive in &host.drives {
+        let frozen = drive.frozen();
+        let words = format!("the drive of {} does not answer in time", drive.path().join("data").display());
+        // At once, since clients repeat them for some seconds.
+        let begin = |command: &[&str]| {
+            let mut command = server.command(command);
+            command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        };
+        let told = commands.map(begin).map(|child| failed(child.wait_with_output().unwrap()));
+        for (code, message) in told {
+            assert!(code == 1 && message.contains(&words) && message.contains("nothing was changed"), "{message}");
+        }
+        drop(frozen);
+        create("b");
+        server.run(&["log", "delete", "b"]);
+    }
+    assert!(server.text(&["log", "list"]).contains("default/a "));
+    server.stop();
 }

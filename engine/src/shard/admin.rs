@@ -9,7 +9,9 @@ use std::{
 };
 
 use super::{
-    CatalogError, Core, catalog_store,
+    CatalogError, Core,
+    answering::Probes,
+    catalog_store,
     completion::ReplyTo,
     mailbox::Message,
     opening::log_dir,
@@ -37,6 +39,7 @@ pub(super) struct Admin {
     answered: Signal,
     /// It is looked whether copies that change have changed.
     pub(super) watches: Cell<bool>,
+    pub(super) probes: Probes,
 }
 
 impl Admin {
@@ -53,44 +56,33 @@ impl<R: Runtime> Core<R> {
         let core = Rc::clone(self);
         let replication = request.settings.replication.unwrap_or(self.common.config.replication);
         request.settings.replication = (replication.replication_factor > 1).then_some(replication);
-        self.common.context.runtime.spawn(async move {
-            let turn = core.admin.changes.take().await;
+        self.administer(reply, async move {
             let current = Arc::clone(&core.catalog.borrow());
             let now_ms = core.common.context.runtime.unix_millis();
             let drives = core.common.config.drives.known();
-            let outcome = match current.with_log(&request, (drives, now_ms)) {
+            match current.with_log(&request, (drives, now_ms)) {
                 // A deletion may use the reserve: it makes room.
                 Ok(_) if core.common.context.room.is_low() => Err(core.common.disk_full()),
                 Ok(_) if usize::from(replication.replication_factor) > core.cores => {
                     Err(too_many_copies(replication.replication_factor, core.cores))
                 }
-                Ok((next, log)) => core.found(next, log).await,
+                Ok((next, log)) => core.found(next, log).await.map(Reply::LogCreated),
                 Err(error) => Err(error),
-            };
-            drop(turn);
-            if let Ok(log) = &outcome {
-                core.until_led(log).await;
             }
-            reply.send(outcome.map(Reply::LogCreated));
         });
     }
 
     pub(super) fn delete_log(self: &Rc<Self>, name: LogName, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            let _turn = core.admin.changes.take().await;
+        self.administer(reply, async move {
             let current = Arc::clone(&core.catalog.borrow());
-            let outcome = match current.without_log(&name) {
-                Ok((next, log)) => core.change(next).await.map(|()| log),
-                Err(error) => Err(error),
-            };
-            if let Ok(log) = &outcome {
-                // Every core has let go of its files. Before the next change, which may make a log of the same name.
-                for (_, data_dir) in core.common.config.drives.all() {
-                    core.throw_away(data_dir, &log_dir(data_dir, &log.name)).await;
-                }
+            let (next, log) = current.without_log(&name)?;
+            core.change(next).await?;
+            // Every core has let go of its files. Before the next change, which may make a log of the same name.
+            for (_, data_dir) in core.common.config.drives.all() {
+                core.throw_away(data_dir, &log_dir(data_dir, &log.name)).await;
             }
-            reply.send(outcome.map(|_| Reply::LogDeleted));
+            Ok(Reply::LogDeleted)
         });
     }
 

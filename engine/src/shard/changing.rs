@@ -53,10 +53,7 @@ impl<R: Runtime> Core<R> {
     /// Changes the settings of a log. A change of its copies goes on after the answer.
     pub(super) fn alter_log(self: &Rc<Self>, request: AlterLog, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            let _turn = core.admin.changes.take().await;
-            reply.send(core.altered(&request).await.map(Reply::LogAltered));
-        });
+        self.administer(reply, async move { core.altered(&request).await.map(Reply::LogAltered) });
     }
 
     async fn altered(self: &Rc<Self>, request: &AlterLog) -> Result<Arc<LogEntry>, RequestError> {

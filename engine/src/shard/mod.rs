@@ -7,6 +7,7 @@
 
 mod admin;
 mod adopting;
+mod answering;
 pub mod balancing;
 mod ballot_store;
 pub mod budget;
@@ -319,7 +320,7 @@ impl<R: Runtime> Core<R> {
             Request::FindOffset(find) => self.owner(find.partition),
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
-            Request::Doing(core) | Request::Loads(core) => *core,
+            Request::Doing(core) | Request::Loads(core) | Request::Probe(core) => *core,
             Request::HandOver(CopyId { partition, .. }) | Request::Members(partition) => self.owner(*partition),
             Request::StandingOf(copy)
             | Request::DescribeCopy(copy)
@@ -364,6 +365,7 @@ impl<R: Runtime> Core<R> {
             Request::DescribeCores => self.describe_cores(reply),
             Request::Doing(_) => reply.send(Ok(Reply::Doing(self.doing()))),
             Request::Loads(_) => self.tell_loads(reply),
+            Request::Probe(_) => self.probe(reply),
             Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::Members(partition) => self.tell_members(partition, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),

@@ -70,21 +70,17 @@ impl<R: Runtime> Core<R> {
     /// ([`super::relocating`]). There it stays until he says otherwise.
     pub(super) fn move_partition(self: &Rc<Self>, request: Move, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            let moved = match core.moved(request).await {
-                Ok(moved) => core.pin(request.partition, true).await.map(|()| moved),
-                refused => refused,
-            };
-            reply.send(moved.map(Reply::Moved));
+        self.administer_in_steps(reply, async move {
+            let moved = core.moved(request).await?;
+            core.pin(request.partition, true).await?;
+            Ok(Reply::Moved(moved))
         });
     }
 
     /// Lets a partition move by itself again.
     pub(super) fn unpin_partition(self: &Rc<Self>, partition: PartitionId, reply: ReplyTo) {
         let core = Rc::clone(self);
-        self.common.context.runtime.spawn(async move {
-            reply.send(core.pin(partition, false).await.map(|()| Reply::Unpinned));
-        });
+        self.administer_in_steps(reply, async move { core.pin(partition, false).await.map(|()| Reply::Unpinned) });
     }
 
     /// Notes in the catalogue, durably, whether a partition moves by an operator's word only.

@@ -167,6 +167,9 @@ impl<R: Runtime> Core<R> {
             });
         }
         runtime.spawn(Rc::clone(self).report_drive_faults());
+        if self.common.id == CATALOG_CORE {
+            self.await_cores();
+        }
         if let Some(inbox) = control {
             let shard = Shard(Rc::clone(self));
             runtime.spawn(async move {

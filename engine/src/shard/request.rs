@@ -50,6 +50,8 @@ pub enum Request {
     Doing(CoreId),
     /// Tell what this core and its copies have done. Among cores.
     Loads(CoreId),
+    /// Do a small write on the drive of this core. Among cores.
+    Probe(CoreId),
     /// Hand leadership over to this copy. Among cores.
     HandOver(CopyId),
     /// Tell the members of a partition, if it is led and they are settled. Among cores.
@@ -198,6 +200,8 @@ pub enum Reply {
     Doing(CoreDoing),
     /// To [`Request::Loads`].
     Loads(Box<Loads>),
+    /// To [`Request::Probe`]: it is done, or failed.
+    Probed,
     /// To [`Request::HandOver`]: the copy leads in this reign.
     HandedOver(LeaderEpoch),
     /// To [`Request::Members`].

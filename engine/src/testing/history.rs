@@ -122,6 +122,8 @@ pub enum Cause {
     DriveFull,
     /// A drive failed a write or a sync.
     DriveFailed,
+    /// A drive did not answer for a while.
+    DriveStalled,
     /// A drive failed a read.
     ReadFailed,
     /// A drive gave something else than it was asked for.

@@ -63,6 +63,7 @@ impl Fate {
             clients.note(Event::Cause(Cause::ReadFailed));
             sim.fail_drive(&drive);
         } else {
+            clients.note(Event::Cause(Cause::DriveStalled));
             let millis = self.random.within(10..3_000);
             sim.stall_drive(&drive, Duration::from_millis(millis));
         }

@@ -179,7 +179,7 @@ fn a_read_that_comes_from_another_place_at_any_moment_of_a_move_hides_nothing() 
 
 #[test]
 fn a_drive_that_stalls_at_any_moment_of_a_move_leaves_nothing_closed() {
-    let (stall, mut refused) = (Duration::from_secs(12), 0);
+    let (stall, mut refused, mut unknown) = (Duration::from_secs(12), 0, 0);
     for moment in moments().step_by(4) {
         let story = Story::new();
         let (life, _, outcome) = story.begin();
@@ -192,13 +192,11 @@ fn a_drive_that_stalls_at_any_moment_of_a_move_leaves_nothing_closed() {
         let begun = story.sim.now();
         story.sim.run_until(|| outcome.borrow().is_some(), STEPS_MAX).unwrap();
         let took = story.sim.now() - begun;
-        assert!(took < stall + Duration::from_secs(1), "an answer after {took:?}");
+        assert!(took < Duration::from_secs(3), "an answer after {took:?}");
         match outcome.borrow().as_ref().unwrap() {
             Ok(_) => {}
-            Err(RequestError::MoveRefused { .. }) => {
-                assert!(took < Duration::from_secs(9), "refused after {took:?}");
-                refused += 1;
-            }
+            Err(RequestError::DriveSilent { .. } | RequestError::MoveRefused { .. }) => refused += 1,
+            Err(RequestError::ChangeUnknown { .. }) => unknown += 1,
             Err(other) => panic!("stalled after {moment:?}: {other}"),
         }
         story.sim.run_until(|| story.sim.now() >= begun + stall, STEPS_MAX).unwrap();
@@ -210,5 +208,5 @@ fn a_drive_that_stalls_at_any_moment_of_a_move_leaves_nothing_closed() {
         story.sim.run_for(Duration::from_millis(100), STEPS_MAX).unwrap();
         assert_eq!(story.end(&life), Offset(BEFORE + written.get()), "stalled after {moment:?}");
     }
-    assert!(refused > 0, "none was refused");
+    assert!(refused > 0 && unknown > 0, "{refused} were refused, and {unknown} had begun");
 }

@@ -120,6 +120,8 @@ codes! {
     PARTITION_OPENING = 304;
     /// The partition is led by a copy on another core, or by none at the moment.
     NOT_LEADER = 305;
+    /// A drive does not answer, and a change of the catalogue was not begun.
+    DRIVE_SILENT = 306;
     /// The partition stopped accepting writes after a fault.
     READ_ONLY = 401;
     /// The catalogue of logs could not be written.
@@ -130,6 +132,8 @@ codes! {
     READ_FAILED = 502;
     /// Whether the write was stored is not known.
     OUTCOME_UNKNOWN = 601;
+    /// A drive does not answer, and whether a change of the catalogue is made is not known.
+    CHANGE_UNKNOWN = 602;
 }
 
 impl ErrorCode {
@@ -282,6 +286,8 @@ impl From<&RequestError> for WireError {
                 (C::READ_FAILED, details)
             }
             E::OutcomeUnknown { reason } => (C::OUTCOME_UNKNOWN, json!({ "reason": reason })),
+            E::DriveSilent { path } => (C::DRIVE_SILENT, json!({ "path": path.display().to_string() })),
+            E::ChangeUnknown { path } => (C::CHANGE_UNKNOWN, json!({ "path": path.display().to_string() })),
             E::CatalogFailed { reason } => (C::CATALOG_FAILED, json!({ "reason": reason })),
         };
         wire_error(code, error.to_string(), details)
@@ -351,6 +357,8 @@ mod tests {
             E::Corrupt { file: "/d/f".into(), position: 4096, from: Offset(3), to: Offset(5), reason: reason.clone() },
             E::ReadFailed { file: "/d/f".into(), position: 8, from: Offset(3), to: Offset(5), reason: reason.clone() },
             E::OutcomeUnknown { reason: reason.clone() },
+            E::DriveSilent { path: "/d".into() },
+            E::ChangeUnknown { path: "/d".into() },
             E::CatalogFailed { reason },
         ]
     }

@@ -68,6 +68,7 @@ impl<'a> Judge<'a> {
             // A failed sync takes what was written before it: readers may have seen it already.
             E::Corrupt { .. } => spoiled || self.any(&[Cause::DriveFailed, Cause::Misread]),
             E::ReadFailed { .. } => spoiled || self.any(&DRIVE),
+            E::DriveSilent { .. } | E::ChangeUnknown { .. } => self.any(&[Cause::DriveStalled]),
             E::CatalogFailed { .. } => self.any(&[Cause::DriveFailed, Cause::DriveFull]),
             E::ShuttingDown => self.any(&[Cause::Stopping]),
             E::PartitionOpening { .. } => self.any(&[Cause::Creating]),
