@@ -133,6 +133,8 @@ pub struct CoreMetrics {
     pub read_ahead_hits: Counter,
     /// Copies that an operator had lead though records may be lost.
     pub forced_leaders: Counter,
+    /// Copies that were given up because their drives did not give them, to be rebuilt.
+    pub copies_given_up: Counter,
     /// Damaged places found in segments, each once in the life of the process.
     pub damages_found: Counter,
     /// Records lost in them.

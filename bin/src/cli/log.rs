@@ -405,4 +405,10 @@ fn print_copies(partitions: &[&PartitionStatus]) {
             );
         }
     }
+    for partition in partitions {
+        for (copy, problem) in partition.replicas.iter().filter_map(|copy| Some((copy.replica, copy.problem.as_ref()?)))
+        {
+            say!("copy {copy} of partition {}: {problem}", partition.partition);
+        }
+    }
 }

@@ -105,6 +105,7 @@ fn role(role: ReplicaRole) -> &'static str {
         ReplicaRole::Rebuilding => "rebuilding",
         ReplicaRole::Halted => "halted",
         ReplicaRole::Closed => "closed",
+        ReplicaRole::Unreadable => "unreadable",
     }
 }
 

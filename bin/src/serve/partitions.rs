@@ -137,6 +137,7 @@ mod tests {
             lag_ms: 0,
             damaged: None,
             withheld: None,
+            problem: None,
         }
     }
 

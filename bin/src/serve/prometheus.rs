@@ -50,6 +50,11 @@ const COUNTERS: &[(&str, &str, Field)] = &[
     ("dlog_forced_leaders_total", "Copies that an operator had lead though records may be lost.", |m| {
         &m.forced_leaders
     }),
+    (
+        "dlog_copies_given_up_total",
+        "Copies that were given up since their drives did not give them, to be rebuilt.",
+        |m| &m.copies_given_up,
+    ),
     ("dlog_segments_deleted_total", "Segments that were given up: trimmed, or too many, or too old.", |m| {
         &m.segments_deleted
     }),

@@ -19,5 +19,6 @@ mod relocations;
 mod retention;
 mod server;
 mod support;
+mod unread;
 mod verify;
 mod workload;

@@ -22,7 +22,7 @@ pub(super) async fn read_behind_damage<R: Runtime>(
     file: &R::File,
     found: &mut LastSegment,
 ) -> Result<Vec<Lost>, LogFault> {
-    let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
+    let fault = |error: std::io::Error| LogFault::unread("reading", &last.path, &error);
     let size = file.size().await.map_err(fault)?;
     let span = (found.cut_position, size);
     let new_survey = || Survey::new(&last.header, span, (found.end_offset, Offset(u64::MAX)));

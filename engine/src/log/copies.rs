@@ -97,7 +97,8 @@ pub(crate) async fn read<R: Runtime>(runtime: &R, path: &Path) -> io::Result<Opt
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(error),
     };
-    file.fdatasync().await?;
+    // Not to be taken for bytes that the drive does not give.
+    file.fdatasync().await.map_err(|error| io::Error::new(error.kind(), format!("its sync: {error}")))?;
     file.read_at(0, DEVICE_BLOCK_BYTES_MAX as usize).await.map(Some)
 }
 

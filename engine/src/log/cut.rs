@@ -345,7 +345,7 @@ pub(super) async fn finish_begun<R: Runtime>(
     (dir, owner): (&Path, (LogUid, PartitionIndex)),
 ) -> Result<Option<Damage>, LogFault> {
     let path = dir.join(FILE_NAME);
-    let read = copies::read(runtime, &path).await.map_err(|error| LogFault::from_io("reading", &path, &error))?;
+    let read = copies::read(runtime, &path).await.map_err(|error| LogFault::unread("reading", &path, &error))?;
     match read.map(|bytes| Cut::decode(&bytes, (Some(owner.0), owner.1))) {
         None => Ok(None),
         Some(Ok(cut)) => {

@@ -126,6 +126,16 @@ pub enum LogFault {
     /// A file is of another format version. Nothing in the directory was touched.
     #[error(transparent)]
     Version(#[from] OtherVersion),
+    /// The drive does not give bytes that must be read. It may give them the next time.
+    #[error("{operation} of {} failed: {reason}", path.display())]
+    Unread {
+        /// What failed.
+        operation: &'static str,
+        /// On which file.
+        path: PathBuf,
+        /// The operating system's words.
+        reason: String,
+    },
     /// A write or a sync failed. The log must not be written again before it is recovered.
     #[error("{operation} of {} failed: {reason}", path.display())]
     Failed {
@@ -148,11 +158,28 @@ impl LogFault {
         }
     }
 
+    /// What an error means of a read.
+    pub(crate) fn unread(operation: &'static str, path: &Path, error: &std::io::Error) -> Self {
+        if is_withheld(error) {
+            LogFault::Unread { operation, path: path.to_path_buf(), reason: error.to_string() }
+        } else {
+            LogFault::from_io(operation, path, error)
+        }
+    }
+
     /// What an error means of a write into prepared room, or of a sync: the fate of the bytes is unknown, whatever the
     /// reason.
     pub(crate) fn failed(operation: &'static str, path: &Path, error: &std::io::Error) -> Self {
         LogFault::Failed { operation, path: path.to_path_buf(), reason: error.to_string() }
     }
+}
+
+/// Whether a read failed because the drive does not give the bytes, or the file system finds that they are not what was
+/// written; and not because of something that is in the way.
+fn is_withheld(error: &std::io::Error) -> bool {
+    use rustix::io::Errno;
+    let known = [Errno::IO, Errno::NODATA, Errno::BADMSG, Errno::UCLEAN, Errno::REMOTEIO];
+    error.raw_os_error().is_some_and(|code| known.iter().any(|errno| errno.raw_os_error() == code))
 }
 
 /// What the owner says of a batch.

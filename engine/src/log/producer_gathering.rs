@@ -112,7 +112,7 @@ pub(super) async fn until<R: Runtime>(
     let mut history = known;
     let mut bound = end;
     for segment in segments.iter().rev() {
-        let fault = |error: io::Error| LogFault::from_io("reading", &segment.path, &error);
+        let fault = |error: io::Error| LogFault::unread("reading", &segment.path, &error);
         let bound = std::mem::replace(&mut bound, segment.base_offset());
         let file = context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
         let block = file.read_at(0, SEGMENT_HEADER_BYTES as usize).await.map_err(fault)?;
@@ -133,7 +133,7 @@ pub(super) async fn until<R: Runtime>(
     for (segment, header, file, bound) in opened.into_iter().rev() {
         let span = (segment.end_position.get(), bound);
         let read = gather_from(context, (&header, &file), span, &history).await;
-        let (said, losses) = read.map_err(|error| LogFault::from_io("reading", &segment.path, &error))?;
+        let (said, losses) = read.map_err(|error| LogFault::unread("reading", &segment.path, &error))?;
         history = said;
         missed.extend(losses.into_iter().map(|lost| (Rc::clone(segment), lost)));
     }

@@ -137,7 +137,8 @@ async fn open_any<R: Runtime>(
 ) -> Result<Recovered<R>, LogFault> {
     let runtime = &context.runtime;
     let fault = |operation, path: &PathBuf, error| LogFault::from_io(operation, path, &error);
-    let list = async || runtime.list_dir(&dir).await.map_err(|e| fault("listing", &dir, e));
+    let unread = |operation, error| LogFault::unread(operation, &dir, &error);
+    let list = async || runtime.list_dir(&dir).await.map_err(|e| unread("listing", e));
     let (mut entries, mut damage) = (list().await?, None);
     if refuse_other_versions(runtime, &entries).await? {
         runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
@@ -150,10 +151,10 @@ async fn open_any<R: Runtime>(
     }
     let names = Names::of(files_in(&entries));
     let found = segments_in(context, partition, &dir, entries).await;
-    let mut segments = found.map_err(|e| fault("listing", &dir, e))?;
+    let mut segments = found.map_err(|e| unread("listing", e))?;
     runtime.sync_dir(&dir).await.map_err(|e| fault("syncing", &dir, e))?;
     let owner = (Some(partition.log), partition.index);
-    let read = start::read(runtime, &dir, owner).await.map_err(|e| fault("reading the start file in", &dir, e))?;
+    let read = start::read(runtime, &dir, owner).await.map_err(|e| unread("reading the start file in", e))?;
     let read = read.filter(|_| !planted(PlantedBug::ForgetStart));
     let first = segments.first().map_or(Offset(0), |segment| segment.base_offset());
     let start = Start {
@@ -363,7 +364,7 @@ async fn refuse_other_versions<R: Runtime>(runtime: &R, entries: &[DirEntry]) ->
             Err(error) if base_offset_of(path).is_some_and(|base| Some(base) < last) => {
                 tracing::warn!(file = %path.display(), %error, "its format version cannot be read");
             }
-            Err(error) => return Err(LogFault::from_io("reading", path, &error)),
+            Err(error) => return Err(LogFault::unread("reading", path, &error)),
         }
     }
     let is_cut = files().any(|path| path.ends_with(cut::FILE_NAME));
@@ -403,7 +404,7 @@ async fn examine<R: Runtime>(
     partition: PartitionId,
     (last, known_end): (Rc<Segment<R>>, Offset),
 ) -> Result<Option<(Rc<Segment<R>>, LastSegment)>, LogFault> {
-    let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
+    let fault = |error: std::io::Error| LogFault::unread("reading", &last.path, &error);
     let file = context.runtime.open(&last.path, OpenMode::Existing).await.map_err(fault)?;
     let size = last.end_position.get();
     if !planted(PlantedBug::NoWaitForWrites) {
@@ -433,7 +434,7 @@ async fn look<R: Runtime>(
     (last, file): (&Rc<Segment<R>>, &Rc<R::File>),
     known_end: Offset,
 ) -> Result<Option<(Rc<Segment<R>>, LastSegment)>, LogFault> {
-    let fault = |error: std::io::Error| LogFault::from_io("reading", &last.path, &error);
+    let fault = |error: std::io::Error| LogFault::unread("reading", &last.path, &error);
     let size = last.end_position.get();
     let block = file.read_at(0, BEGINNING_BYTES).await.map_err(fault)?;
     let reason = match Beginning::of(&block, size, (Some(partition.log), partition.index, last.base_offset())) {

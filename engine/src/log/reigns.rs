@@ -52,7 +52,7 @@ impl<R: Runtime> Log<R> {
         let mut reigns = Reigns::default();
         let mut damage = None;
         for segment in sealed {
-            let fault = |error| LogFault::from_io("reading", &segment.path, &error);
+            let fault = |error| LogFault::unread("reading", &segment.path, &error);
             let file = self.context.runtime.open(&segment.path, OpenMode::Existing).await.map_err(fault)?;
             let mut first = Err(String::new());
             for _ in 0..LOOKS {

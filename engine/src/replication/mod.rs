@@ -18,6 +18,7 @@ mod own;
 mod progress;
 mod reads;
 mod repair;
+mod sparing;
 #[cfg(test)]
 mod tests;
 mod text;

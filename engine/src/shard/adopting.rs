@@ -59,6 +59,7 @@ impl<R: Runtime> Core<R> {
         copies.try_for_each(|id| match partitions.get(&id) {
             Some(Slot::Open(_)) => Ok(()),
             Some(Slot::Broken(error)) => Err(error.clone()),
+            Some(Slot::Unread(unread)) => Err(unread.error()),
             Some(Slot::NoRoom | Slot::Released(_)) | None => Err(self.common.disk_full()),
         })
     }
@@ -113,7 +114,7 @@ impl<R: Runtime> Core<R> {
         match slot {
             Some(Slot::Open(partition)) => partition.end(gone).await,
             // Whoever tries to open it again has its turn, and sees that it need not.
-            Some(Slot::NoRoom) => drop(self.openings.take().await),
+            Some(Slot::NoRoom | Slot::Unread(_)) => drop(self.openings.take().await),
             Some(Slot::Broken(_) | Slot::Released(_)) | None => {}
         }
     }

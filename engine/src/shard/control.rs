@@ -80,6 +80,9 @@ pub struct ReplicaStatus {
     /// What its drive does not give of its log, though nothing says that it is damaged.
     #[serde(default)]
     pub withheld: Option<Places>,
+    /// Why it is out of service, if that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub problem: Option<String>,
 }
 
 impl ReplicaStatus {
@@ -88,6 +91,7 @@ impl ReplicaStatus {
         self.role = own.role;
         self.damaged = own.damaged;
         self.withheld = own.withheld;
+        self.problem.clone_from(&own.problem);
     }
 }
 
@@ -167,6 +171,8 @@ pub enum ReplicaRole {
     Halted,
     /// Its drive failed: it is out of service until the server is restarted.
     Closed,
+    /// Its drive does not give it: it is out of service until that does, or until the others can do without it.
+    Unreadable,
 }
 
 impl From<RoleName> for ReplicaRole {

@@ -1,6 +1,6 @@
 //! How a partition is, as one copy of it sees it: for whoever watches, and for `dlog log describe`; and how a core is.
 
-use std::{rc::Rc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
 use futures_util::future::join_all;
 
@@ -20,7 +20,7 @@ use crate::{
     replication::{FollowerView, assignment::ReplicaId, ballot::Memory, message::Held},
     runtime::Runtime,
     settings::Replication,
-    types::{CoreId, LeaderEpoch, PartitionId},
+    types::{CoreId, LeaderEpoch, Offset, PartitionId},
 };
 
 /// A core that does not say for so long how it is does not answer.
@@ -34,9 +34,13 @@ impl<R: Runtime> Core<R> {
             let partitions = self.partitions.borrow();
             let open = partitions.range(CopyId::all_of(id)).find_map(|(_, slot)| match slot {
                 Slot::Open(owned) => Some(Rc::clone(owned)),
-                Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
+                Slot::Broken(_) | Slot::Unread(_) | Slot::NoRoom | Slot::Released(_) => None,
             });
-            open.ok_or(error)
+            let unread = partitions.range(CopyId::all_of(id)).find_map(|(_, slot)| match slot {
+                Slot::Unread(unread) => Some(unread.error()),
+                _ => None,
+            });
+            open.ok_or(unread.unwrap_or(error))
         });
         let mut status = match found {
             Ok(owned) => owned.status(),
@@ -66,8 +70,9 @@ impl<R: Runtime> Core<R> {
 
     /// How a copy of this core is.
     pub(super) fn describe_copy(&self, id: CopyId) -> Outcome {
-        let owned = self.copy(id).ok_or(RequestError::UnknownPartition { partition: id.partition })?;
-        Ok(Reply::Described(Box::new(owned.status())))
+        let status = self.copy(id).map(|owned| owned.status()).or_else(|| self.unread_status(id));
+        let status = status.ok_or(RequestError::UnknownPartition { partition: id.partition })?;
+        Ok(Reply::Described(Box::new(status)))
     }
 }
 
@@ -90,6 +95,49 @@ impl<R: Runtime> Core<R> {
         };
         let data_dir = drives.dir_of(core).display().to_string();
         CoreStatus { core, drive: drives.of(core).0, data_dir, doing }
+    }
+
+    /// The copies here that are out of service since their drive does not give them.
+    pub(super) fn unread(&self) -> Vec<PartitionStatus> {
+        let all: Vec<_> = self.partitions.borrow().keys().copied().collect();
+        all.into_iter().filter_map(|id| self.unread_status(id)).collect()
+    }
+
+    fn unread_status(&self, id: CopyId) -> Option<PartitionStatus> {
+        let problem = match self.partitions.borrow().get(&id) {
+            Some(Slot::Unread(unread)) => unread.problem(),
+            _ => return None,
+        };
+        let log = self.catalog.borrow().by_uid(id.partition.log).map(Arc::clone)?;
+        let core = self.common.id;
+        let own = ReplicaStatus {
+            replica: id.copy,
+            core: Some(core),
+            role: ReplicaRole::Unreadable,
+            problem: Some(problem.clone()),
+            ..far(Held::default())
+        };
+        Some(PartitionStatus {
+            log: log.name.to_string(),
+            partition: id.partition.index,
+            core,
+            replica: id.copy,
+            leads: false,
+            replication: log.replication().unwrap_or(Replication::SINGLE),
+            wanted: None,
+            pinned: log.is_pinned(id.partition.index),
+            replicas: vec![own],
+            start_offset: Offset(0),
+            high_watermark: Offset(0),
+            log_end_offset: Offset(0),
+            durable_end_offset: Offset(0),
+            epoch: LeaderEpoch(0),
+            forced_epoch: LeaderEpoch(0),
+            size_bytes: 0,
+            read_only: Some(problem),
+            damages: Vec::new(),
+            repaired_records: 0,
+        })
     }
 
     /// What this core has and does.
@@ -269,5 +317,6 @@ fn far(held: Held) -> ReplicaStatus {
         lag_ms: 0,
         damaged: None,
         withheld: None,
+        problem: None,
     }
 }

@@ -222,7 +222,9 @@ impl<R: Runtime> Owned<R> {
             return;
         }
         match fault {
-            LogFault::Failed { .. } | LogFault::Missing { .. } | LogFault::Version(_) => self.fence(fault.to_string()),
+            LogFault::Failed { .. } | LogFault::Unread { .. } | LogFault::Missing { .. } | LogFault::Version(_) => {
+                self.fence(fault.to_string());
+            }
             // The server stops, and there is not even room for what the reserve was kept back for.
             LogFault::Full { .. } => {
                 let (log, partition) = (&self.entry.borrow().name, self.id.index);

@@ -326,6 +326,11 @@ impl<R: Runtime> Member<R> {
         Ok(epoch)
     }
 
+    /// The copy `other` is out of service, since its drive does not give it. Gives whether it can be done without.
+    pub(super) fn spares(self: &Rc<Self>, other: ReplicaId) -> bool {
+        self.drive(|replica, now| replica.handle_out_of_service(other, now))
+    }
+
     /// A write or a sync takes too long: have the others find another leader, if this copy is it; and again if nothing
     /// comes of it.
     pub(super) fn give_way(&self) {
@@ -622,7 +627,7 @@ async fn ballot_at_opening<R: Runtime>(
     (config, founding): (Configuration, bool),
 ) -> Result<Ballot, LogFault> {
     let runtime = &core.common.context.runtime;
-    let fault = |error: std::io::Error| LogFault::from_io("reading the ballot in", dir, &error);
+    let fault = |error: std::io::Error| LogFault::unread("reading the ballot in", dir, &error);
     let found = ballot_store::load(runtime, dir, (id.partition, id.copy)).await.map_err(fault)?;
     let is_there = matches!(found, ballot_store::Found::Is(_));
     let is_new = match &found {

@@ -38,6 +38,7 @@ mod retaining;
 mod scrubbing;
 pub mod stages;
 pub mod trust;
+mod unread;
 mod withheld;
 
 use std::{
@@ -64,6 +65,7 @@ use placement::Drives;
 use request::{Outcome, Reply, Request};
 use stages::Stage;
 use trust::Trust;
+use unread::Unread;
 
 use crate::{
     catalog::Catalog,
@@ -195,6 +197,8 @@ enum Slot<R: Runtime> {
     Open(Rc<Owned<R>>),
     /// Its log could not be opened, for this reason.
     Broken(RequestError),
+    /// Its drive does not give what its log is to be opened with. It is tried again, or rebuilt from others.
+    Unread(Rc<Unread>),
     /// Its log could not be opened for want of room. It is tried again.
     NoRoom,
     /// It does not any more: its files are shut, so that this core can open them. It is forgotten, or opened again,
@@ -321,7 +325,9 @@ impl<R: Runtime> Core<R> {
             Request::Trim(trim) => self.owner(trim.partition),
             Request::Describe(partition) => self.owner(*partition),
             Request::Doing(core) | Request::Loads(core) | Request::Probe(core) => *core,
-            Request::HandOver(CopyId { partition, .. }) | Request::Members(partition) => self.owner(*partition),
+            Request::HandOver(CopyId { partition, .. })
+            | Request::Spare(CopyId { partition, .. })
+            | Request::Members(partition) => self.owner(*partition),
             Request::StandingOf(copy)
             | Request::DescribeCopy(copy)
             | Request::Force(copy)
@@ -368,6 +374,7 @@ impl<R: Runtime> Core<R> {
             Request::Probe(_) => self.probe(reply),
             Request::HandOver(copy) => self.hand_over(copy, reply),
             Request::Members(partition) => self.tell_members(partition, reply),
+            Request::Spare(copy) => self.tell_spared(copy, reply),
             Request::StandingOf(copy) => reply.send(self.standing_of(copy)),
             Request::DescribeCopy(copy) => reply.send(self.describe_copy(copy)),
             Request::Force(copy) => self.force(copy, reply),
@@ -394,6 +401,10 @@ impl<R: Runtime> Core<R> {
                 }
                 Slot::Open(owned) => owned.not_leader(),
                 Slot::Broken(error) => why.unwrap_or_else(|| error.clone()),
+                Slot::Unread(_) => {
+                    let leader = self.led_elsewhere(id).filter(|_| self.led_in(id).is_some());
+                    why.unwrap_or(RequestError::NotLeader { partition: id, leader })
+                }
                 Slot::NoRoom => why.unwrap_or_else(|| self.common.disk_full()),
                 Slot::Released(to) => {
                     let leader = if self.led_in(id).is_some() { self.led_elsewhere(id) } else { Some(*to) };
@@ -418,7 +429,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         let open = partitions.values().filter_map(|slot| match slot {
             Slot::Open(partition) => Some(Rc::clone(partition)),
-            Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
+            Slot::Broken(_) | Slot::Unread(_) | Slot::NoRoom | Slot::Released(_) => None,
         });
         open.collect()
     }

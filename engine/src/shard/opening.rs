@@ -20,6 +20,7 @@ use super::{
     mailbox::{Mailbox, Message},
     member::Member,
     owned::Owned,
+    unread::{Looks, has_others},
 };
 use crate::{
     catalog::{Catalog, LogEntry},
@@ -215,6 +216,13 @@ impl<R: Runtime> Core<R> {
     /// Moves the folder of a log that nobody uses any more out of the way, so that its name is free, and has it removed
     /// in the background.
     pub(super) async fn throw_away(&self, data_dir: &Path, dir: &Path) {
+        if let Err(error) = self.move_away(data_dir, dir).await {
+            tracing::warn!(dir = %dir.display(), %error, "files of a deleted log stay until the next start");
+        }
+    }
+
+    /// The same. Durable when this returns; it is no error if the folder is gone already.
+    pub(super) async fn move_away(&self, data_dir: &Path, dir: &Path) -> std::io::Result<()> {
         let runtime = &self.common.context.runtime;
         let trash = data_dir.join(TRASH);
         let place = trash.join(format!("{:016x}", runtime.random_u64()));
@@ -227,10 +235,9 @@ impl<R: Runtime> Core<R> {
         match moved.await {
             Ok(()) => Reaper::remove(&self.common.context, place),
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-            Err(error) => {
-                tracing::warn!(dir = %dir.display(), %error, "files of a deleted log stay until the next start")
-            }
+            Err(error) => return Err(error),
         }
+        Ok(())
     }
 }
 
@@ -238,7 +245,8 @@ impl<R: Runtime> Shard<R> {
     async fn answer_control(&self, request: ControlRequest) {
         match request {
             ControlRequest::Partitions(reply) => {
-                let all = self.0.open_partitions().iter().map(|partition| partition.status()).collect();
+                let mut all: Vec<_> = self.0.open_partitions().iter().map(|partition| partition.status()).collect();
+                all.extend(self.0.unread());
                 let _ = reply.send(all).await;
             }
             ControlRequest::Shutdown(reply) => {
@@ -256,24 +264,19 @@ pub(super) async fn open_partition<R: Runtime>(
     id: CopyId,
     entry: Arc<LogEntry>,
 ) -> Result<(), RequestError> {
-    let opened = open_copy(&core, id, &entry).await;
-    let (slot, result) = match opened {
+    match open_copy(&core, id, &entry).await {
         Ok((recovered, member)) => {
             core.place(id, (entry, member), recovered);
-            return Ok(());
+            Ok(())
         }
         Err(fault @ LogFault::Full { .. }) => {
             tracing::warn!(log = %entry.name, copy = %id, %fault, "the partition waits for room");
+            core.partitions.borrow_mut().insert(id, Slot::NoRoom);
             core.common.context.runtime.spawn(open_when_there_is_room(Rc::clone(&core), id, entry));
-            (Slot::NoRoom, Ok(()))
+            Ok(())
         }
-        Err(fault) => {
-            let error = cannot_open(&core, id, &entry, &fault);
-            (Slot::Broken(error.clone()), Err(error))
-        }
-    };
-    core.partitions.borrow_mut().insert(id, slot);
-    result
+        Err(fault) => Err(core.not_opened(id, entry, &fault)),
+    }
 }
 
 impl<R: Runtime> Core<R> {
@@ -290,6 +293,18 @@ impl<R: Runtime> Core<R> {
         self.partitions.borrow_mut().insert(id, Slot::Open(owned));
     }
 
+    /// A copy could not be opened. It stays like that, unless it has others, and its drive only does not give it now.
+    fn not_opened(self: &Rc<Self>, id: CopyId, entry: Arc<LogEntry>, fault: &LogFault) -> RequestError {
+        let error = cannot_open(self, id, &entry, fault);
+        if matches!(fault, LogFault::Unread { .. }) && has_others(&entry) {
+            let looks = Looks::at_opening(self.common.context.runtime.monotonic());
+            self.leave_unread((id, entry), error.clone(), looks);
+        } else {
+            self.partitions.borrow_mut().insert(id, Slot::Broken(error.clone()));
+        }
+        error
+    }
+
     /// Opens the log of a copy, which was durable up to `end` when this process closed it (0: it did not).
     pub(super) async fn recover(&self, id: CopyId, entry: &LogEntry, end: Offset) -> Result<Recovered<R>, LogFault> {
         let Common { context, data_dir, .. } = &*self.common;
@@ -303,7 +318,7 @@ impl<R: Runtime> Core<R> {
     }
 }
 
-async fn open_copy<R: Runtime>(
+pub(super) async fn open_copy<R: Runtime>(
     core: &Rc<Core<R>>,
     id: CopyId,
     entry: &LogEntry,
@@ -317,7 +332,7 @@ async fn open_copy<R: Runtime>(
     Ok((recovered, Some(member)))
 }
 
-fn cannot_open<R: Runtime>(core: &Core<R>, id: CopyId, entry: &LogEntry, fault: &LogFault) -> RequestError {
+pub(super) fn cannot_open<R: Runtime>(core: &Core<R>, id: CopyId, entry: &LogEntry, fault: &LogFault) -> RequestError {
     tracing::error!(log = %entry.name, copy = %id, %fault, "the partition could not be opened");
     let file = copy_dir(&core.common.data_dir, &entry.name, id);
     let nothing = Offset(0);
@@ -335,17 +350,16 @@ async fn open_when_there_is_room<R: Runtime>(core: Rc<Core<R>>, id: CopyId, entr
             return;
         }
         let entry = core.catalog.borrow().by_uid(id.partition.log).map_or_else(|| Arc::clone(&entry), Arc::clone);
-        let slot = match open_copy(&core, id, &entry).await {
+        match open_copy(&core, id, &entry).await {
             Err(LogFault::Full { .. }) => continue,
             Ok((recovered, member)) if waits() => {
                 tracing::warn!(log = %entry.name, copy = %id, "the partition has found room");
-                return core.place(id, (entry, member), recovered);
+                core.place(id, (entry, member), recovered);
             }
-            Err(fault) if waits() => Slot::Broken(cannot_open(&core, id, &entry, &fault)),
+            Err(fault) if waits() => drop(core.not_opened(id, entry, &fault)),
             // Deleted meanwhile.
-            Ok(_) | Err(_) => return,
-        };
-        core.partitions.borrow_mut().insert(id, slot);
+            Ok(_) | Err(_) => {}
+        }
         return;
     }
 }

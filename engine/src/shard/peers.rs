@@ -135,7 +135,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         let open = partitions.values().filter_map(|slot| match slot {
             Slot::Open(owned) => owned.member.clone(),
-            Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
+            Slot::Broken(_) | Slot::Unread(_) | Slot::NoRoom | Slot::Released(_) => None,
         });
         open.collect()
     }

@@ -140,6 +140,7 @@ impl<R: Runtime> Core<R> {
                 None => unknown(id, own, "it is the only copy".to_owned()),
             },
             Some(Slot::Broken(error)) => unknown(id, own, error.to_string()),
+            Some(Slot::Unread(unread)) => unknown(id, own, unread.error().to_string()),
             Some(Slot::NoRoom) => unknown(id, own, self.common.disk_full().to_string()),
             Some(Slot::Released(to)) => unknown(id, own, format!("it is on its way to core {to}")),
             None => unknown(id, own, "it is not where it should be".to_owned()),

@@ -3,7 +3,7 @@
 
 use std::{fmt, rc::Rc, time::Duration};
 
-use super::{ballot_store, member::Member, owned::Owned};
+use super::{ballot_store, member::Member, owned::Owned, unread::NotReopened};
 use crate::{
     log::{LogFault, damage::Loss, renew::Renewal},
     record::ProducerHistory,
@@ -55,14 +55,14 @@ impl<R: Runtime> Member<R> {
             let end = cut_at.unwrap_or_else(|| owned.log.end());
             let changed = match change {
                 Change::Cut(_) if planted(PlantedBug::SkipTruncation) => Ok(()),
-                Change::Cut(to) => owned.log.cut(to).await,
+                Change::Cut(to) => member.patiently(async || owned.log.cut(to).await).await,
                 Change::Restart(at) => {
                     let told = member.told_producers.take().until(at);
                     let forgets = planted(PlantedBug::ForgetProducersWhenBegunAnew);
                     let producers = if forgets { ProducerHistory::default() } else { told };
                     owned.log.restart(at, &producers).await
                 }
-                Change::Mend => owned.log.mend().await,
+                Change::Mend => member.patiently(async || owned.log.mend().await).await,
                 Change::Renew(renewal) => {
                     losses.retain(|loss| !renewal.is_of(&loss.file));
                     owned.log.put_in_place(renewal).await
@@ -70,12 +70,14 @@ impl<R: Runtime> Member<R> {
             };
             let reopened = match changed {
                 Ok(()) => member.reopen(owned, (losses, end)).await,
-                Err(fault) => Err(fault.to_string()),
+                Err(fault @ LogFault::Unread { .. }) => Err(NotReopened::Unchanged(fault)),
+                Err(fault) => Err(NotReopened::Closed(fault.to_string())),
             };
-            member.log_busy.set(false);
-            if let Err(reason) = reopened {
-                return member.close(&reason);
+            if let Err(why) = reopened {
+                member.give_place(why).await;
+                return member.log_busy.set(false);
             }
+            member.log_busy.set(false);
             if let Some(at) = cut_at {
                 let now = member.common.context.runtime.monotonic();
                 member.replica.borrow_mut().handle_truncated(at, now);
@@ -84,21 +86,30 @@ impl<R: Runtime> Member<R> {
         });
     }
 
-    async fn reopen(self: &Rc<Self>, owned: Rc<Owned<R>>, (losses, end): (Vec<Loss>, Offset)) -> Result<(), String> {
+    async fn reopen(
+        self: &Rc<Self>,
+        owned: Rc<Owned<R>>,
+        (losses, end): (Vec<Loss>, Offset),
+    ) -> Result<(), NotReopened> {
         let Some(core) = self.core.upgrade() else { return Ok(()) };
         owned.log.close().await;
         let entry = owned.entry.borrow().clone();
         drop(owned);
-        let recovered = core.recover(self.id, &entry, end).await.map_err(|fault| fault.to_string())?;
+        let recovered = core.recover(self.id, &entry, end).await.map_err(|fault| match fault {
+            LogFault::Unread { .. } => NotReopened::Unread(fault, end),
+            fault => NotReopened::Closed(fault.to_string()),
+        })?;
         if recovered.end < end {
             // The drive answers with other bytes than it had. The next opening may take them for a torn tail.
             let noted = self.note_loss().await;
             let found = recovered.end;
             let noted = noted.map_or_else(|fault| fault.to_string(), |()| "it will be rebuilt".to_owned());
-            return Err(format!("its log ended at {end} and was found to end at {found}; {noted}"));
+            let reason = format!("its log ended at {end} and was found to end at {found}; {noted}");
+            return Err(NotReopened::Closed(reason));
         }
         if let Some(damage) = &recovered.damage {
-            return Err(format!("{damage}; remove its folder to have the copy rebuilt from the others"));
+            let reason = format!("{damage}; remove its folder to have the copy rebuilt from the others");
+            return Err(NotReopened::Closed(reason));
         }
         // What is damaged in the middle is repaired, if it is still there.
         recovered.log.remember(losses);

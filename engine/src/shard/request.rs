@@ -56,6 +56,8 @@ pub enum Request {
     HandOver(CopyId),
     /// Tell the members of a partition, if it is led and they are settled. Among cores.
     Members(PartitionId),
+    /// Tell whether the others can do without what this copy has, whose drive does not give it. Among cores.
+    Spare(CopyId),
     /// Tell how a copy stands by itself. Among cores.
     StandingOf(CopyId),
     /// Tell how a copy is, as it sees itself. Among cores.
@@ -206,6 +208,8 @@ pub enum Reply {
     HandedOver(LeaderEpoch),
     /// To [`Request::Members`].
     Members(Option<Members>),
+    /// To [`Request::Spare`].
+    Spared(bool),
     /// To [`Request::StandingOf`].
     Stands(Box<CopyStanding>),
     /// To [`Request::Force`]: the reign that it begins.

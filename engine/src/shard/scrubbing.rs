@@ -86,7 +86,7 @@ impl<R: Runtime> Core<R> {
         let partitions = self.partitions.borrow();
         partitions.iter().filter(|(id, _)| last.is_none_or(|last| **id > last)).find_map(|(id, slot)| match slot {
             Slot::Open(partition) => Some((*id, Rc::downgrade(&partition.log))),
-            Slot::Broken(_) | Slot::NoRoom | Slot::Released(_) => None,
+            Slot::Broken(_) | Slot::Unread(_) | Slot::NoRoom | Slot::Released(_) => None,
         })
     }
 }

@@ -20,10 +20,10 @@ use super::{
 use crate::{error::RequestError, log::read::ReadRange, runtime::Runtime, types::Offset};
 
 /// How often a place is looked at before it counts as damaged.
-const LOOKS: u32 = 5;
+pub(super) const LOOKS: u32 = 5;
 
 /// Between these looks: a drive that only was busy with itself gets a second.
-const LOOK_PAUSE: Duration = Duration::from_millis(200);
+pub(super) const LOOK_PAUSE: Duration = Duration::from_millis(200);
 
 /// How many places are remembered. Others are found again when they are read.
 const REMEMBERED_MAX: usize = 64;

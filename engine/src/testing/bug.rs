@@ -102,6 +102,8 @@ pub enum PlantedBug {
     RebuiltAtOnce,
     /// A leader answers reads before a write quorum has taken its log over.
     ReadUnestablished,
+    /// A copy that its drive does not give is given up, whoever depends on it.
+    SpareAnybody,
     /// What is damaged on one copy stays so, whatever others have.
     NeverRepair,
     /// Damaged records are written over with the fields that they have in the segment of another replica, and nobody
@@ -177,6 +179,7 @@ impl PlantedBug {
         PlantedBug::ShowTrimEarly,
         PlantedBug::OldIsIntact,
         PlantedBug::ForgetProducersWhenBegunAnew,
+        PlantedBug::SpareAnybody,
     ];
 
     /// All others.

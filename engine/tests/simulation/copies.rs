@@ -17,13 +17,18 @@ use pyralog_engine::{
     },
     shard::{
         Shard,
-        request::{Move, Request},
+        request::{Move, Reply, Request},
     },
     testing::history::{Cause, Event},
     types::CoreId,
 };
 
-use crate::{clients::Clients, plan::Plan, spoiling, withholding::withhold};
+use crate::{
+    clients::{Clients, partitions_of},
+    plan::Plan,
+    spoiling,
+    withholding::{withhold, withhold_from_openings, withhold_from_the_last},
+};
 
 /// What chance has in store for the drives of one seed.
 pub struct Fate {
@@ -35,8 +40,10 @@ pub struct Fate {
     image: Option<(PathBuf, DriveImage)>,
     /// Something spoils copies.
     spoiling: Option<SimRandom>,
-    /// Drives do not give some bytes.
+    /// Drives do not give some bytes,
     withholding: Option<SimRandom>,
+    /// also while copies are opened.
+    from_openings: Option<SimRandom>,
 }
 
 impl Fate {
@@ -45,7 +52,9 @@ impl Fate {
         let may_lose = plan.may_lose_a_drive();
         let spoiling = plan.spoils_copies.then(|| SimRandom::new(seed, 230));
         let withholding = plan.withholds.then(|| SimRandom::new(seed, 259));
-        Fate { random: SimRandom::new(seed, 228), may_lose, drives, image: None, spoiling, withholding }
+        let from_openings = plan.withholds.then(|| SimRandom::new(seed, 260));
+        let random = SimRandom::new(seed, 228);
+        Fate { random, may_lose, drives, image: None, spoiling, withholding, from_openings }
     }
 
     fn any(&mut self) -> PathBuf {
@@ -69,9 +78,21 @@ impl Fate {
         }
     }
 
-    /// The server runs: some bytes may not be read again in this life.
+    /// The server runs: what could not be read when it started can be now, perhaps, and other bytes may not be read
+    /// again in this life.
     pub fn withhold(&mut self, sim: &Sim, plan: &Plan) {
+        if self.from_openings.as_mut().is_some_and(|random| random.happens(4_000)) {
+            sim.allow_reads();
+        }
         self.withholding.iter_mut().for_each(|random| withhold(sim, plan, random));
+    }
+
+    /// How the server of a life that is about to end did. A copy that was given up is one of the losses that a write
+    /// quorum can spare, and until it is rebuilt there must be no other.
+    pub fn note_given_up(&mut self, shards: &[Shard<SimRuntime>]) {
+        if shards.iter().any(|shard| shard.metrics().copies_given_up.get() > 0) {
+            (self.may_lose, self.spoiling) = (false, None);
+        }
     }
 
     /// The power was lost: something may be spoiled.
@@ -80,8 +101,19 @@ impl Fate {
     }
 
     /// The server is down: drives are mended, or replaced.
-    pub fn between_lives(&mut self, sim: &Sim) {
+    pub fn between_lives(&mut self, sim: &Sim, plan: &Plan) {
         sim.allow_reads();
+        self.see_to_drives(sim);
+        self.from_openings.iter_mut().for_each(|random| withhold_from_openings(sim, plan, random));
+    }
+
+    /// Nothing fails any more, but that a copy of each partition may not be given. Gives whether any is not.
+    pub fn before_the_last(&mut self, sim: &Sim, plan: &Plan) -> bool {
+        sim.allow_reads();
+        self.from_openings.as_mut().is_some_and(|random| withhold_from_the_last(sim, plan, random))
+    }
+
+    fn see_to_drives(&mut self, sim: &Sim) {
         if self.drives.len() < 2 {
             return;
         }
@@ -129,6 +161,24 @@ pub fn keep_moving(sim: &Sim, runtime: &SimRuntime, (shard, cores): (Shard<SimRu
             }
         }
     });
+}
+
+/// The copies that are not in service and in sync after a minute. Called when all is well again.
+pub async fn out_of_service(shard: &Shard<SimRuntime>) -> Vec<String> {
+    let until = shard.runtime().monotonic() + Duration::from_secs(60);
+    loop {
+        let mut out = Vec::new();
+        for partition in partitions_of(shard) {
+            match shard.call(Request::Describe(partition)).await {
+                Ok(Reply::Described(status)) if status.leads && status.replicas.iter().all(|copy| copy.in_sync) => {}
+                told => out.push(format!("a copy is not in service in the end: {told:?}")),
+            }
+        }
+        if out.is_empty() || shard.runtime().monotonic() >= until {
+            return out;
+        }
+        shard.runtime().sleep(Duration::from_millis(100)).await;
+    }
 }
 
 /// The batches of a copy, by offset: what they end with, their reign, and their fingerprint.

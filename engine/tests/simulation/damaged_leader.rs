@@ -32,18 +32,18 @@ use crate::{
     spoiling::copies_on,
 };
 
-const PARTITION: PartitionId = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
+pub const PARTITION: PartitionId = PartitionId { log: LogUid(0), index: PartitionIndex(0) };
 
 /// How many records both copies have.
 const BEFORE: u64 = 5;
 
-async fn append(shard: &Shard<SimRuntime>, clients: &Clients) -> Outcome {
+pub async fn append(shard: &Shard<SimRuntime>, clients: &Clients) -> Outcome {
     let (batch, _) = make_batch(0, 20, clients);
     let append = Append { partition: PARTITION, batch, ack: Some(AckLevel::Durable), expected_offset: None };
     shard.call(Request::Append(append)).await
 }
 
-fn begin(sim: &Sim, plan: &Plan) -> (ProcessId, SimRuntime, Shard<SimRuntime>) {
+pub fn begin(sim: &Sim, plan: &Plan) -> (ProcessId, SimRuntime, Shard<SimRuntime>) {
     let (process, runtimes, shards, _) = start(sim, plan, 2);
     sim.run_until(|| shards.borrow().iter().all(Option::is_some), STEPS_MAX).unwrap();
     let shard = shards.borrow()[0].clone().unwrap();
@@ -51,7 +51,7 @@ fn begin(sim: &Sim, plan: &Plan) -> (ProcessId, SimRuntime, Shard<SimRuntime>) {
 }
 
 /// Appends batches one after the other, however often the leader changes. Counts those that were acknowledged.
-fn keep_writing(runtime: &SimRuntime, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) -> Rc<Cell<u64>> {
+pub fn keep_writing(runtime: &SimRuntime, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) -> Rc<Cell<u64>> {
     let written = Rc::<Cell<u64>>::default();
     let (own, shard, clients, count) = (runtime.clone(), shard.clone(), Rc::clone(clients), Rc::clone(&written));
     runtime.spawn(async move {
@@ -66,8 +66,16 @@ fn keep_writing(runtime: &SimRuntime, shard: &Shard<SimRuntime>, clients: &Rc<Cl
 }
 
 /// A server with two copies on drives of their own, and so many batches on both.
-fn with_batches(count: u64) -> (Sim, Plan, Rc<Clients>, (ProcessId, SimRuntime, Shard<SimRuntime>)) {
-    let replication = Replication { replication_factor: 2, write_quorum: 2, read_quorum: 1 };
+pub fn with_batches(count: u64) -> (Sim, Plan, Rc<Clients>, (ProcessId, SimRuntime, Shard<SimRuntime>)) {
+    with_batches_on(2, count)
+}
+
+/// The same with this write quorum.
+pub fn with_batches_on(
+    write_quorum: u8,
+    count: u64,
+) -> (Sim, Plan, Rc<Clients>, (ProcessId, SimRuntime, Shard<SimRuntime>)) {
+    let replication = Replication { replication_factor: 2, write_quorum, read_quorum: 1 };
     let settings = LogSettings { replication: Some(replication), ..LogSettings::default() };
     let drawn = Plan::draw(&mut SimRandom::new(1, 100));
     let drives = ["/data", "/data1"].map(PathBuf::from).to_vec();
@@ -93,7 +101,12 @@ fn with_batches(count: u64) -> (Sim, Plan, Rc<Clients>, (ProcessId, SimRuntime, 
 }
 
 /// How far the partition reaches, and how it is.
-fn status(sim: &Sim, runtime: &SimRuntime, shard: Shard<SimRuntime>, clients: Rc<Clients>) -> (u64, PartitionStatus) {
+pub fn status(
+    sim: &Sim,
+    runtime: &SimRuntime,
+    shard: Shard<SimRuntime>,
+    clients: Rc<Clients>,
+) -> (u64, PartitionStatus) {
     let status = async move {
         let end = ends(0, &shard, PARTITION, &clients).await.unwrap().high_watermark;
         let Ok(Reply::Described(status)) = shard.call(Request::Describe(PARTITION)).await else { panic!("no status") };
@@ -155,7 +168,7 @@ fn a_leader_that_cannot_read_what_no_other_copy_has_is_replaced_and_rebuilt() {
 
 /// Takes back what was planted, also when a test panics.
 #[cfg(feature = "planted-bugs")]
-struct Planted;
+pub struct Planted;
 
 #[cfg(feature = "planted-bugs")]
 impl Drop for Planted {

@@ -87,12 +87,15 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     for _ in 0..plan.lives {
         live(&sim, (&plan, &mut fate), &clients, &mut random);
         if plan.settings.replication.is_some() {
-            fate.between_lives(&sim);
+            fate.between_lives(&sim, &plan);
         } else {
             violations.extend(foreigners.visit(&sim, &plan, &clients));
         }
     }
     sim.set_rates(FaultRates::none());
+    if fate.before_the_last(&sim, &plan) && std::env::var("PYRALOG_TRACE").is_ok() {
+        println!("of each partition a copy is not given");
+    }
     let cores = (random.within(1..4) as usize).max(plan.drives.len());
     violations.extend(last_life(&sim, &plan, &clients, cores));
     violations.extend(copies::compare(&sim, &plan));
@@ -199,6 +202,7 @@ pub fn live(sim: &Sim, (plan, fate): (&Plan, &mut copies::Fate), clients: &Rc<Cl
     if open.len() == cores {
         serve(sim, (&open, &runtimes), (plan, clients), (end, death), random);
     }
+    fate.note_given_up(&open);
     let logs: Vec<_> = open.iter().map(|shard| shard.catalog().logs().count()).collect();
     drop(open);
     let kill = plan.deaths.borrow_mut().is_kill(death, random.happens(4_000));
@@ -354,6 +358,10 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     if !members::are_settled(&shard) {
         return vec![format!("the copies of a log do not come to be what they are to be: {:?}", shard.catalog())];
     }
+    let out = out_of_service(sim, (plan, clients), &shard);
+    if !out.is_empty() {
+        return out;
+    }
     if let Err(stuck) = sim.run_for(Duration::from_secs(1), STEPS_MAX) {
         return vec![format!("a server at rest does not rest: {stuck}")];
     }
@@ -377,6 +385,18 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     });
     let stuck = wait_for(sim, clients, || done.get());
     complaints.take().into_iter().chain(stuck).collect()
+}
+
+/// The copies that do not come to be in service.
+fn out_of_service(sim: &Sim, (plan, clients): (&Plan, &Clients), shard: &Shard<SimRuntime>) -> Vec<String> {
+    if plan.settings.replication.is_none() {
+        return Vec::new();
+    }
+    let (own, out) = (shard.clone(), Rc::new(RefCell::new(None)));
+    let found = Rc::clone(&out);
+    shard.runtime().spawn(async move { *found.borrow_mut() = Some(copies::out_of_service(&own).await) });
+    let stuck = wait_for(sim, clients, || out.borrow().is_some());
+    out.take().unwrap_or_default().into_iter().chain(stuck).collect()
 }
 
 /// Lets the world go on until `done`. What does not end in time is noted; returned is what does not end at all.

@@ -33,6 +33,7 @@ mod settings;
 mod spoiling;
 mod stalled_drive;
 mod trace;
+mod unread;
 mod withholding;
 
 use lives::{Kind, Report, run_seed, shorten, try_seed};

@@ -54,9 +54,7 @@ pub fn spoil(sim: &Sim, plan: &Plan, random: &mut SimRandom) {
         return;
     }
     let copies = partitions[random.below(partitions.len() as u64) as usize];
-    let is_whole =
-        |(dir, segments): &(&PathBuf, &Vec<PathBuf>)| damage_of(sim, segments).is_empty() && !forgot(sim, dir);
-    let hurt: Vec<_> = copies.iter().filter(|copy| !is_whole(copy)).collect();
+    let hurt: Vec<_> = copies.iter().filter(|copy| !is_whole(sim, *copy)).collect();
     let (_, segments) = match hurt[..] {
         [] => copies.iter().nth(random.below(copies.len() as u64) as usize).unwrap(),
         [one] => one,
@@ -70,6 +68,11 @@ pub fn spoil(sim: &Sim, plan: &Plan, random: &mut SimRandom) {
         let at = random.below(segments.len() as u64) as usize;
         hit(sim, (&segments[at], at + 1 == segments.len()), plan.alignment, random);
     }
+}
+
+/// Whether a copy has nothing damaged, and its memory.
+pub fn is_whole(sim: &Sim, (dir, segments): (&PathBuf, &Vec<PathBuf>)) -> bool {
+    damage_of(sim, segments).is_empty() && !forgot(sim, dir)
 }
 
 /// Spoils a place of a segment file, if an opening will notice it.

@@ -168,6 +168,11 @@ impl Play {
             "look" => {
                 return world.see_to_damage(id, now).map(|damaged| format!("{id} {damaged:?}").to_lowercase());
             }
+            "out" => {
+                let asking = self::replica(rest[0]);
+                let spared = world.act(id, |replica| replica.handle_out_of_service(asking, now));
+                return Some(format!("{id} {} {asking}", if spared { "spares" } else { "needs" }));
+            }
             "spoil" => world.judge.beyond_repair = true,
             other => panic!("`{other}` is no command"),
         }

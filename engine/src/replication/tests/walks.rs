@@ -41,6 +41,8 @@ struct Walk {
     losses: u8,
     /// Which of the two happens.
     damages: bool,
+    /// Whether drives may not give what they have: those of replicas that can be spared then, as some leader says.
+    withholds: bool,
     /// To what the members may change.
     changes: Vec<Members>,
     /// What happened, for the message of a failure.
@@ -71,6 +73,7 @@ impl Walk {
             100.. => {
                 self.story.push(format!("crash {id}"));
                 self.world.crash(id, now);
+                self.withhold(id);
             }
             _ => {
                 // A partition of the network loses much at once.
@@ -151,6 +154,19 @@ impl Walk {
         }
     }
 
+    /// Nothing was said of the new life yet.
+    fn withhold(&mut self, id: ReplicaId) {
+        if !self.withholds || self.chance.below(3) == 0 {
+            return;
+        }
+        let (now, asked) = (self.now, self.chance.replica(&self.world));
+        if asked != id && self.world.act(asked, |replica| replica.handle_out_of_service(id, now)) {
+            SPARED.fetch_add(1, Relaxed);
+            self.story.push(format!("{asked} spares {id}"));
+            self.world.replace(id, None, now);
+        }
+    }
+
     fn see_to_damage(&mut self, id: ReplicaId) {
         if self.world.see_to_damage(id, self.now) == Some(Damaged::Forgets) {
             FORGOT.fetch_add(1, Relaxed);
@@ -210,7 +226,8 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
     let crashes = [0, 1, 12][chance.below(3) as usize];
     let (now, letters, story) = (Duration::ZERO, Vec::new(), Vec::new());
     let damages = Chance(!seed).below(2) == 0;
-    let mut walk = Walk { world, chance, now, letters, crashes, losses, damages, changes, story };
+    let withholds = losses == 0 && Chance(!seed).below(4) > 1;
+    let mut walk = Walk { world, chance, now, letters, crashes, losses, damages, withholds, changes, story };
     walk.letters.append(&mut walk.world.sent);
     let walked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         (0..STEPS).for_each(|_| walk.step());
@@ -224,6 +241,9 @@ fn walk(seed: u64, nodes: u8, members: Members, changes: Vec<Members>) {
 
 /// How many leaders took their memory for lost because of damage.
 static FORGOT: AtomicU64 = AtomicU64::new(0);
+
+/// How many replicas were rebuilt because their drives did not give what they had.
+static SPARED: AtomicU64 = AtomicU64::new(0);
 
 /// How many steps a walk takes before there is peace.
 const STEPS: usize = 400;
@@ -244,6 +264,7 @@ fn three_replicas_survive_whatever_happens() {
         walk(seed, 2, members(&[0, 1], 2, 1), Vec::new());
     }
     assert!(FORGOT.load(Relaxed) > 0, "no leader took its memory for lost");
+    assert!(SPARED.load(Relaxed) > 0, "nobody could be spared");
 }
 
 #[test]
