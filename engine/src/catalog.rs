@@ -10,7 +10,10 @@ use crate::{
     name::LogName,
     replication::assignment::{Configuration, ReplicaId},
     settings::{LogSettings, Replication},
-    shard::request::{AlterLog, CreateLog},
+    shard::{
+        placement::Layout,
+        request::{AlterLog, CreateLog},
+    },
     types::{CoreId, LogUid, PartitionId, PartitionIndex},
 };
 
@@ -35,6 +38,9 @@ pub struct LogEntry {
     /// How many drives there were when it was created: the drive of each copy follows from that.
     #[serde(default = "one_drive", skip_serializing_if = "is_one")]
     pub drives: u16,
+    /// How: see [`Layout`].
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dealt: bool,
     /// The copy that is to lead a partition where that is not the first one, in the order of the partitions.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub leaders: Vec<(PartitionIndex, ReplicaId)>,
@@ -102,6 +108,11 @@ impl LogEntry {
     /// Its copies, if they know of each other: there are several of each partition, or there were.
     pub fn replication(&self) -> Option<Replication> {
         self.settings.replication
+    }
+
+    /// How its copies are spread over drives.
+    pub fn layout(&self) -> Layout {
+        Layout { drives: self.drives, dealt: self.dealt }
     }
 
     /// What a copy takes for the members that knows nothing of its partition any more. While they change any partition
@@ -237,14 +248,15 @@ impl Catalog {
             settings: request.settings,
             former: None,
             founding: false,
-            drives: 1,
+            drives: drives.max(1),
+            dealt: drives > 1,
             leaders: Vec::new(),
             places: Places::default(),
             pinned: Vec::new(),
             created_ms: now_ms,
         });
         let founding = log.replication().is_some();
-        let log = Arc::new(LogEntry { founding, drives: drives.max(1), ..LogEntry::clone(&log) });
+        let log = Arc::new(LogEntry { founding, ..LogEntry::clone(&log) });
         let mut next = self.clone();
         next.next_uid += 1;
         next.insert(Arc::clone(&log));

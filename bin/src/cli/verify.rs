@@ -251,10 +251,10 @@ impl Verify {
 
     /// The copies of a log's partitions that belong on this drive; all, if it is not known which that is.
     fn copies_of(&self, log: &LogEntry) -> impl Iterator<Item = (PartitionIndex, ReplicaId)> + use<> {
-        let (drive, drives) = (self.root().drive, log.drives);
+        let (drive, layout) = (self.root().drive, log.layout());
         let copies: Vec<_> = log.slots().collect();
         let all = log.partition_ids().flat_map(move |id| copies.clone().into_iter().map(move |copy| (id, copy)));
-        all.filter(move |(id, copy)| drive.is_none_or(|drive| drive_of(*id, *copy, drives) == drive))
+        all.filter(move |(id, copy)| drive.is_none_or(|drive| drive_of(*id, *copy, layout) == drive))
             .map(|(id, copy)| (id.index, copy))
     }
 

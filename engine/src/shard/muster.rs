@@ -301,7 +301,7 @@ fn only_copies<'a>(catalog: &Catalog, drives: &BTreeMap<DriveId, &'a Path>) -> V
     let logs = catalog.logs().filter(|log| log.replication().is_none());
     let partitions = logs.flat_map(|log| log.partition_ids().map(move |partition| (log, partition)));
     let there = partitions.filter_map(|(log, partition)| {
-        let drive = placement::drive_of(partition, ReplicaId(0), log.drives);
+        let drive = placement::drive_of(partition, ReplicaId(0), log.layout());
         let data_dir = *drives.get(&drive)?;
         Some((copy_dir(data_dir, &log.name, CopyId::only(partition)), data_dir))
     });
@@ -596,7 +596,11 @@ mod tests {
     /// How many of the partitions of [`with_log`] have their first copy on this drive.
     fn drives_own(drive: u16) -> usize {
         let ids = (0..8).map(|index| PartitionId { log: LogUid(0), index: PartitionIndex(index) });
-        let own = ids.filter(|id| placement::drive_of(*id, ReplicaId(0), 2) == DriveId(drive)).count();
+        let own = ids
+            .filter(|id| {
+                placement::drive_of(*id, ReplicaId(0), placement::Layout { drives: 2, dealt: true }) == DriveId(drive)
+            })
+            .count();
         assert!((1..8).contains(&own), "the test shows nothing");
         own
     }

@@ -1,10 +1,12 @@
-//! Which core has which copy of which partition: rendezvous hashing, so that every core computes the same answer, and a
-//! change of the core count moves as few partitions as possible; unless the catalogue says that the copy was moved.
-//! Nothing on disk depends on a core; on which drive a copy is depends on how many there were when its log was made,
-//! and on nothing else.
+//! Which core has which copy of which partition. Partitions are dealt out like cards, first over the drives, then over
+//! the cores of each: a log of as many partitions as there are cores keeps all of them busy, which a hash would not.
+//! The further copies are dealt so that what one core leads is followed by all others in turn, and a core that fails
+//! leaves each of them a like share. Every core computes the same answer, unless the catalogue says that the copy was
+//! moved. Nothing on disk depends on a core; on which drive a copy is depends on how many there were when its log was
+//! made, and on nothing else.
 //!
-//! Source: Thaler and Ravishankar, "Using name-based mappings to increase hit rates" (1998), with splitmix64 as the
-//! hash.
+//! Source: the assignment of replicas in Kafka (`AdminUtils.assignReplicasToBrokersRackUnaware`), with the log's number
+//! where that draws where to begin.
 
 use std::{
     collections::BTreeSet,
@@ -17,6 +19,15 @@ use crate::{
     replication::assignment::ReplicaId,
     types::{CoreId, DriveId, PartitionId},
 };
+
+/// How the copies of a log are spread over drives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Layout {
+    /// How many there were when it was made.
+    pub drives: u16,
+    /// Whether they were dealt out; else a hash decides, as it did for the first logs.
+    pub dealt: bool,
+}
 
 /// The drives of a server that are there, and the cores of each.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -117,44 +128,53 @@ impl Drives {
     /// is on by itself. `None` if its drive is away.
     pub fn place(&self, log: &LogEntry, CopyId { partition, copy }: CopyId) -> Option<CoreId> {
         let moved = log.places.of((partition.index, copy), self.cores as u16);
-        let drive = drive_of(partition, copy, log.drives);
+        let drive = drive_of(partition, copy, log.layout());
         let is_possible = |core: &CoreId| usize::from(core.0) < self.cores && self.of(*core) == drive;
-        moved.filter(is_possible).or_else(|| self.home(partition, copy, log.drives))
+        moved.filter(is_possible).or_else(|| self.home(partition, copy, log.layout()))
     }
 
-    /// The core that by itself has this copy of `partition`, whose log was made when there were `drives` of them:
-    /// copies are on drives of their own while there are enough, and on cores of their own. `None` if its drive is
-    /// away.
-    pub fn home(&self, partition: PartitionId, copy: ReplicaId, drives: u16) -> Option<CoreId> {
-        let drive = drive_of(partition, copy, drives);
-        let (copy, drives) = (usize::from(copy.0), usize::from(drives.max(1)));
+    /// The core that by itself has this copy of `partition`, of a log with this layout: copies are on drives of their
+    /// own while there are enough, and on cores of their own. `None` if its drive is away.
+    pub fn home(&self, partition: PartitionId, copy: ReplicaId, layout: Layout) -> Option<CoreId> {
+        let drive = drive_of(partition, copy, layout);
         let at = self.mounted.iter().position(|(number, _)| *number == drive)?;
-        let cores = || (at..self.cores).step_by(self.mounted.len());
-        let key = key(partition);
-        let core = ranked(cores(), copy / drives % cores().count(), |core| mix(key ^ mix(core as u64 + 1)));
+        let mut cores = (at..self.cores).step_by(self.mounted.len());
+        let drives = u64::from(layout.drives.max(1));
+        let core = cores.nth(dealt(turn(partition) / drives, u64::from(copy.0) / drives, cores.len()))?;
         Some(CoreId(core as u16))
     }
 }
 
-/// The drive of this copy of `partition`, whose log was made when there were `drives` of them.
-pub fn drive_of(partition: PartitionId, copy: ReplicaId, drives: u16) -> DriveId {
-    let (key, drives) = (key(partition), usize::from(drives.max(1)));
-    let drive = ranked(0..drives, usize::from(copy.0) % drives, |drive| mix(key ^ mix(!(drive as u64))));
+/// The drive of this copy of `partition`, of a log with this layout.
+pub fn drive_of(partition: PartitionId, copy: ReplicaId, Layout { drives, dealt: is_dealt }: Layout) -> DriveId {
+    let (rank, drives) = (u64::from(copy.0), usize::from(drives.max(1)));
+    let drive =
+        if is_dealt { dealt(turn(partition), rank, drives) } else { hashed(partition, rank as usize % drives, drives) };
     DriveId(drive as u16)
 }
 
-fn key(partition: PartitionId) -> u64 {
-    mix(partition.log.0 ^ mix(u64::from(partition.index.0)))
+/// Whose turn it is when a partition is dealt. Logs begin one after the other, so that those of one partition are
+/// spread like those of many.
+fn turn(partition: PartitionId) -> u64 {
+    partition.log.0.wrapping_add(u64::from(partition.index.0))
 }
 
-/// The one of these with the highest weight, or the next highest …
-fn ranked(all: impl Iterator<Item = usize> + Clone, rank: usize, weight: impl Fn(usize) -> u64) -> usize {
-    let weighed = all.map(|one| (weight(one), one));
-    let mut place = weighed.clone().max();
-    for _ in 0..rank {
-        place = weighed.clone().filter(|next| Some(*next) < place).max();
-    }
-    place.map_or(0, |(_, one)| one)
+/// Which of `among` gets the copy of this rank at this turn: those of ranks below `among` go to different ones, and
+/// from round to round another one comes after the first.
+fn dealt(turn: u64, rank: u64, among: usize) -> usize {
+    let among = among as u64;
+    let (first, rank) = (turn % among, rank % among);
+    let place = if rank == 0 { first } else { first + 1 + (turn / among + rank - 1) % (among - 1) };
+    (place % among) as usize
+}
+
+/// The drive of a log that was made when they were chosen by rendezvous hashing (Thaler and Ravishankar, "Using
+/// name-based mappings to increase hit rates", 1998).
+fn hashed(partition: PartitionId, rank: usize, drives: usize) -> usize {
+    let key = mix(partition.log.0 ^ mix(u64::from(partition.index.0)));
+    let mut weighed: Vec<_> = (0..drives).map(|drive| (mix(key ^ mix(!(drive as u64))), drive)).collect();
+    weighed.sort_unstable_by(|a, b| b.cmp(a));
+    weighed[rank].1
 }
 
 /// The finaliser of splitmix64 (Steele, Lea and Flood, 2014).
@@ -175,34 +195,66 @@ mod tests {
         types::{LogUid, PartitionIndex},
     };
 
+    fn partition(log: u64, index: u32) -> PartitionId {
+        PartitionId { log: LogUid(log), index: PartitionIndex(index) }
+    }
+
     fn all() -> impl Iterator<Item = PartitionId> {
-        (1..=100).flat_map(|log| (0..40).map(move |p| PartitionId { log: LogUid(log), index: PartitionIndex(p) }))
+        (1..=100).flat_map(|log| (0..40).map(move |p| partition(log, p)))
     }
 
     fn drives(count: u16, cores: usize) -> Drives {
         Drives::new((0..count).map(|drive| (DriveId(drive), PathBuf::from(format!("/{drive}")))).collect()).on(cores)
     }
 
-    fn owner(partition: PartitionId, cores: usize) -> CoreId {
-        drives(1, cores).home(partition, ReplicaId(0), 1).unwrap()
+    fn dealt_over(drives: u16) -> Layout {
+        Layout { drives, dealt: true }
+    }
+
+    /// The cores of the first copies of all partitions of a log, or of many logs with one each.
+    fn owned(drives: &Drives, partitions: impl Iterator<Item = PartitionId>) -> Vec<u32> {
+        let mut owned = vec![0; drives.cores];
+        let layout = dealt_over(drives.known());
+        partitions.for_each(|p| owned[usize::from(drives.home(p, ReplicaId(0), layout).unwrap().0)] += 1);
+        owned
     }
 
     #[test]
-    fn partitions_spread_evenly() {
-        for cores in [1, 2, 3, 8] {
-            let mut owned = vec![0usize; cores];
-            all().for_each(|p| owned[usize::from(owner(p, cores).0)] += 1);
-            let fair = 4000 / cores;
-            assert!(owned.iter().all(|n| n.abs_diff(fair) < fair / 5 + 1), "{owned:?}");
+    fn every_log_keeps_all_cores_busy_and_so_do_many_small_ones() {
+        for (count, cores) in [(1, 1), (1, 2), (1, 3), (1, 8), (2, 4), (3, 3), (4, 8)] {
+            let drives = drives(count, cores);
+            for (log, partitions) in (1..20).flat_map(|log| (1..=17).map(move |partitions| (log, partitions))) {
+                let owned = owned(&drives, (0..partitions).map(|p| partition(log, p)));
+                let (least, most) = (owned.iter().min().unwrap(), owned.iter().max().unwrap());
+                assert!(most - least <= 1, "{count} drives, {cores} cores, {partitions} partitions: {owned:?}");
+            }
+            let small = owned(&drives, (1..=24).map(|log| partition(log, 0)));
+            assert_eq!(small, vec![24 / cores as u32; cores], "{count} drives");
         }
     }
 
     #[test]
-    fn a_further_core_takes_its_share_and_moves_nothing_else() {
-        for p in all() {
-            let (before, after) = (owner(p, 4), owner(p, 5));
-            assert!(after == before || after == CoreId(4), "{p} moved from {before} to {after}");
+    fn what_a_core_leads_is_followed_by_all_others_alike() {
+        for (count, cores) in [(1, 4), (4, 4), (5, 5)] {
+            let drives = drives(count, cores);
+            let mut followed = vec![vec![0; cores]; cores];
+            for p in 0..(cores * (cores - 1)) as u32 {
+                let home =
+                    |copy| usize::from(drives.home(partition(7, p), ReplicaId(copy), dealt_over(count)).unwrap().0);
+                followed[home(0)][home(1)] += 1;
+            }
+            let alike =
+                |(core, row): (usize, &Vec<i32>)| (0..cores).all(|other| row[other] == i32::from(other != core));
+            assert!(followed.iter().enumerate().all(alike), "{followed:?}");
         }
+    }
+
+    #[test]
+    fn the_first_logs_stay_where_they_are() {
+        let hashed = Layout { drives: 3, dealt: false };
+        let of = |p| [0, 1, 2].map(|copy| drive_of(partition(1, p), ReplicaId(copy), hashed).0);
+        let drives = [0, 1, 2, 3, 4, 5].map(of);
+        assert_eq!(drives, [[2, 0, 1], [1, 2, 0], [2, 1, 0], [0, 1, 2], [2, 0, 1], [1, 2, 0]]);
     }
 
     #[test]
@@ -211,7 +263,8 @@ mod tests {
             let drives = drives(count, cores);
             let mut leaders = vec![0; cores];
             for p in all() {
-                let homes: Vec<_> = (0..8).map(|copy| drives.home(p, ReplicaId(copy), count).unwrap()).collect();
+                let homes: Vec<_> =
+                    (0..8).map(|copy| drives.home(p, ReplicaId(copy), dealt_over(count)).unwrap()).collect();
                 let on: BTreeSet<_> = homes[..usize::from(count)].iter().map(|core| drives.of(*core)).collect();
                 assert_eq!(on.len(), usize::from(count), "{homes:?}");
                 let enough = cores / usize::from(count) * usize::from(count);
@@ -247,9 +300,9 @@ mod tests {
         let (before, after) = (drives(2, 4), drives(3, 7));
         let without = Drives::new(vec![(DriveId(1), PathBuf::from("/1"))]).on(2);
         for (p, copy) in all().flat_map(|p| (0..4).map(move |copy| (p, ReplicaId(copy)))) {
-            let drive = before.of(before.home(p, copy, 2).unwrap());
-            assert_eq!(after.of(after.home(p, copy, 2).unwrap()), drive);
-            assert_eq!(without.home(p, copy, 2).is_some(), drive == DriveId(1));
+            let drive = before.of(before.home(p, copy, dealt_over(2)).unwrap());
+            assert_eq!(after.of(after.home(p, copy, dealt_over(2)).unwrap()), drive);
+            assert_eq!(without.home(p, copy, dealt_over(2)).is_some(), drive == DriveId(1));
         }
         assert!(before.is_complete() && !without.is_complete() && without.known() == 2);
     }

@@ -133,7 +133,7 @@ impl<R: Runtime> Core<R> {
         if !planted(PlantedBug::MoveWithoutRelease) {
             self.have_released(id, to).await?;
         }
-        let own = self.common.config.drives.home(id.partition, id.copy, log.drives);
+        let own = self.common.config.drives.home(id.partition, id.copy, log.layout());
         let place = |core: Option<CoreId>| core.filter(|core| own != Some(*core));
         let name = (id.partition, id.copy);
         let current = Arc::clone(&self.catalog.borrow());

@@ -425,6 +425,7 @@ mod tests {
             former: None,
             founding: false,
             drives: 1,
+            dealt: false,
             leaders: Vec::new(),
             places: Default::default(),
             pinned: Vec::new(),
