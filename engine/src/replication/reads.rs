@@ -6,7 +6,8 @@
 //! all reads that came before it began.
 //!
 //! In the same way a leader finds out that its log was *the* log when it decided to refuse something by it. For that a
-//! write quorum must confirm, which meets every election quorum: no later leader was elected yet.
+//! write quorum must confirm, which meets every election quorum: no later leader was elected yet, or none whom anybody
+//! remembers who voted for it, itself included; and whose reign has acknowledged nothing then, and never will.
 
 use super::assignment::{ReplicaId, ReplicaSet};
 

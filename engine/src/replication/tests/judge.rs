@@ -1,6 +1,6 @@
 //! What must hold in every state, whatever happened before.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use super::super::{
     assignment::{Members, ReplicaId, ReplicaSet},
@@ -22,8 +22,12 @@ pub struct Judge {
     leaders: BTreeMap<LeaderEpoch, ReplicaId>,
     /// Reads that wait, with how much was acknowledged when they came.
     reads: Vec<(ReplicaId, ReadTicket, usize)>,
-    /// Refusals that wait, and whether there was a later leader when they came.
-    refusals: Vec<(ReplicaId, ReadTicket, bool)>,
+    /// Reigns that their leader has forgotten: its drive was replaced by one that had not promised them.
+    forgotten: BTreeSet<LeaderEpoch>,
+    /// Those of them in spite of which something was refused by the log of an earlier reign.
+    void: BTreeSet<LeaderEpoch>,
+    /// Refusals that wait, with the later reigns that had begun when they came.
+    refusals: Vec<(ReplicaId, ReadTicket, Vec<LeaderEpoch>)>,
     /// A read must see every write that was acknowledged before it.
     linearizable: bool,
     /// A replica that has an old copy of its drive and does not know it. Nobody can say what an election without the
@@ -43,6 +47,8 @@ impl Judge {
             acked: Vec::new(),
             acked_in: LeaderEpoch(0),
             leaders: BTreeMap::new(),
+            forgotten: BTreeSet::new(),
+            void: BTreeSet::new(),
             reads: Vec::new(),
             refusals: Vec::new(),
             linearizable: members.reads_are_linearizable(),
@@ -59,8 +65,41 @@ impl Judge {
 
     /// A leader of `epoch` is to refuse something by its log.
     pub fn asked_to_refuse(&mut self, (id, epoch): (ReplicaId, LeaderEpoch), ticket: ReadTicket) {
-        let is_over = self.leaders.range(epoch..).any(|(later, _)| *later > epoch);
-        self.refusals.push((id, ticket, is_over));
+        let later = self.leaders.keys().filter(|later| **later > epoch).copied().collect();
+        self.refusals.push((id, ticket, later));
+    }
+
+    /// The drive of `id` is replaced by one that has promised no more than `promised`. A reign that goes with it is as
+    /// if it had never been, if nobody else who voted for it is left: it has acknowledged nothing then, and will not.
+    pub fn replaced(&mut self, id: ReplicaId, promised: LeaderEpoch) {
+        let led = self.leaders.iter().filter(|(epoch, leader)| **leader == id && **epoch > promised);
+        self.forgotten.extend(led.map(|(epoch, _)| *epoch));
+    }
+
+    /// A reign begins; perhaps one of this number was forgotten, and what was said of that one does not go for this.
+    fn note_reign(&mut self, epoch: LeaderEpoch) {
+        if self.forgotten.remove(&epoch) {
+            self.void.remove(&epoch);
+            self.refusals.iter_mut().for_each(|(.., later)| later.retain(|later| *later != epoch));
+        }
+    }
+
+    /// Refusals at `id` up to `through` may be given: by the log that counted when they came.
+    fn see_refusals(&mut self, id: ReplicaId, through: ReadTicket) {
+        let (given, wait) = std::mem::take(&mut self.refusals)
+            .into_iter()
+            .partition::<Vec<_>, _>(|(leader, ticket, _)| *leader == id && *ticket <= through);
+        self.refusals = wait;
+        if self.loss_accepted || self.beyond_repair || self.stale.is_some() {
+            return;
+        }
+        for (_, ticket, later) in given {
+            let is_gone = later.iter().all(|epoch| self.forgotten.contains(epoch));
+            assert!(is_gone, "C8: {id} refuses {ticket:?} after later leaders were elected, in {later:?}");
+            let kept = self.acked.iter().find(|record| later.contains(&record.epoch));
+            assert!(kept.is_none(), "C8: {id} refuses {ticket:?} without {kept:?} of a later leader");
+            self.void.extend(later);
+        }
     }
 
     pub fn forget_reads(&mut self, id: ReplicaId) {
@@ -74,6 +113,7 @@ impl Judge {
         match effect {
             Effect::Lead { epoch, .. } => {
                 let before = self.leaders.insert(*epoch, id);
+                self.note_reign(*epoch);
                 assert!(before.is_none_or(|before| before == id), "C9: {before:?} and {id} both lead in {epoch}");
                 if self.loss_accepted || self.beyond_repair {
                     let kept = disk.log.len().min(self.acked.len());
@@ -99,6 +139,8 @@ impl Judge {
                             assert!(*acked == record, "C10: {record:?} acknowledged at {at} after {acked:?}")
                         }
                         None => {
+                            let is_void = self.void.contains(&record.epoch);
+                            assert!(!is_void, "C8: {record:?} acknowledged at {at}, after refusals without it");
                             self.acked.push(record);
                             self.acked_in = self.acked_in.max(replica.ballot().promised);
                         }
@@ -121,14 +163,7 @@ impl Judge {
                 }
                 self.reads.retain(|(reader, ticket, _)| *reader != id || ticket > through);
             }
-            Effect::StillLeads { through } => {
-                let knows = !self.loss_accepted && !self.beyond_repair && self.stale.is_none();
-                let given = self.refusals.iter().filter(|(leader, ticket, _)| *leader == id && ticket <= through);
-                for (_, ticket, is_over) in given {
-                    assert!(!is_over || !knows, "C8: {id} refuses {ticket:?} after a later leader was elected");
-                }
-                self.refusals.retain(|(leader, ticket, _)| *leader != id || ticket > through);
-            }
+            Effect::StillLeads { through } => self.see_refusals(id, *through),
             _ => {}
         }
     }

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     super::assignment::{Members, ReplicaId},
-    super::{Damaged, RoleName, assignment::ReplicaSet},
+    super::{Damaged, RoleName, assignment::ReplicaSet, effect::Effect},
     world::{Habits, Letter, World, members},
 };
 use crate::types::{AckLevel, Offset};
@@ -66,7 +66,11 @@ impl Walk {
             91 => self.world.act(id, |replica| replica.campaign(now)),
             92 => self.suspect(id),
             93 => drop(self.world.ask(id, now)),
-            94 => drop(self.world.refuse(id, now)),
+            94 => {
+                if let Some(ticket) = self.world.refuse(id, now) {
+                    self.story.push(format!("{id} is to refuse {ticket:?}"));
+                }
+            }
             95..=96 => self.hand_over(id),
             97 => self.change(id),
             98 => self.lose(id),
@@ -84,7 +88,8 @@ impl Walk {
         for letter in self.world.sent.drain(..) {
             self.letters.push(letter);
         }
-        self.world.told.clear();
+        let led = self.world.told.drain(..).filter(|(_, effect)| matches!(effect, Effect::Lead { .. }));
+        self.story.extend(led.map(|(leader, effect)| format!("{leader}: {effect}")));
         self.world.judge.judge(&self.world.nodes);
     }
 

@@ -332,7 +332,9 @@ impl World {
             durable: 0,
             damaged: None,
         };
-        self.node_mut(id).disk = disk.unwrap_or(empty);
+        let disk = disk.unwrap_or(empty);
+        self.judge.replaced(id, disk.ballot.promised);
+        self.node_mut(id).disk = disk;
         self.crash(id, now);
     }
 
