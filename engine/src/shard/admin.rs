@@ -77,7 +77,11 @@ impl<R: Runtime> Core<R> {
         self.administer(reply, async move {
             let current = Arc::clone(&core.catalog.borrow());
             let (next, log) = current.without_log(&name)?;
-            core.change(next).await?;
+            let changed = core.change(next).await;
+            // It is gone, whatever else became of other logs' copies meanwhile.
+            if core.catalog.borrow().by_uid(log.uid).is_some() {
+                changed?;
+            }
             // Every core has let go of its files. Before the next change, which may make a log of the same name.
             for (_, data_dir) in core.common.config.drives.all() {
                 core.throw_away(data_dir, &log_dir(data_dir, &log.name)).await;

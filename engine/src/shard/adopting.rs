@@ -50,12 +50,15 @@ impl<R: Runtime> Core<R> {
         all.filter(|id| self.home_in(log, *id) == Some(self.common.id))
     }
 
-    /// Whether this core's copies of logs that are being founded are there.
+    /// Whether this core's copies are there of the logs that `next` begins to found; of all that are being founded, if
+    /// it is the catalogue that the core has. What is wrong with another log is no answer to who makes one.
     ///
     /// Errors: why one is not.
-    pub(super) fn have_made(&self, catalog: &Catalog) -> Result<(), RequestError> {
-        let partitions = self.partitions.borrow();
-        let mut copies = catalog.logs().filter(|log| log.founding).flat_map(|log| self.mine(log));
+    pub(super) fn have_made(&self, next: &Catalog) -> Result<(), RequestError> {
+        let (partitions, now) = (self.partitions.borrow(), self.catalog.borrow());
+        let is_old_news = |log: &LogEntry| now.by_uid(log.uid).is_some_and(|log| log.founding);
+        let asked = |log: &LogEntry| log.founding && (now.revision() == next.revision() || !is_old_news(log));
+        let mut copies = next.logs().filter(|log| asked(log)).flat_map(|log| self.mine(log));
         copies.try_for_each(|id| match partitions.get(&id) {
             Some(Slot::Open(_)) => Ok(()),
             Some(Slot::Broken(error)) => Err(error.clone()),

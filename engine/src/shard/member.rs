@@ -275,9 +275,11 @@ impl<R: Runtime> Member<R> {
         *self.told_producers.borrow_mut() = history;
     }
 
-    /// Time passes.
+    /// Time passes. Until its log is made completely it asks nobody for anything: a copy that is not there is new until
+    /// then, whatever the one that was there has promised.
     pub(super) fn tick(self: &Rc<Self>) {
-        if self.listens() {
+        let is_founding = self.owned().is_some_and(|owned| owned.entry.borrow().founding);
+        if self.listens() && !is_founding {
             self.drive(|replica, now| replica.tick(now));
             self.see_to_damage();
         }
@@ -634,10 +636,12 @@ async fn ballot_at_opening<R: Runtime>(
         // An earlier try to give an only copy others left it.
         ballot_store::Found::Is(ballot) => founding && config.has_one_member() && ballot.config.has_one_member(),
         ballot_store::Found::Missing => founding || planted(PlantedBug::LostIsNew),
-        _ => false,
+        // No copy has promised anything yet: that of an earlier log of the name may be there.
+        ballot_store::Found::Damaged(_) => founding,
+        ballot_store::Found::Version(_) => false,
     };
     let mut ballot = match found {
-        ballot_store::Found::Is(_) | ballot_store::Found::Missing if is_new => {
+        _ if is_new => {
             let ballot = first_ballot(config, epochs);
             ballot_store::save(runtime, dir, (id.partition, id.copy), &ballot).await?;
             ballot

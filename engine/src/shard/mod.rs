@@ -25,6 +25,7 @@ pub mod mailbox;
 mod member;
 mod moving;
 pub mod muster;
+mod namesake;
 mod opening;
 mod owned;
 mod peers;
@@ -53,7 +54,7 @@ use std::{
 
 pub use ballot_store::committed_in;
 pub use catalog_store::{CatalogError, FILE_NAME as CATALOG_FILE, decode as decode_catalog};
-pub use opening::{Wiring, copy_dir, copy_named, log_dir, log_name_of, mapped_bytes, open};
+pub use opening::{TRASH, Wiring, copy_dir, copy_named, log_dir, log_name_of, mapped_bytes, open};
 
 use balancing::Balance;
 use budget::Budget;

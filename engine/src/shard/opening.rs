@@ -196,10 +196,8 @@ impl<R: Runtime> Core<R> {
                         _ if !drives.is_complete() => {}
                         None => self.throw_away(data_dir, &log.path).await,
                         Some(entry) => {
-                            // Copies that were given up.
-                            let copy_of = |dir: &Path| copy_named(dir.file_name()?.to_str()?);
                             for dir in list(log.path.clone()).await {
-                                if copy_of(&dir.path).is_some_and(|(_, copy)| !entry.has_slot(copy)) {
+                                if self.is_left_over(data_dir, entry, &dir.path).await {
                                     self.throw_away(data_dir, &dir.path).await;
                                 }
                             }
@@ -324,7 +322,7 @@ pub(super) async fn open_copy<R: Runtime>(
     entry: &LogEntry,
 ) -> Result<(Recovered<R>, Option<Rc<Member<R>>>), LogFault> {
     let end = core.common.leaving.closed.borrow().get(&id).copied().unwrap_or_default();
-    let recovered = core.recover(id, entry, end).await?;
+    let recovered = core.recover_own(id, entry, end).await?;
     let Some(config) = entry.configuration() else { return Ok((recovered, None)) };
     let dir = copy_dir(&core.common.data_dir, &entry.name, id);
     let member = Member::open(core, id, (dir, &recovered), (config, entry.founding)).await?;

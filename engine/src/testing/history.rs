@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::{
     error::RequestError,
-    types::{AckLevel, Offset, PartitionId},
+    types::{AckLevel, LogUid, Offset, PartitionId},
 };
 
 /// Who a record is: its producer's own number and its position in what that producer sent, with a checksum of its
@@ -214,6 +214,8 @@ pub enum Event {
     Cause(Cause),
     /// A drive spoiled what was stored.
     Spoiled(Spoiled),
+    /// Somebody asks for the deletion of a log, which may be gone from now on, whatever the answer is.
+    Deleting(LogUid),
     /// From here on nothing fails.
     Healed,
     /// An operation took so long.

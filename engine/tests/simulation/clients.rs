@@ -28,6 +28,7 @@ use pyralog_engine::{
 };
 
 use crate::{
+    deleting::LogsKnown,
     plan::Plan,
     producers::{self, Producers},
     settings::{self, SettingsKnown},
@@ -68,6 +69,8 @@ pub struct Clients {
     /// The timestamp of what is durable at an offset.
     pub stored_ms: RefCell<BTreeMap<PartitionId, BTreeMap<u64, i64>>>,
     pub trims_acked: Cell<u64>,
+    /// Which logs there must be, and which not.
+    pub logs_known: LogsKnown,
     /// What the judge was told of spoiled records.
     pub spoiled: RefCell<Vec<Spoiled>>,
 }
@@ -87,12 +90,13 @@ impl Clients {
             spoiled: RefCell::default(),
             hints: RefCell::default(),
             logs: plan.logs,
-            settings: SettingsKnown::new(seed, plan.settings),
+            settings: SettingsKnown::new(seed, plan),
             made_with: plan.first_settings(),
             clock_jumps: plan.rates.get(FaultKind::ClockJump) > 0,
             now_ms: Cell::new(1),
             stored_ms: RefCell::default(),
             trims_acked: Cell::new(0),
+            logs_known: LogsKnown::default(),
         })
     }
 
@@ -161,7 +165,10 @@ pub async fn act(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) 
         settings::alter(&shard.clone(), clients).await;
     }
     match clients.draw(200) {
-        0..80 if client % 2 == 1 => producers::act(client, shard, any_partition(shard, clients), clients).await,
+        0..80 if client % 2 == 1 => {
+            let Some(partition) = any_partition(shard, clients) else { return };
+            producers::act(client, shard, partition, clients).await
+        }
         0..140 => append(client, shard, clients).await,
         140..180 => read_some(client, shard, clients).await,
         180..190 if shard.catalog().logs().count() < clients.logs => create_log(shard, clients).await,
@@ -193,19 +200,22 @@ pub async fn create_log(shard: &Shard<SimRuntime>, clients: &Clients) {
     }
     clients.note(Event::Cause(Cause::Creating));
     let create = CreateLog { name, partitions: PARTITIONS, settings: clients.made_with };
-    if let Err(error) = shard.call(Request::CreateLog(create)).await {
-        clients.failed(None, None, &error);
+    match shard.call(Request::CreateLog(create)).await {
+        Ok(Reply::LogCreated(log)) => clients.logs_known.see(log.uid),
+        Ok(other) => panic!("a creation was answered by {other:?}"),
+        Err(error) => clients.failed(None, None, &error),
     }
 }
 
-fn any_partition(shard: &Shard<SimRuntime>, clients: &Clients) -> PartitionId {
+/// None if all logs were deleted.
+fn any_partition(shard: &Shard<SimRuntime>, clients: &Clients) -> Option<PartitionId> {
     let partitions = partitions_of(shard);
-    partitions[clients.draw(partitions.len() as u64) as usize]
+    if partitions.is_empty() { None } else { Some(partitions[clients.draw(partitions.len() as u64) as usize]) }
 }
 
 /// One to three batches at once.
 async fn append(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
-    let partition = any_partition(shard, clients);
+    let Some(partition) = any_partition(shard, clients) else { return };
     let count = clients.draw(3) + 1;
     // Of several, one that comes again would come after those behind it.
     let patience = if count == 1 { Patience::Again } else { Patience::Once };
@@ -292,7 +302,7 @@ pub fn make_batch(client: u32, count: u64, clients: &Clients) -> (Bytes, Vec<Rec
 
 /// Asks how far a partition reaches, and reads from somewhere in it; sometimes from where nothing is.
 pub async fn read_some(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
-    let partition = any_partition(shard, clients);
+    let Some(partition) = any_partition(shard, clients) else { return };
     let Ok(found) = ends(client, shard, partition, clients).await else { return };
     clients.told_start(client, shard, partition, found.start_offset);
     let range = found.high_watermark.0 - found.start_offset.0;
@@ -329,7 +339,7 @@ pub async fn read_through(client: u32, shard: &Shard<SimRuntime>, partition: Par
 
 /// Deletes some of the oldest records, or asks for more than there is.
 pub async fn trim(client: u32, shard: &Shard<SimRuntime>, clients: &Clients) {
-    let partition = any_partition(shard, clients);
+    let Some(partition) = any_partition(shard, clients) else { return };
     let Ok(found) = ends(client, shard, partition, clients).await else { return };
     let range = found.high_watermark.0 - found.start_offset.0;
     let further = if clients.draw(4) == 0 { range + clients.draw(3) } else { clients.draw(range + 1) };
@@ -456,7 +466,7 @@ pub fn tag_of(value: &[u8]) -> RecordTag {
 
 /// Follows a partition as a consumer at its end does: thrice it waits for a record that is written meanwhile.
 pub async fn follow(client: u32, shard: &Shard<SimRuntime>, clients: &Rc<Clients>) {
-    let partition = any_partition(shard, clients);
+    let Some(partition) = any_partition(shard, clients) else { return };
     for _ in 0..3 {
         let Ok(found) = ends(client, shard, partition, clients).await else { return };
         let writing = async {

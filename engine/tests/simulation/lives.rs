@@ -33,7 +33,7 @@ use crate::{
     clients::{CLIENTS, Clients, act, be_client, follow, partitions_of, read_all},
     copies, damage,
     deaths::{Death, Deaths},
-    members,
+    deleting, members,
     other_format::Foreigners,
     plan::{Mappings, Plan, balance, heavy_load, moves},
     producers::settle,
@@ -72,6 +72,7 @@ pub fn run_seed(kind: Kind, seed: u64) -> Report {
     let plan = if kind == Kind::Copies { plan.with_copies(seed) } else { plan };
     let plan = Plan { changes: members::change(seed, &plan), ..plan };
     let plan = Plan { begins_alone: members::begin_alone(seed, &plan), ..plan };
+    let plan = Plan { deletes: deleting::of_seed(seed), ..plan };
     if std::env::var("PYRALOG_TRACE").is_ok() {
         let rates: Vec<_> =
             FaultKind::ALL.iter().map(|kind| (kind, plan.rates.get(*kind))).filter(|r| r.1 > 0).collect();
@@ -269,6 +270,7 @@ fn serve(
     (end, death): (Duration, Death),
     random: &mut SimRandom,
 ) {
+    shards.iter().for_each(|shard| clients.logs_known.check(shard));
     // Some lives end just after they showed what the one before left.
     let soon = sim.now() + Duration::from_micros(random.within(50..3_000));
     let end = if random.happens(2_500) && matches!(death, Death::AnyTime) { end.min(soon) } else { end };
@@ -281,6 +283,9 @@ fn serve(
     }
     if plan.changes {
         members::keep_changing(sim, &runtimes[0], plan, (shards[0].clone(), shards.len() as u64));
+    }
+    if plan.deletes {
+        deleting::keep_deleting(sim, &runtimes[0], clients, shards[0].clone());
     }
     sim.keep_going_until(end + Duration::from_secs(1));
     let died = death.wait(sim, (plan, clients), end);
@@ -334,6 +339,7 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
         return vec![format!("the server does not start again: {opened:?} {:?}", failed.borrow())];
     }
     let shards: Vec<_> = shards.borrow().iter().flatten().cloned().collect();
+    shards.iter().for_each(|shard| clients.logs_known.check(shard));
     let (shard, busy) = (shards[0].clone(), Rc::new(Cell::new(0)));
     if !partitions_of(&shard).is_empty() {
         for client in 0..CLIENTS {
@@ -374,7 +380,7 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
     let done = Rc::new(Cell::new(false));
     let (reader, flag) = (Rc::clone(clients), Rc::clone(&done));
     let complaints = Rc::new(RefCell::new(Vec::new()));
-    let unsettled = Rc::clone(&complaints);
+    let (unsettled, last) = (Rc::clone(&complaints), shard.clone());
     runtimes[0].spawn(async move {
         let unended = settle(&shard, &reader).await;
         unsettled.borrow_mut().extend(unended);
@@ -384,7 +390,7 @@ pub fn last_life(sim: &Sim, plan: &Plan, clients: &Rc<Clients>, cores: usize) ->
         flag.set(true);
     });
     let stuck = wait_for(sim, clients, || done.get());
-    complaints.take().into_iter().chain(stuck).collect()
+    complaints.take().into_iter().chain(stuck).chain(deleting::leftovers(sim, plan, &last)).collect()
 }
 
 /// The copies that do not come to be in service.

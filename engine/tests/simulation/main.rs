@@ -20,6 +20,8 @@ mod copies;
 mod damage;
 mod damaged_leader;
 mod deaths;
+mod deleting;
+mod founding;
 mod lives;
 mod members;
 mod moves;
@@ -128,6 +130,7 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (835557644, "an only copy that was to have others was misread once, and took its memory for lost for ever"),
     (3143613498, "an only copy that moved was misread, and readers were told that it had never had a record"),
     (31000552, "a change of settings that failed was taken for done, since the settings were what it wanted"),
+    (61000318, "a copy that had voted before its log was made completely, and was lost then, was taken for a new one"),
     (1258453810, "a snapshot of producers that was under way when its segment was replaced held old segments back"),
 ];
 

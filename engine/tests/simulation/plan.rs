@@ -37,6 +37,8 @@ pub struct Plan {
     pub moves: bool,
     /// An operator changes how many copies there are.
     pub changes: bool,
+    /// Logs are deleted.
+    pub deletes: bool,
     /// And the logs begin with one, that knows of no others.
     pub begins_alone: bool,
     /// When they move by themselves.
@@ -197,6 +199,7 @@ impl Plan {
             withholds: false,
             moves: false,
             changes: false,
+            deletes: false,
             begins_alone: false,
             balance: None,
             more_cores: 0,

@@ -250,11 +250,16 @@ async fn haunt(client: u32, shard: &Shard<SimRuntime>, partition: PartitionId, c
     let _ = shard.call(Request::Append(late.append(partition))).await;
 }
 
+/// Whether a partition's log was not deleted.
+fn is_there(shard: &Shard<SimRuntime>, partition: PartitionId) -> bool {
+    shard.catalog().by_uid(partition.log).is_some()
+}
+
 /// Nothing fails any more: every pending batch must come to an end. Returns those that do not.
 pub async fn settle(shard: &Shard<SimRuntime>, clients: &Rc<Clients>) -> Vec<String> {
     let mut complaints = Vec::new();
     let all: Vec<_> = clients.producers.borrow().keys().copied().collect();
-    for (client, partition) in all {
+    for (client, partition) in all.into_iter().filter(|(_, partition)| is_there(shard, *partition)) {
         let is_pending = || with(client, partition, clients, |producer| producer.pending.is_some());
         let mut tries = 0;
         while is_pending() && tries < TRIES_MAX {

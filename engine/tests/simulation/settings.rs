@@ -20,7 +20,10 @@ use pyralog_engine::{
     types::{LogUid, Offset, PartitionId},
 };
 
-use crate::{clients::Clients, plan};
+use crate::{
+    clients::Clients,
+    plan::{self, Plan},
+};
 
 /// Of a thousand acts of clients that change settings at all, so many are that.
 const CHANGES_IN_1000: u64 = 60;
@@ -51,11 +54,11 @@ impl Drop for UnderWay {
 }
 
 impl SettingsKnown {
-    pub fn new(seed: u64, first: LogSettings) -> SettingsKnown {
+    pub fn new(seed: u64, plan: &Plan) -> SettingsKnown {
         let mut random = SimRandom::new(seed, 103);
-        let change = random.happens(2_500);
+        let change = random.happens(2_500) && !plan.deletes;
         SettingsKnown {
-            first,
+            first: plan.settings,
             random: RefCell::new(random),
             change,
             may_be: RefCell::default(),

@@ -69,11 +69,13 @@ pub enum FaultKind {
     OneToSeveral,
     /// The same of one that is to have one.
     SeveralToOne,
+    /// A log is deleted.
+    LogDeleted,
 }
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 32;
+    pub const COUNT: usize = 33;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -109,12 +111,19 @@ impl FaultKind {
         FaultKind::CopiesChanged,
         FaultKind::OneToSeveral,
         FaultKind::SeveralToOne,
+        FaultKind::LogDeleted,
     ];
 }
 
 /// How often each kind of fault happens, in ten thousand chances.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultRates([u32; FaultKind::COUNT]);
+
+impl Default for FaultRates {
+    fn default() -> Self {
+        FaultRates([0; FaultKind::COUNT])
+    }
+}
 
 impl FaultRates {
     /// Nothing ever goes wrong: even a loss of power, which the test calls for, keeps everything.
@@ -148,8 +157,14 @@ pub enum Failure {
 }
 
 /// How often each kind of fault had an effect.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FaultCounts([u64; FaultKind::COUNT]);
+
+impl Default for FaultCounts {
+    fn default() -> Self {
+        FaultCounts([0; FaultKind::COUNT])
+    }
+}
 
 impl FaultCounts {
     /// The count of `kind`.

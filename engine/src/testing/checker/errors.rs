@@ -57,10 +57,11 @@ impl<'a> Judge<'a> {
         let spoiled = partition
             .and_then(|partition| self.partitions.get(&partition))
             .is_some_and(|state| !state.spoiled.is_empty());
+        let is_deleted = partition.is_some_and(|partition| self.deleting.contains(&partition.log));
         match error {
             E::DiskFull { .. } => self.any(&[Cause::DriveFull]),
             // A full drive gets no second chance when the server stops.
-            E::OutcomeUnknown { .. } if self.any(&[Cause::Replicated]) => true,
+            E::OutcomeUnknown { .. } if is_deleted || self.any(&[Cause::Replicated]) => true,
             E::ReadOnly { .. } | E::OutcomeUnknown { .. } => {
                 let full = self.any(&[Cause::DriveFull]) && self.any(&[Cause::Stopping]);
                 spoiled || full || self.any(&[Cause::DriveFailed, Cause::Misread])
@@ -74,6 +75,7 @@ impl<'a> Judge<'a> {
             E::PartitionOpening { .. } => self.any(&[Cause::Creating]),
             // How long that may take is the judge of C12's to say.
             E::NotLeader { .. } => self.any(&[Cause::Replicated, Cause::Moving]),
+            E::UnknownPartition { .. } => is_deleted,
             // Clients may create the same log.
             E::LogExists { .. } => true,
             _ => false,

@@ -19,7 +19,7 @@ use std::{
 };
 
 use super::history::{AppendId, AppendOutcome, AppendSent, Cause, Event, FinalRead, History, ReadSeen, RecordTag};
-use crate::types::{AckLevel, Offset, PartitionId};
+use crate::types::{AckLevel, LogUid, Offset, PartitionId};
 use errors::Complaint;
 use partition::{Append, Expected, PartitionState};
 
@@ -199,6 +199,8 @@ struct Judge<'a> {
     /// Errors of this life, and what explains errors in it.
     errors: Vec<Complaint<'a>>,
     causes: BTreeSet<Cause>,
+    /// Logs of which nothing is promised any more but that they are there as they were, or not at all.
+    deleting: BTreeSet<LogUid>,
     healed: bool,
     violations: Vec<Violation>,
 }
@@ -231,6 +233,7 @@ impl<'a> Judge<'a> {
             Event::NotStarted(why) => self.errors.push(Complaint::NotStarted(why)),
             Event::Cause(cause) => drop(self.causes.insert(*cause)),
             Event::Spoiled(spoiled) => self.partitions.entry(spoiled.partition).or_default().spoil(*spoiled),
+            Event::Deleting(log) => drop(self.deleting.insert(*log)),
             Event::Healed => self.healed = true,
             Event::Took(took) => self.took(*took),
             Event::InUse { what, amount, allowed } => self.in_use(what, *amount, *allowed),
