@@ -81,21 +81,29 @@ pub fn keep_deleting(sim: &Sim, runtime: &SimRuntime, clients: &Rc<Clients>, sha
                 continue;
             }
             let (uid, name) = logs[random.below(logs.len() as u64) as usize].clone();
-            delete(&shard, &clients, (uid, name)).await;
+            if !delete(&shard, &clients, (uid, name)).await {
+                // It may go on, and another log may have the name when it is over.
+                return;
+            }
         }
     });
 }
 
-async fn delete(shard: &Shard<SimRuntime>, clients: &Clients, (uid, name): (LogUid, LogName)) {
+/// Gives whether it is known to be over.
+async fn delete(shard: &Shard<SimRuntime>, clients: &Clients, (uid, name): (LogUid, LogName)) -> bool {
     clients.logs_known.ask(uid, clients);
     match shard.call(Request::DeleteLog(name)).await {
         Ok(Reply::LogDeleted) => {
             assert!(shard.catalog().by_uid(uid).is_none(), "a core has not heard that log {uid} is gone");
             clients.logs_known.0.borrow_mut().insert(uid, Known::Gone);
             shard.runtime().count(FaultKind::LogDeleted);
+            true
         }
         Ok(other) => panic!("a deletion was answered by {other:?}"),
-        Err(error) => clients.failed(None, None, &error),
+        Err(error) => {
+            clients.failed(None, None, &error);
+            false
+        }
     }
 }
 
