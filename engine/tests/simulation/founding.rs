@@ -12,7 +12,7 @@ use pyralog_engine::{
     settings::{LogSettings, Replication},
     shard::{
         Shard,
-        placement::drive_of,
+        placement::{Layout, drive_of},
         request::{Append, CreateLog, Outcome, Request},
     },
     types::{AckLevel, DriveId, LogUid, PartitionId, PartitionIndex},
@@ -23,6 +23,9 @@ use crate::{
     lives::{STEPS_MAX, prepare_directory, start},
     plan::Plan,
 };
+
+/// How the copies of its logs are spread.
+const DEALT: Layout = Layout { drives: 3, dealt: true };
 
 fn world() -> (Sim, Plan) {
     let drives = ["/data", "/data1", "/data2"].map(Into::into).to_vec();
