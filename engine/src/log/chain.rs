@@ -10,6 +10,9 @@
 //! chain is taken for it only if a drive wrote more bytes to one wrong place than stand intact between that and their
 //! own, and the batches beside both are damaged as well.
 //!
+//! A batch that was met before, and goes on behind nothing, is left for those gaps, and nothing is told from it of what
+//! follows: records behind a group in a wrong place may have taken up where that ends.
+//!
 //! A batch with an intact header and a damaged body where it is due is where it belongs; what stands in it is not.
 
 use crate::{
@@ -47,6 +50,8 @@ pub(super) struct Run {
     continues: Option<usize>,
     /// Whether it became a part of that.
     is_joined: bool,
+    /// Whether it is one batch that stands in an earlier run as well, and goes on behind nothing.
+    is_copy: bool,
 }
 
 impl Run {
@@ -63,6 +68,7 @@ impl Run {
             held: (end_position, to),
             continues: None,
             is_joined: false,
+            is_copy: false,
         }
     }
 
@@ -177,7 +183,9 @@ impl Runs {
         let is_padded = place.bytes.get(end).is_none_or(|byte| *byte == 0);
         let known = Run::known((end_position, header.end_offset()), place.segment.block_bytes, is_padded);
         let one = Run { position, from: header.base_offset, ..known };
-        let before = self.runs.iter().position(|run| !run.is_joined && run.goes_on_with(position, one.from));
+        let before = |run: &Run| !run.is_joined && !run.is_copy && run.goes_on_with(position, one.from);
+        let before = self.runs.iter().position(before);
+        let is_copy = self.runs.iter().any(|run| run.is_intact() && run.from <= one.from && one.to <= run.to);
         match before {
             Some(before) if is_intact => {
                 let before = self.join(before);
@@ -185,7 +193,7 @@ impl Runs {
                 run.intact_bytes += (end - at) as u64;
                 run.extend(&one);
             }
-            _ if is_intact => self.runs.push(Run { intact_bytes: (end - at) as u64, ..one }),
+            _ if is_intact => self.runs.push(Run { intact_bytes: (end - at) as u64, is_copy, ..one }),
             _ => {
                 // Of two that could go on there, the first: the other one stands in it.
                 let before = before.filter(|at| self.runs[*at].held.0 == self.runs[*at].end_position);
@@ -225,7 +233,8 @@ impl Runs {
         let (intact, damaged): (Vec<&Run>, Vec<&Run>) =
             self.runs.iter().filter(|run| known.is_before(run)).partition(|run| run.is_intact());
         let mut chain = vec![known];
-        between((&known, None), &heaviest(&intact, |run| known.can_lead_to(run)), &mut |before, after| {
+        let originals: Vec<&Run> = intact.iter().filter(|run| !run.is_copy).copied().collect();
+        between((&known, None), &heaviest(&originals, |run| known.can_lead_to(run)), &mut |before, after| {
             fill(&intact, (before, after), &mut chain);
             chain.extend(after);
         });

@@ -686,6 +686,36 @@ mod tests {
     }
 
     #[test]
+    fn records_that_stand_behind_one_that_was_shown_already_are_served_from_wherever_a_survey_begins() {
+        let (mut bytes, starts) = stored(12, 200, 1);
+        bytes[starts[2]..starts[3]].fill(0xa7);
+        // A drive wrote three groups, the first of them damaged by then, to the place two groups further on; what was
+        // lost between their end and the next group was written there again.
+        let behind = starts[9]..starts[10];
+        bytes.copy_within(starts[4]..starts[7], starts[6]);
+        bytes[starts[6]..starts[7]].fill(0xa7);
+        bytes[behind.clone()].fill(0);
+        let mut at = behind.start;
+        for offset in 107..110 {
+            let batch = batch_of(130);
+            bytes[at..at + batch.len()].copy_from_slice(&batch);
+            stamp(&mut bytes[at..at + batch.len()], fields(offset, 7));
+            at += batch.len();
+        }
+        let (intact, lost) = survey(&bytes, 112);
+        assert_eq!(ranges(&lost), [(102, 103)], "{intact:?}");
+        for (n, start) in starts.iter().enumerate().take(6).skip(3) {
+            let span = (START + *start as u64, START + bytes.len() as u64);
+            let first = Offset(100 + n as u64);
+            let mut survey = Survey::new(&header_at(100), span, (first, Offset(112))).in_one_piece();
+            survey.take(&bytes[*start..], &mut |found| {
+                assert!(!matches!(&found, Found::Lost(lost) if lost.from < lost.to), "from {first}: {found:?}");
+            });
+            assert_eq!(survey.expected(), Offset(112));
+        }
+    }
+
+    #[test]
     fn batches_larger_than_a_window_are_found_before_and_behind_damage() {
         let mut builder = BatchBuilder::new(Codec::None);
         for _ in 0..5 {

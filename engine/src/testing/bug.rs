@@ -165,7 +165,6 @@ impl PlantedBug {
         PlantedBug::ReceivedIsDurable,
         PlantedBug::SkipTruncation,
         PlantedBug::RebuiltAtOnce,
-        PlantedBug::ReadUnestablished,
         PlantedBug::NeverRepair,
         PlantedBug::RewriteAsItCame,
         PlantedBug::ServeAfterHandover,
@@ -175,6 +174,7 @@ impl PlantedBug {
     /// Those of partitions with several copies that no seed of a run need meet.
     pub const OF_COPIES_RARE: &[PlantedBug] = &[
         PlantedBug::ReadUnconfirmed,
+        PlantedBug::ReadUnestablished,
         PlantedBug::RefuseUnconfirmed,
         PlantedBug::ShowTrimEarly,
         PlantedBug::OldIsIntact,

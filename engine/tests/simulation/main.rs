@@ -132,6 +132,7 @@ const KEPT_OF_COPIES: &[(u64, &str)] = &[
     (31000552, "a change of settings that failed was taken for done, since the settings were what it wanted"),
     (61000318, "a copy that had voted before its log was made completely, and was lost then, was taken for a new one"),
     (1258453810, "a snapshot of producers that was under way when its segment was replaced held old segments back"),
+    (80000378, "records that stand where a group in a wrong place ends were given up with that, and never repaired"),
 ];
 
 /// These seeds, and those that are kept, unless it is one that somebody wants to see.
