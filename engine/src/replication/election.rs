@@ -222,15 +222,19 @@ impl Inquiry {
     /// everybody. Then whatever only those knew who lost their memory was promised to one of them, which leads no more,
     /// and nothing was acknowledged in its reign, since one who still knows would have accepted it. Gives whether it
     /// is.
+    ///
+    /// Not before it is durable that the memory is lost: a leader that is listened to has the log cut off, and after a
+    /// crash what is left of it would pass for all that there was.
     pub(super) fn ends<B>(&self, own: &mut Own<B>) -> bool {
         let config = own.ballot.config;
         let all = config.replicas().without(own.id);
         let is_everybody = self.heard.union(self.without_memory).intersection(all) == all;
         let enough = !self.heard.is_empty() && (config.is_inquiry_quorum(own.id, self.heard) || is_everybody);
-        if enough {
+        let ends = enough && own.saved.memory == Memory::Lost;
+        if ends {
             own.vow(|ballot| ballot.promised = ballot.promised.max(self.promised));
         }
-        enough
+        ends
     }
 
     pub(super) fn tick<B>(&mut self, own: &mut Own<B>, now: Duration) {

@@ -384,12 +384,17 @@ impl<B> Replica<B> {
                 if let Some(inquiry) = &mut self.inquiry {
                     own.learn(config);
                     inquiry.handle_known(from, promised, is_intact);
-                    if inquiry.ends(own) {
-                        self.inquiry = None;
-                    }
+                    self.end_inquiry();
                 }
             }
             _ => {}
+        }
+    }
+
+    /// Listens to leaders again if enough is known for that.
+    fn end_inquiry(&mut self) {
+        if self.inquiry.as_ref().is_some_and(|inquiry| inquiry.ends(&mut self.own)) {
+            self.inquiry = None;
         }
     }
 
@@ -422,6 +427,7 @@ impl<B> Replica<B> {
         if rebuilding && self.own.saved.memory == Memory::Intact {
             self.own.effect(Effect::Rebuilt);
         }
+        self.end_inquiry();
         match &mut self.role {
             Role::Candidate(candidate) => candidate.handle_saved(&self.own),
             Role::Follower(Follower { following: Some(following), .. }) => following.handle_moved(&mut self.own),

@@ -370,6 +370,44 @@ fn a_leader_has_damaged_what_others_lack() {
 }
 
 #[test]
+fn a_log_is_not_cut_off_before_it_is_durable_that_its_memory_is_lost() {
+    // 0 leads and has damaged what 2 lacks. It forgets, another leads, and its drive is slow to save that.
+    let mut world = settled(members(&ALL, 3, 1), 2, Habits::PROMPT);
+    world.append(ReplicaId(0), NOW);
+    world.sent.retain(|letter| letter.1 != ReplicaId(2));
+    world.run(NOW);
+    world.damage(ReplicaId(0), 2);
+    world.crash(ReplicaId(0), NOW);
+    world.sent.clear();
+    world.act(ReplicaId(0), |replica| replica.campaign(NOW));
+    world.run(NOW);
+    world.habits = Habits::SLOW;
+    assert_eq!(world.see_to_damage(ReplicaId(0), NOW), Some(Damaged::Forgets));
+    world.act(ReplicaId(1), |replica| replica.campaign(NOW));
+    for _ in 0..20 {
+        for letter in std::mem::take(&mut world.sent) {
+            world.deliver(letter, NOW);
+        }
+        for id in [ReplicaId(1), ReplicaId(2)] {
+            while world.save(id, NOW) {}
+            world.flush(id, NOW);
+        }
+        world.judge.judge(&world.nodes);
+    }
+    assert_eq!(world.leaders(), [ReplicaId(1)].into());
+    let disk = &world.node(ReplicaId(0)).disk;
+    assert!(disk.is_intact() && disk.durable == 3, "{}", world.describe(ReplicaId(0)));
+    for second in 1..5 {
+        let now = Duration::from_millis(200 * second);
+        world.act(ReplicaId(1), |replica| replica.tick(now));
+        world.run(now);
+        world.judge.judge(&world.nodes);
+    }
+    let disk = &world.node(ReplicaId(0)).disk;
+    assert!(disk.is_intact() && disk.durable == 3 && disk.damaged.is_none(), "{}", world.describe(ReplicaId(0)));
+}
+
+#[test]
 fn a_follower_with_damaged_records_is_not_fit_to_lead_until_they_are_repaired() {
     let mut world = settled(members(&ALL, 2, 2), 2, Habits::PROMPT);
     let others = |world: &World| -> Vec<u8> {
