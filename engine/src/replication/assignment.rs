@@ -264,6 +264,13 @@ impl Configuration {
         self.parts().all(|part| part.counts(set) >= part.election_quorum())
     }
 
+    /// Whether a replica can forget that it voted, and be rebuilt without hearing of it, while others have not voted
+    /// yet: it need not ask all others then, so perhaps not the candidate. With W = 1 no loss of memory is survived
+    /// anyhow.
+    pub fn may_miss_votes(&self) -> bool {
+        self.parts().any(|part| part.write_quorum > 1 && part.write_quorum + 1 < part.replicas.len())
+    }
+
     /// Whether these may confirm a read.
     pub fn is_read_quorum(&self, set: ReplicaSet) -> bool {
         self.parts().all(|part| part.counts(set) >= part.read_quorum)
@@ -377,6 +384,13 @@ mod tests {
                     prop_assert!(meets, "{} of {:?} asks others than {}", replica, m, others);
                 }
             }
+        }
+
+        #[test]
+        fn votes_are_missed_only_where_not_all_others_are_asked(m in members()) {
+            let c = Configuration::founding(m);
+            let asked = |replica: ReplicaId| m.inquiry_quorum(replica) == m.replicas().len() - 1;
+            prop_assert_eq!(c.may_miss_votes(), m.write_quorum() > 1 && !m.replicas().iter().all(asked));
         }
 
         #[test]

@@ -4,8 +4,13 @@
 //! earlier any more. Who has a log that is worth more refuses, and tries itself. With the votes of an election quorum
 //! the candidate leads: every record that was acknowledged is on a write quorum, so on one of the voters, whose log is
 //! worth no more than the candidate's.
+//!
+//! A voter may lose its drive, and be given back what it had by the leader of an earlier reign, before others have
+//! voted. Those whom it asks what it promised need not know of the vote then. So where it does not ask all others, a
+//! candidate that has its votes asks once more, and counts who votes again in the same life: these had all promised at
+//! one time, and whoever forgets later hears of it from one of them.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{
     assignment::{ConfigId, Configuration, Members, ReplicaId, ReplicaSet},
@@ -24,8 +29,12 @@ use crate::{
 pub(super) struct Candidate {
     /// The reign to be; promised by the candidate itself.
     pub(super) epoch: LeaderEpoch,
-    /// Who votes for it, itself among them once its own promise is durable.
-    votes: ReplicaSet,
+    /// How often it has asked all anew, counted from 1. 0: once is enough, by its configuration or by force.
+    round: u32,
+    /// Who votes for it in this round, itself among them once its own promise is durable; each in which life.
+    votes: BTreeMap<ReplicaId, u64>,
+    /// Who had voted for it when the round began.
+    before: BTreeMap<ReplicaId, u64>,
     /// Who answered that it has no vote, having lost its memory.
     without_memory: ReplicaSet,
     /// The most that any voter, or the candidate, knows to be on a write quorum.
@@ -58,7 +67,9 @@ impl Candidate {
         let committed = own.committed();
         let mut candidate = Candidate {
             epoch,
-            votes: ReplicaSet::default(),
+            round: u32::from(forced.is_none() && own.ballot.config.may_miss_votes()),
+            votes: BTreeMap::new(),
+            before: BTreeMap::new(),
             without_memory: ReplicaSet::default(),
             committed,
             log_start: own.log_start,
@@ -73,20 +84,46 @@ impl Candidate {
     fn ask<B>(&mut self, own: &mut Own<B>, now: Duration) {
         self.retry_at = own.turn(now) + own.pace.election_retry;
         let (life, claim, config, forced) = (own.life, own.claim(), own.ballot.config, own.ballot.forced);
-        for to in config.replicas().without(own.id).iter().filter(|to| !self.votes.contains(*to)) {
-            own.send_saved(to, Message::Elect { epoch: self.epoch, life, claim, config, forced });
+        let (epoch, round) = (self.epoch, self.round);
+        for to in config.replicas().without(own.id).iter().filter(|to| !self.votes.contains_key(to)) {
+            own.send_saved(to, Message::Elect { epoch, life, claim, config, forced, round });
         }
+    }
+
+    /// Asks all once more if that is needed and the votes of the first round are complete: who still knows of its own?
+    pub(super) fn ask_again<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        if self.round == 1 && self.is_round_complete(own) {
+            self.begin_round(own, now);
+        }
+    }
+
+    fn is_round_complete<B>(&self, own: &Own<B>) -> bool {
+        own.ballot.config.is_election_quorum(self.votes.keys().copied().collect())
+    }
+
+    fn begin_round<B>(&mut self, own: &mut Own<B>, now: Duration) {
+        self.round += 1;
+        self.before = std::mem::take(&mut self.votes);
+        self.handle_saved(own);
+        self.ask(own, now);
     }
 
     /// The candidate's own promise may be durable now.
     pub(super) fn handle_saved<B>(&mut self, own: &Own<B>) {
         if own.saved.promised >= self.epoch {
-            self.votes.insert(own.id);
+            self.votes.insert(own.id, own.life);
         }
     }
 
-    pub(super) fn handle_vote(&mut self, from: ReplicaId, (committed, log_start): (Offset, Offset)) {
-        self.votes.insert(from);
+    /// `from` votes, in its life `voter`, for having been asked in `round`.
+    pub(super) fn handle_vote(
+        &mut self,
+        (from, voter, round): (ReplicaId, u64, u32),
+        (committed, log_start): (Offset, Offset),
+    ) {
+        if round == self.round {
+            self.votes.insert(from, voter);
+        }
         self.log_start = self.log_start.max(log_start);
         self.committed = self.committed.max(committed);
     }
@@ -114,8 +151,10 @@ impl Candidate {
 
     /// Whether it leads now.
     pub(super) fn is_elected<B>(&self, own: &Own<B>) -> bool {
-        let enough = self.forced || own.ballot.config.is_election_quorum(self.votes);
-        enough && self.votes.contains(own.id) && (self.forced || own.held.received >= self.committed)
+        let counts = |(from, voter): &(&ReplicaId, &u64)| self.round == 0 || self.before.get(from) == Some(voter);
+        let votes: ReplicaSet = self.votes.iter().filter(counts).map(|(from, _)| *from).collect();
+        let enough = self.forced || own.ballot.config.is_election_quorum(votes);
+        enough && votes.contains(own.id) && (self.forced || own.held.received >= self.committed)
     }
 
     /// Tries again if it is time to. Gives whether it must begin a later reign for that.
@@ -123,9 +162,13 @@ impl Candidate {
         if now < self.retry_at {
             return false;
         }
-        let Candidate { votes, without_memory, committed, .. } = *self;
+        let Candidate { without_memory, committed, .. } = *self;
+        let votes = self.votes.keys().copied().collect();
         own.effect(Effect::Stuck(Stuck { votes, without_memory, committed, log_end: own.held.received }));
-        if !self.outbid {
+        if !self.outbid && self.round > 0 && self.is_round_complete(own) {
+            // Not all of those who have voted had done so before in the same life.
+            self.begin_round(own, now);
+        } else if !self.outbid {
             self.ask(own, now);
         }
         self.outbid
@@ -150,8 +193,9 @@ pub(super) enum Answer {
 
 /// Answers a candidate.
 pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) -> Answer {
-    let Message::Elect { epoch, life, claim, config, forced } = elect else { return Answer::Refused };
+    let Message::Elect { epoch, life, claim, config, forced, round } = elect else { return Answer::Refused };
     own.see(epoch);
+    let voter = own.life;
     let grants = own.is_intact()
         && own.cutting.is_none()
         && epoch > own.ballot.promised
@@ -164,14 +208,14 @@ pub(super) fn answer<B>(own: &mut Own<B>, from: ReplicaId, elect: Message<B>) ->
             ballot.config = config;
         });
         let (committed, log_start) = (own.committed(), own.log_start);
-        own.send_saved(from, Message::Vote { epoch, life, committed, log_start });
+        own.send_saved(from, Message::Vote { epoch, life, committed, log_start, round, voter });
         return Answer::Voted;
     }
     // A vote that was lost on its way is given again: the promise is the same. Not to one that has led the epoch
     // already and begins it again: an old copy of a drive does not know that.
     if epoch == own.ballot.promised && own.is_intact() && claim >= own.claim() && own.epochs.last() < epoch {
         let (committed, log_start) = (own.committed(), own.log_start);
-        own.send_saved(from, Message::Vote { epoch, life, committed, log_start });
+        own.send_saved(from, Message::Vote { epoch, life, committed, log_start, round, voter });
         return Answer::VotedAgain;
     }
     let (promised, config) = (own.ballot.promised, own.ballot.config);

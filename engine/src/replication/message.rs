@@ -172,6 +172,8 @@ pub enum Message<B> {
         config: Configuration,
         /// See [`Ballot::forced`](super::ballot::Ballot::forced).
         forced: LeaderEpoch,
+        /// Counts the times that all are asked; 0 if once is enough.
+        round: u32,
     },
     /// To a candidate: I listen to nothing before your epoch any more, and my log is worth no more than yours.
     Vote {
@@ -183,6 +185,10 @@ pub enum Message<B> {
         committed: Offset,
         /// Where the voter's log begins: a leader does not bring back what was given up.
         log_start: Offset,
+        /// The round that it was asked in.
+        round: u32,
+        /// The voter's own life: what it said in an earlier one it may have forgotten.
+        voter: u64,
     },
     /// To a candidate: I do not vote for you.
     Refuse {

@@ -228,10 +228,11 @@ impl<B> Replica<B> {
 
     fn on_election_news(&mut self, from: ReplicaId, message: Message<B>, now: Duration) {
         match (&mut self.role, message) {
-            (Role::Candidate(candidate), Message::Vote { epoch, life, committed, log_start })
+            (Role::Candidate(candidate), Message::Vote { epoch, life, committed, log_start, round, voter })
                 if epoch == candidate.epoch && life == self.own.life =>
             {
-                candidate.handle_vote(from, (committed, log_start));
+                candidate.handle_vote((from, voter, round), (committed, log_start));
+                candidate.ask_again(&mut self.own, now);
             }
             (role, Message::Refuse { epoch, life, promised, claim, config }) if life == self.own.life => {
                 self.own.see(promised);

@@ -42,6 +42,15 @@ impl fmt::Display for Forced {
     }
 }
 
+/// ` round=R` of an election that takes several.
+struct Round(u32);
+
+impl fmt::Display for Round {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.0 > 0 { write!(f, " round={}", self.0) } else { Ok(()) }
+    }
+}
+
 impl fmt::Display for Probe {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Probe { epoch, life, round, start, log_end, config, forced } = self;
@@ -71,11 +80,14 @@ impl fmt::Display for Ack {
 impl<B> fmt::Display for Message<B> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Message::Elect { epoch, life, claim, config, forced } => {
-                write!(f, "Elect epoch={epoch} life={life} claim={claim} config=[{config}]{}", Forced(*forced))
+            Message::Elect { epoch, life, claim, config, forced, round } => {
+                let (forced, round) = (Forced(*forced), Round(*round));
+                write!(f, "Elect epoch={epoch} life={life} claim={claim} config=[{config}]{forced}{round}")
             }
-            Message::Vote { epoch, life, committed, log_start } => {
-                write!(f, "Vote epoch={epoch} life={life} committed={committed} log-start={log_start}")
+            Message::Vote { epoch, life, committed, log_start, round, voter } => {
+                write!(f, "Vote epoch={epoch} life={life} committed={committed} log-start={log_start}")?;
+                // Nobody looks at the life otherwise.
+                if *round > 0 { write!(f, "{} voter={voter}", Round(*round)) } else { Ok(()) }
             }
             Message::Refuse { epoch, life, promised, claim, config } => {
                 write!(f, "Refuse epoch={epoch} life={life} promised={promised} ")?;
