@@ -76,6 +76,10 @@ impl<R: Runtime> Owned<R> {
         let state = self.state.borrow();
         let ends = state.ends();
         let (start, end) = (ends.log_start(), ends.high_watermark());
+        // Given up here already, and shown to be gone when a write quorum has: who asks again is told.
+        if start <= offset && offset < self.kept_start.get() && self.member.is_some() {
+            return Err(self.not_leader());
+        }
         // Between the watermark and the log end are records that are on their way to be visible.
         if offset < start || offset > ends.log_end() {
             let end = if planted(PlantedBug::WrongRange) { ends.durable_end() } else { end };
@@ -212,9 +216,22 @@ impl<R: Runtime> Owned<R> {
                 let partition = Rc::clone(self);
                 // It may have to read and to check whole segments, where an index is missing.
                 self.core.context.runtime.spawn_background(async move {
-                    let offset = partition.log.find_time(timestamp_ms, (ends.log_start(), ends.high_watermark())).await;
-                    reply.send(partition.found(offset));
+                    reply.send(partition.found(partition.find_time(timestamp_ms).await));
                 });
+            }
+        }
+    }
+
+    /// The first record that is not older, as far as there is one.
+    async fn find_time(&self, timestamp_ms: i64) -> Result<Offset, RequestError> {
+        loop {
+            let (ends, kept) = (*self.state.borrow().ends(), self.kept_start.get());
+            let range = (ends.log_start().max(kept).min(ends.high_watermark()), ends.high_watermark());
+            let found = self.log.find_time(timestamp_ms, range).await;
+            // Records may have been deleted while they were looked through: that is no damage.
+            match found {
+                Err(_) if self.kept_start.get() > kept && self.absence().is_none() => {}
+                found => return found.map_err(|error| self.absence().unwrap_or(error)),
             }
         }
     }

@@ -10,6 +10,7 @@ use std::{
 
 use pyralog_engine::{
     error::RequestError,
+    record::{BatchBuilder, Codec},
     runtime::{
         Runtime,
         sim::{ProcessId, Sim, SimConfig, SimRandom, SimRuntime, faults::FaultRates},
@@ -17,9 +18,9 @@ use pyralog_engine::{
     settings::{Bound, LogChanges, LogSettings, Replication},
     shard::{
         Shard,
-        request::{AlterLog, Append, CreateLog, Move, Outcome, Reply, Request},
+        request::{AlterLog, Append, CreateLog, Fetch, FindOffset, Move, OffsetAt, Outcome, Reply, Request, Trim},
     },
-    types::{AckLevel, CoreId, LogUid, PartitionId, PartitionIndex},
+    types::{AckLevel, CoreId, LogUid, Offset, PartitionId, PartitionIndex},
 };
 
 use crate::{
@@ -312,4 +313,48 @@ fn a_log_is_deleted_with_its_files_or_not_at_all_when_a_drive_stalls_at_any_mome
         },
     );
     assert!(unknown > 3, "{unknown} were not known");
+}
+
+/// How many segments of the copies of log 1 are on the second drive, whose core leads it.
+fn segments_there(server: &Server) -> usize {
+    let there = |path: &PathBuf| path.starts_with("/data1/logs") && path.extension().is_some_and(|end| end == "seg");
+    server.sim.files().iter().filter(|(path, _)| there(path) && path.to_string_lossy().contains("kept")).count()
+}
+
+#[test]
+fn what_a_leader_gave_up_that_others_have_not_is_no_damage_to_its_readers() {
+    let server = Server::new(3);
+    let replication = Replication { replication_factor: 3, write_quorum: 3, read_quorum: 1 };
+    let settings = LogSettings { replication: Some(replication), ..LogSettings::default() };
+    let kept = CreateLog { name: "kept".parse().unwrap(), partitions: 1, settings };
+    server.call(Request::CreateLog(kept)).unwrap();
+    let partition = PartitionId { log: LogUid(1), index: PartitionIndex(0) };
+    let mut end = Offset(0);
+    while segments_there(&server) < 3 {
+        let mut builder = BatchBuilder::new(Codec::None);
+        builder.push(None, &[7; 16 << 10], &[], 1).unwrap();
+        let batch = builder.finish().unwrap();
+        let append = Append { partition, batch, ack: Some(AckLevel::Durable), expected_offset: None };
+        let Ok(Reply::Appended(appended)) = server.call(Request::Append(append)) else { panic!("not stored") };
+        end = Offset(appended.base_offset.0 + 1);
+    }
+    server.stall(2);
+    let _trimmed = server.begin(Request::Trim(Trim { partition, before: end }));
+    let mut was_told_to_ask_again = false;
+    loop {
+        let fetch = Fetch { partition, offset: Offset(0), max_bytes: 1, max_wait: Duration::ZERO };
+        match server.call(Request::Fetch(fetch)) {
+            Ok(_) => {}
+            Err(RequestError::NotLeader { .. }) => was_told_to_ask_again = true,
+            Err(RequestError::OffsetOutOfRange { start, .. }) => break assert_eq!(start, end),
+            Err(error) => panic!("{error}"),
+        }
+        match server.call(Request::FindOffset(FindOffset { partition, at: OffsetAt::Timestamp(0) })) {
+            Ok(_) | Err(RequestError::NotLeader { .. }) => {}
+            Err(error) => panic!("{error}"),
+        }
+        server.sim.keep_going_until(server.sim.now() + Duration::from_millis(5));
+        server.sim.run_for(Duration::from_millis(5), STEPS_MAX).unwrap();
+    }
+    assert!(was_told_to_ask_again, "nothing was given up before that was shown");
 }
