@@ -125,6 +125,13 @@ impl Drive {
         run("fsfreeze", &["-u", text(&self.mounted_at)]).unwrap();
     }
 
+    /// Has the file system write nothing more by itself, neither what waits nor when something was read: a write after
+    /// [`Drive::lose_sectors`] would give the drive sectors again, which read as zeros.
+    pub fn come_to_rest(&self) {
+        run("mount", &["-o", "remount,noatime", text(&self.mounted_at)]).unwrap();
+        run("sync", &["-f", text(&self.mounted_at)]).unwrap();
+    }
+
     /// What the drive holds cannot be read any more.
     pub fn lose_sectors(&self) {
         fs::OpenOptions::new().write(true).open(&self.image).unwrap().set_len(0).unwrap();

@@ -28,6 +28,7 @@ fn with_an_unreadable_segment(root: &Path, drive: &Drive, (two, write_quorum): (
     fs::File::open(&place).unwrap().sync_all().unwrap();
     fs::remove_file(&segment).unwrap();
     unix::fs::symlink(&place, &segment).unwrap();
+    drive.come_to_rest();
     drive.lose_sectors();
     [bytes, b"last\n".to_vec()].concat()
 }
