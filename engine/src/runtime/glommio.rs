@@ -28,7 +28,7 @@ pub use mapping::{Mapping, MappingUnavailable, try_lock};
 pub use rings::{GlommioReceiver, GlommioSender, MeshSeat, mesh};
 
 use super::{
-    Buffer, DirEntry, File, OpenMode, Runtime, directory,
+    Buffer, DirEntry, File, OpenMode, PROBE, Runtime, directory,
     slice::ask_for_long_slices,
     start::{Registration, StartError, abort_on_panic, check_io_uring, check_memlock, raise_open_files},
     vigil,
@@ -58,9 +58,6 @@ thread_local! {
 pub struct GlommioRuntime {
     stays_on_its_core: PhantomData<Rc<()>>,
 }
-
-/// How the names of files begin that a drive is tried with.
-const PROBE: &str = ".probe-";
 
 /// How [`launch`] makes executors.
 #[derive(Clone, Debug)]

@@ -18,6 +18,10 @@ pub mod slice;
 pub mod start;
 mod vigil;
 
+/// How the names of files begin that a drive is tried with; the rest is the core. What a crash leaves of one is
+/// overwritten and removed when that core starts.
+pub const PROBE: &str = ".probe-";
+
 /// One core's view of the world. Cheap to clone; never leaves its core.
 pub trait Runtime: Clone + 'static {
     /// An open file.

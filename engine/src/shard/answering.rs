@@ -25,7 +25,7 @@ use super::{
 use crate::{
     error::RequestError,
     limits::DEVICE_BLOCK_BYTES_MAX,
-    runtime::{File, OpenMode, Runtime},
+    runtime::{File, OpenMode, PROBE, Runtime},
     signal::{Signal, Turn},
     types::CoreId,
 };
@@ -162,7 +162,7 @@ impl<R: Runtime> Core<R> {
 
     async fn write_a_block(&self) -> std::io::Result<()> {
         let runtime = &self.common.context.runtime;
-        let path = self.common.data_dir.join(format!(".probe-{}", self.common.id));
+        let path = self.common.data_dir.join(format!("{PROBE}{}", self.common.id));
         let file = runtime.open(&path, OpenMode::CreateTruncate).await?;
         file.write_at(0, Rc::new(runtime.allocate(DEVICE_BLOCK_BYTES_MAX as usize))).await?;
         file.fdatasync().await?;

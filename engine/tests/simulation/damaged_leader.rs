@@ -115,6 +115,25 @@ pub fn status(
     sim.block_on(runtime, status, STEPS_MAX).unwrap()
 }
 
+/// Has the copy that leads store what the other does not get, whose `drive` stalls: nobody is told that it is safe.
+/// Then the power is lost.
+pub fn store_on_one_copy(
+    sim: &Sim,
+    clients: &Rc<Clients>,
+    drive: &Path,
+    (process, runtime, shard): (ProcessId, SimRuntime, Shard<SimRuntime>),
+) {
+    sim.stall_drive(drive, Duration::from_secs(30));
+    for _ in 0..60 {
+        let (shard, clients) = (shard.clone(), Rc::clone(clients));
+        runtime.spawn(async move { drop(append(&shard, &clients).await) });
+    }
+    sim.run_for(Duration::from_millis(200), STEPS_MAX).unwrap();
+    drop((shard, runtime));
+    sim.lose_power(process);
+    sim.heal_drive(drive);
+}
+
 /// A copy that leads, in whose log something is done to records that the other copy never got: while it is away, or as
 /// soon as it is open.
 fn lead_with_records_of_its_own(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, &Path)) {
@@ -124,17 +143,8 @@ fn lead_with_records_of_its_own(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, 
     let copies = copies.values().next().unwrap();
     let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
     let leader = copies.keys().find(|dir| dir.extension().is_none()).unwrap();
-    // What comes now reaches the drive of one copy only, and nobody is told that it is safe.
     let drive = plan.drives.iter().rev().find(|drive| follower.starts_with(drive)).unwrap();
-    sim.stall_drive(drive, Duration::from_secs(30));
-    for _ in 0..60 {
-        let (shard, clients) = (shard.clone(), Rc::clone(&clients));
-        runtime.spawn(async move { drop(append(&shard, &clients).await) });
-    }
-    sim.run_for(Duration::from_millis(200), STEPS_MAX).unwrap();
-    drop((shard, runtime));
-    sim.lose_power(process);
-    sim.heal_drive(drive);
+    store_on_one_copy(&sim, &clients, drive, (process, runtime, shard));
     let segments = &copies_on(&sim, &plan)[leader.strip_prefix(&plan.drives[0]).unwrap()][leader];
     assert!(segments.len() > 3, "{segments:?}");
     away(&sim, &segments[segments.len() / 2]);

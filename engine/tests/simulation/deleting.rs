@@ -21,7 +21,7 @@ use pyralog_engine::{
     types::LogUid,
 };
 
-use crate::{clients::Clients, lives::STEPS_MAX, plan::Plan};
+use crate::{clients::Clients, plan::Plan, spoiling::still_there};
 
 /// Whether logs are deleted in a seed, which they are not where their settings are changed: that is by name. The stream
 /// is one in which they are not in the kept seeds.
@@ -109,8 +109,6 @@ async fn delete(shard: &Shard<SimRuntime>, clients: &Clients, (uid, name): (LogU
 
 /// What is left of deleted logs after a few seconds. Called when all is well again, with a server that runs.
 pub fn leftovers(sim: &Sim, plan: &Plan, shard: &Shard<SimRuntime>) -> Vec<String> {
-    const STEP: Duration = Duration::from_millis(500);
-    const STEPS: u32 = 20;
     if !plan.deletes {
         return Vec::new();
     }
@@ -120,15 +118,8 @@ pub fn leftovers(sim: &Sim, plan: &Plan, shard: &Shard<SimRuntime>) -> Vec<Strin
         let is_of_none = || header().is_some_and(|header| shard.catalog().by_uid(header.partition.log).is_none());
         is_trash || base_offset_of(path).is_some() && is_of_none()
     };
-    let left = || sim.files().into_iter().map(|(path, _)| path).filter(|path| is_left(path)).collect::<Vec<_>>();
-    for _ in 0..STEPS {
-        if left().is_empty() {
-            break;
-        }
-        sim.keep_going_until(sim.now() + STEP);
-        if let Err(stuck) = sim.run_for(STEP, STEPS_MAX) {
-            return vec![stuck.to_string()];
-        }
-    }
-    left().into_iter().map(|path| format!("left of a deleted log: {}", path.display())).collect()
+    still_there(sim, || {
+        let left = sim.files().into_iter().filter(|(path, _)| is_left(path));
+        left.map(|(path, _)| format!("left of a deleted log: {}", path.display())).collect()
+    })
 }

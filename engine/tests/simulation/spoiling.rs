@@ -190,13 +190,17 @@ fn damage_of(sim: &Sim, segments: &[PathBuf]) -> Vec<String> {
 
 /// What is not repaired in a few seconds. Called when all is well again, with a server that runs.
 pub fn unrepaired(sim: &Sim, plan: &Plan) -> Vec<String> {
-    const STEP: Duration = Duration::from_millis(500);
-    const STEPS: u32 = 20;
-    let left = || {
+    still_there(sim, || {
         let copies = copies_on(sim, plan);
         let damage = copies.values().flatten().flat_map(|(_, segments)| damage_of(sim, segments));
-        damage.map(|what| format!("C3 broken: not repaired: {what}")).collect::<Vec<_>>()
-    };
+        damage.map(|what| format!("C3 broken: not repaired: {what}")).collect()
+    })
+}
+
+/// What `left` finds when a server that runs had a few seconds to see to it.
+pub fn still_there(sim: &Sim, left: impl Fn() -> Vec<String>) -> Vec<String> {
+    const STEP: Duration = Duration::from_millis(500);
+    const STEPS: u32 = 20;
     for _ in 0..STEPS {
         if left().is_empty() {
             break;

@@ -5,10 +5,7 @@ use std::{path::PathBuf, rc::Rc, time::Duration};
 
 use pyralog_engine::{
     replication::assignment::ReplicaId,
-    runtime::{
-        Runtime,
-        sim::{Sim, SimRuntime},
-    },
+    runtime::sim::{Sim, SimRuntime},
     shard::{
         Shard,
         control::{PartitionStatus, ReplicaRole},
@@ -18,7 +15,7 @@ use pyralog_engine::{
 
 use crate::{
     clients::Clients,
-    damaged_leader::{PARTITION, append, begin, keep_writing, status, with_batches, with_batches_on},
+    damaged_leader::{PARTITION, begin, keep_writing, status, store_on_one_copy, with_batches, with_batches_on},
     lives::STEPS_MAX,
     plan::Plan,
     spoiling::copies_on,
@@ -118,18 +115,9 @@ fn a_copy_that_the_others_cannot_do_without_keeps_its_files_and_comes_back_with_
 #[test]
 fn a_copy_that_is_to_be_cut_off_where_its_drive_does_not_give_it_is_rebuilt() {
     let (sim, plan, clients, (process, runtime, shard)) = with_batches(5);
-    // What comes now reaches the drive of copy 0 only, and nobody is told that it is safe.
     let leads = status(&sim, &runtime, shard.clone(), Rc::clone(&clients)).1;
     assert!(leads.leads && leads.replica == ReplicaId(0), "{leads:?}");
-    sim.stall_drive(&plan.drives[1], Duration::from_secs(30));
-    for _ in 0..60 {
-        let (shard, clients) = (shard.clone(), Rc::clone(&clients));
-        runtime.spawn(async move { drop(append(&shard, &clients).await) });
-    }
-    sim.run_for(Duration::from_millis(200), STEPS_MAX).unwrap();
-    drop((shard, runtime));
-    sim.lose_power(process);
-    sim.heal_drive(&plan.drives[1]);
+    store_on_one_copy(&sim, &clients, &plan.drives[1], (process, runtime, shard));
     let (_, runtime, shard) = begin(&sim, &plan);
     // While it cannot say anything copy 1 is elected, which has less.
     sim.stall_drive(&plan.drives[0], Duration::from_secs(3));
