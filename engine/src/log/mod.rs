@@ -201,8 +201,6 @@ pub struct Log<R: Runtime> {
     dir: PathBuf,
     /// The newest reign of a batch in it, or that in which the next opening of a single copy appends.
     epoch: Cell<LeaderEpoch>,
-    /// Whether every reign begins a segment of its own.
-    segment_per_reign: Cell<bool>,
     /// By base offset; the last one is active. Never empty.
     segments: RefCell<Vec<Rc<Segment<R>>>>,
     /// Segments that are no part of the log any more and still have their names, oldest first.
@@ -221,12 +219,6 @@ pub struct Log<R: Runtime> {
 }
 
 impl<R: Runtime> Log<R> {
-    /// From now on every reign begins a segment, so that the headers of the segments say where the reigns begin: for
-    /// the log of a replica, which is asked for that.
-    pub fn begin_segments_with_reigns(&self) {
-        self.segment_per_reign.set(true);
-    }
-
     /// Adds a batch to the tail. It is in memory when this returns, and nowhere else.
     pub fn append(&self, bytes: &[u8], header: &BatchHeader, placed: Placed) {
         let Placed { base_offset, durable_hint, epoch: leader_epoch } = placed;
@@ -242,13 +234,14 @@ impl<R: Runtime> Log<R> {
     }
 
     /// The active segment, or its successor if a batch of `batch_bytes` would make it too large or does not belong into
-    /// it. The successor has no file yet: the flush makes it when it gets there.
+    /// it. Every reign begins a segment, so that the headers of the segments say where the reigns begin; also that of a
+    /// single copy, which may get others later. The successor has no file yet: the flush makes it when it gets there.
     fn segment_for(&self, batch_bytes: usize, placed: Placed) -> Rc<Segment<R>> {
         let active = self.active();
         let is_empty = active.base_offset() == placed.base_offset;
         // A segment that was made on a drive with smaller blocks cannot be gone on with here.
-        let belongs = active.header.block_bytes >= self.context.block_bytes
-            && (!self.segment_per_reign.get() || active.header.leader_epoch == placed.epoch);
+        let belongs =
+            active.header.block_bytes >= self.context.block_bytes && active.header.leader_epoch == placed.epoch;
         let fits = is_empty || self.tail.borrow().end_with(&active, batch_bytes) <= self.context.segment_bytes;
         if belongs && fits {
             return active;
@@ -353,7 +346,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reign_begins_a_segment_where_that_is_wanted_and_else_not() {
+    fn a_reign_begins_a_segment() {
         let sim = Sim::new(1, &SimConfig::default());
         let (_, cores) = sim.process(1);
         let context = context(&cores[0], 512);
@@ -361,12 +354,11 @@ mod tests {
             let Recovered { log, epoch, .. } = open(&context).await;
             assert_eq!((epoch, log.epoch()), (LeaderEpoch(1), LeaderEpoch(1)));
             append_in(&log, &[1, 3], 0).await;
-            assert_eq!((headers(&log), log.epoch()), (vec![(0, 1)], LeaderEpoch(3)));
+            assert_eq!((headers(&log), log.epoch()), (vec![(0, 1), (1, 3)], LeaderEpoch(3)));
             let Recovered { log, epoch, .. } = open(&context).await;
             assert_eq!(epoch, LeaderEpoch(4));
-            log.begin_segments_with_reigns();
             append_in(&log, &[3, 3, 5, 5, 8], 2).await;
-            assert_eq!(headers(&log), [(0, 1), (2, 3), (4, 5), (6, 8)]);
+            assert_eq!(headers(&log)[1..], [(1, 3), (4, 5), (6, 8)]);
             log.roll(Offset(7), &ProducerHistory::default()).await.unwrap();
             assert_eq!(headers(&log)[4..], [(7, 8)], "an empty one is of the reign before");
             append_in(&log, &[9, 9], 7).await;
@@ -386,15 +378,16 @@ mod tests {
         let context = context(&cores[0], 512);
         let spoiled = segment_path(Path::new(DIR), Offset(2));
         let story = async move {
-            open(&context).await;
             let reopen = || recovery::open_replica(&context, P, (PathBuf::from(DIR), Offset(0)));
-            append_in(&reopen().await.unwrap().log, &[2, 2, 3, 5, 5], 0).await;
+            // Also those in which it was a single copy.
+            append_in(&open(&context).await.log, &[2, 2, 3], 0).await;
+            append_in(&reopen().await.unwrap().log, &[5, 5], 3).await;
             let Recovered { log, reigns, .. } = reopen().await.unwrap();
             let found = |reigns: Reigns| reigns.beginnings().iter().map(|(e, at)| (e.0, at.0)).collect::<Vec<_>>();
             assert_eq!(found(reigns), [(2, 0), (3, 2), (5, 3)]);
             log.roll(Offset(5), &ProducerHistory::default()).await.unwrap();
             assert_eq!(found(reopen().await.unwrap().reigns), [(2, 0), (3, 2), (5, 3)], "the last segment is empty");
-            assert_eq!(found(open(&context).await.reigns), [], "of a single copy nobody asked for them");
+            assert_eq!(found(open(&context).await.reigns), [], "of a single copy nobody asks for them");
             log.keep_start(Offset(1)).await.unwrap();
             assert_eq!(found(reopen().await.unwrap().reigns), [(2, 1), (3, 2), (5, 3)]);
             // The batch behind a damaged header says it too, and without it nobody does.
@@ -430,7 +423,6 @@ mod tests {
         let context = context(&cores[0], 512);
         let story = async move {
             let log = open(&context).await.log;
-            log.begin_segments_with_reigns();
             append_in(&log, &[1, 1], 0).await;
             log.roll(Offset(2), &ProducerHistory::default()).await.unwrap();
             let empty = log.active();
@@ -457,7 +449,6 @@ mod tests {
             log
         };
         let story = |_, log: Rc<Log<SimRuntime>>| async move {
-            log.begin_segments_with_reigns();
             append_in(&log, &[2], 2).await;
         };
         let after = |context: Rc<LogContext<SimRuntime>>, over: bool| async move {

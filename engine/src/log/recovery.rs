@@ -95,14 +95,13 @@ pub struct Recovered<R: Runtime> {
 pub(super) const LOOKS: usize = 3;
 
 /// Opens the log of a replica like any other, and finds out where reigns begin in it, for which it reads a block of
-/// every segment. From now on each begins a segment. It is known to have been durable up to `end` (0: nothing is).
+/// every segment. It is known to have been durable up to `end` (0: nothing is).
 pub async fn open_replica<R: Runtime>(
     context: &Rc<LogContext<R>>,
     partition: PartitionId,
     (dir, end): (PathBuf, Offset),
 ) -> Result<Recovered<R>, LogFault> {
     let mut recovered = open_any(context, partition, (dir, end)).await?;
-    recovered.log.begin_segments_with_reigns();
     let (reigns, damage) = recovered.log.reigns(recovered.start, &recovered.reigns).await?;
     recovered.reigns = reigns;
     recovered.damage = recovered.damage.or(damage);
@@ -303,7 +302,6 @@ fn assemble<R: Runtime>(
         partition,
         dir,
         epoch: Cell::new(epoch),
-        segment_per_reign: Cell::new(false),
         segments: RefCell::new(segments),
         released: RefCell::default(),
         tail: Default::default(),
