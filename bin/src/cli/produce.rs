@@ -5,7 +5,7 @@
 //! input's, and what `consume` prints is the input again; the next run may take another partition.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     io::{self, IsTerminal},
     num::NonZeroU64,
     path::PathBuf,
@@ -187,46 +187,76 @@ impl Sending {
     }
 
     /// Keeps batches in flight until there are no more or one fails; then nothing further is sent, since it would stand
-    /// before what failed.
+    /// before what failed. What is refused for now, as while a partition goes to another core, is sent again in its
+    /// order, when everything that was sent behind it is answered.
     async fn send_all(&mut self, mut batches: mpsc::Receiver<Built>, progress: &Progress) -> Outcome {
         let mut in_flight = FuturesOrdered::new();
+        let mut refused = Vec::<(Built, client::Error)>::new();
+        let mut again = VecDeque::<Built>::new();
         let mut failure: Option<client::Error> = None;
+        let mut has_more = true;
         loop {
-            let has_room = in_flight.len() < IN_FLIGHT && failure.is_none();
+            if in_flight.is_empty() {
+                for (built, _) in refused.drain(..).rev() {
+                    // The way to it is asked for anew.
+                    self.handles.remove(&built.partition);
+                    again.push_front(built);
+                }
+            }
+            let has_room = in_flight.len() < IN_FLIGHT && refused.is_empty() && failure.is_none();
+            let next = async {
+                match again.pop_front() {
+                    Some(built) => Some(built),
+                    None => batches.recv().await,
+                }
+            };
             tokio::select! {
-                Some((partition, result)) = in_flight.next() => match result {
-                    Ok(appended) => self.note(partition, &appended),
-                    Err(error) => {
-                        batches.close();
-                        failure.get_or_insert(error);
-                    }
+                Some((built, result)) = in_flight.next() => failure = match self.settle(built, result, &mut refused) {
+                    Ok(()) => failure,
+                    Err(error) => failure.or(Some(error)),
                 },
-                batch = batches.recv(), if has_room => match batch {
+                built = next, if has_room && has_more => match built {
                     Some(Built { partition, batch }) => match self.handles.get(&partition) {
                         Some(handle) => {
-                            let pending = handle.append(batch, self.ack);
-                            in_flight.push_back(async move { (partition, pending.await) });
+                            let pending = handle.append(batch.clone(), self.ack);
+                            in_flight.push_back(async move { (Built { partition, batch }, pending.await) });
                         }
-                        None => {
-                            if let Err(error) = self.send_first(partition, batch).await {
-                                batches.close();
-                                failure.get_or_insert(error);
-                            }
-                        }
+                        None => failure = self.send_first(partition, batch).await.err(),
                     },
-                    None => break,
+                    None => has_more = false,
                 },
                 else => break,
             }
+            has_more |= !again.is_empty() || !refused.is_empty();
             progress.tick();
         }
-        while let Some((partition, result)) = in_flight.next().await {
-            match result {
-                Ok(appended) => self.note(partition, &appended),
-                Err(error) => _ = failure.get_or_insert(error),
-            }
-        }
         failure.map_or(Ok(()), |error| Err(self.explain(error)))
+    }
+
+    /// Notes what became of a batch that was sent. One that was not stored, and may be later, is `refused`.
+    ///
+    /// Errors: why it was not stored; or why one before it was not, if it was: that one cannot be sent again without
+    /// standing behind it.
+    fn settle(
+        &mut self,
+        built: Built,
+        result: client::Result<Appended>,
+        refused: &mut Vec<(Built, client::Error)>,
+    ) -> client::Result<()> {
+        match result {
+            Ok(appended) => {
+                self.note(built.partition, &appended);
+                match refused.iter().position(|(before, _)| before.partition == built.partition) {
+                    Some(at) => Err(refused.swap_remove(at).1),
+                    None => Ok(()),
+                }
+            }
+            Err(error) if error.is_retriable() => {
+                refused.push((built, error));
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
     }
 
     /// Sends one batch after the other, each when the one before is stored.

@@ -5,7 +5,7 @@ use std::{
     io::Write,
     net::UdpSocket,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Child, Stdio},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering::Relaxed},
@@ -102,6 +102,41 @@ fn moves_of_single_copies_and_kills_break_no_promise() {
     story.conclude(Server::start(&data, &flags), seed);
 }
 
+fn numbered_lines(count: u64) -> Vec<u8> {
+    (0..count).flat_map(|i| format!("line {i} {}\n", "x".repeat(80)).into_bytes()).collect()
+}
+
+/// Writes to what a process reads, for some seconds.
+fn feed_slowly(process: &mut Child, lines: Vec<u8>) -> thread::JoinHandle<()> {
+    let mut stdin = process.stdin.take().unwrap();
+    thread::spawn(move || {
+        for part in lines.chunks(lines.len() / 300) {
+            stdin.write_all(part).unwrap();
+            thread::sleep(Duration::from_millis(10));
+        }
+    })
+}
+
+#[test]
+fn lines_go_on_in_order_while_their_partition_goes_back_and_forth() {
+    let Some(two) = cores(2) else { return };
+    let root = scratch();
+    let server = Server::start(&root.path().join("data"), &["--cores", &two]);
+    server.run(&["log", "create", "lines", "--partitions", "1"]);
+    let input = numbered_lines(100_000);
+    let produce = ["produce", "lines", "--ack", "durable"];
+    let mut writer = server.command(&produce).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let mover = Mover::start(&server.address, "lines", 1);
+    let feeding = feed_slowly(&mut writer, input.clone());
+    mover.until(10);
+    feeding.join().unwrap();
+    assert!(wait(&mut writer).success());
+    mover.stop();
+    let stored = server.run(&["consume", "lines", "--from", "earliest"]);
+    assert!(stored == input, "{} bytes came back of {}", stored.len(), input.len());
+    server.stop();
+}
+
 #[test]
 fn a_stream_of_lines_goes_on_in_order_while_its_partition_goes_back_and_forth_and_the_server_dies() {
     const LINES: u64 = 100_000;
@@ -112,20 +147,14 @@ fn a_stream_of_lines_goes_on_in_order_while_its_partition_goes_back_and_forth_an
     let flags = ["--cores", &two];
     let mut server = Server::start_at(&address, &data, &flags);
     server.run(&["log", "create", "lines", "--partitions", "1"]);
-    let input: Vec<u8> = (0..LINES).flat_map(|i| format!("line {i} {}\n", "x".repeat(80)).into_bytes()).collect();
+    let input = numbered_lines(LINES);
     let output = root.path().join("output");
     let count = LINES.to_string();
     let follow = ["--timeout", "2", "consume", "lines", "--partition", "0", "--follow", "--count", &count];
     let mut reader = server.command(&follow).stdout(fs::File::create(&output).unwrap()).spawn().unwrap();
     let produce = ["--timeout", "2", "produce", "lines", "--idempotent", "--ack", "durable"];
     let mut writer = server.command(&produce).stdin(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
-    let (mut stdin, lines) = (writer.stdin.take().unwrap(), input.clone());
-    let feeding = thread::spawn(move || {
-        for part in lines.chunks(lines.len() / 300) {
-            stdin.write_all(part).unwrap();
-            thread::sleep(Duration::from_millis(10));
-        }
-    });
+    let feeding = feed_slowly(&mut writer, input.clone());
     let mover = Mover::start(&address, "lines", 1);
     mover.until(10);
     server.kill();
