@@ -57,6 +57,12 @@ pub trait Runtime: Clone + 'static {
     /// Waits for `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + 'static;
 
+    /// Whether what a copy of a partition is about to say to another is lost on its way. Between cores of one host
+    /// nothing is; the simulation has it happen, since copies must bear it: their link may be a network once.
+    fn loses_what_copies_say(&self) -> bool {
+        false
+    }
+
     /// Lets other tasks of this core run.
     fn yield_now(&self) -> impl Future<Output = ()> + 'static;
 

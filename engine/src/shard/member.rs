@@ -487,7 +487,7 @@ impl<R: Runtime> Member<R> {
             return;
         }
         let CopyId { partition, copy: from } = self.id;
-        if let Some(home) = self.home(to) {
+        if let Some(home) = self.home(to).filter(|_| !self.runtime().loses_what_copies_say()) {
             if let (Message::Restart { .. }, Some(owned)) = (&message, self.owned.borrow().upgrade()) {
                 let history = Box::new(owned.state.borrow().producers().clone());
                 core.mailbox.outbox(home).push(mailbox::Message::Producers { partition, to, history });

@@ -114,6 +114,13 @@ fn replication(seed: u64) -> Replication {
     Replication { replication_factor, write_quorum, read_quorum }
 }
 
+/// How much of what copies say to each other is lost: nothing in three of four seeds, else up to a tenth. Like
+/// [`Mappings::of_seed`].
+fn messages_lost(seed: u64) -> u32 {
+    let mut random = SimRandom::new(seed, 1845);
+    if random.happens(2_500) { random.within(1..1_000) as u32 } else { 0 }
+}
+
 impl Plan {
     /// The plan of a seed in which partitions have several copies, on one drive or on several. What spoils sectors does
     /// so to one copy at a time, and between lives.
@@ -131,6 +138,7 @@ impl Plan {
         for kind in SPOILING {
             self.rates = self.rates.with(kind, 0);
         }
+        self.rates = self.rates.with(FaultKind::MessageLost, messages_lost(seed));
         self
     }
 

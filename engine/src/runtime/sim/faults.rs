@@ -43,6 +43,8 @@ pub enum FaultKind {
     PowerLoss,
     /// A message between two cores is delayed.
     RingDelay,
+    /// What a copy of a partition says to another is lost.
+    MessageLost,
     /// A core, or a whole process, does not run for a while; the drive and the time go on.
     Pause,
     /// The wall clock jumps, forward or back.
@@ -75,7 +77,7 @@ pub enum FaultKind {
 
 impl FaultKind {
     /// How many kinds there are.
-    pub const COUNT: usize = 33;
+    pub const COUNT: usize = 34;
 
     /// All kinds.
     pub const ALL: [FaultKind; FaultKind::COUNT] = [
@@ -98,6 +100,7 @@ impl FaultKind {
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::RingDelay,
+        FaultKind::MessageLost,
         FaultKind::Pause,
         FaultKind::ClockJump,
         FaultKind::OtherCores,

@@ -361,6 +361,10 @@ impl Runtime for SimRuntime {
         self.world.take_polls(self.place) * POLL
     }
 
+    fn loses_what_copies_say(&self) -> bool {
+        self.world.fault(FaultKind::MessageLost, Stream::Ring)
+    }
+
     fn unix_millis(&self) -> i64 {
         EPOCH_MILLIS + self.world.now().as_millis() as i64 + self.world.clock_shift_ms()
     }
