@@ -156,7 +156,7 @@ impl<R: Runtime> Owned<R> {
 
     /// Reads from the device. What is damaged there and whole on another copy is repaired first; for what the drive
     /// does not give another leads.
-    async fn read_whole(self: &Rc<Self>, range: ReadRange) -> Result<Vec<bytes::Bytes>, RequestError> {
+    pub(super) async fn read_whole(self: &Rc<Self>, range: ReadRange) -> Result<Vec<bytes::Bytes>, RequestError> {
         let read = self.log.read_disk(range).await;
         match (&read, &self.member) {
             (Err(RequestError::Corrupt { from, to, .. }), Some(member)) if from < to => {
@@ -222,8 +222,8 @@ impl<R: Runtime> Owned<R> {
         }
     }
 
-    /// The first record that is not older, as far as there is one.
-    async fn find_time(&self, timestamp_ms: i64) -> Result<Offset, RequestError> {
+    /// The first record that is not older, as far as there is one; not the one behind damage that others can repair.
+    async fn find_time(self: &Rc<Self>, timestamp_ms: i64) -> Result<Offset, RequestError> {
         loop {
             let (ends, kept) = (*self.state.borrow().ends(), self.kept_start.get());
             let range = (ends.log_start().max(kept).min(ends.high_watermark()), ends.high_watermark());
@@ -231,8 +231,31 @@ impl<R: Runtime> Owned<R> {
             // Records may have been deleted while they were looked through: that is no damage.
             match found {
                 Err(_) if self.kept_start.get() > kept && self.absence().is_none() => {}
+                found if self.is_mended(&found, range.0).await? => {}
                 found => return found.map_err(|error| self.absence().unwrap_or(error)),
             }
+        }
+    }
+
+    /// Whether what was found may be another now, since what stood before it could not be read, and can be.
+    ///
+    /// Errors: `NotLeader` if this copy does not lead any more: whoever does may have it.
+    async fn is_mended(
+        self: &Rc<Self>,
+        found: &Result<Offset, RequestError>,
+        start: Offset,
+    ) -> Result<bool, RequestError> {
+        let Some(member) = self.member.as_ref().filter(|member| !member.is_alone()) else { return Ok(false) };
+        match found {
+            Ok(at) if start < *at => {
+                let before = Offset(at.0 - 1);
+                Ok(self.log.losses().at(before).is_some() && member.repaired(self, before).await?)
+            }
+            Err(RequestError::ReadFailed { from, to, .. }) if from < to => {
+                let range = ReadRange { offset: start.max(*from), end: *to, max_bytes: 1 };
+                member.read_again(self, range).await.map(|_| true)
+            }
+            _ => Ok(false),
         }
     }
 

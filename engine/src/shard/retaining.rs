@@ -98,7 +98,10 @@ impl<R: Runtime> Owned<R> {
             return Ok(offset);
         }
         let range = ReadRange { offset, end, max_bytes: 1 };
-        let pieces = self.log.read(range).await?;
+        let pieces = match self.log.read_memory(range) {
+            Some(pieces) => pieces,
+            None => self.read_whole(range).await?,
+        };
         let first = pieces.first().and_then(|piece| BatchHeader::decode(piece).ok());
         Ok(first.map_or(offset, |header| header.base_offset))
     }

@@ -20,7 +20,7 @@ use pyralog_engine::{
     shard::{
         Shard,
         control::{PartitionStatus, Places, ReplicaRole},
-        request::{Append, CreateLog, Fetch, Outcome, Reply, Request},
+        request::{Append, CreateLog, Fetch, FindOffset, OffsetAt, Outcome, Reply, Request, Trim},
     },
     types::{AckLevel, LogUid, Offset, PartitionId, PartitionIndex},
 };
@@ -262,6 +262,37 @@ fn for_what_a_leader_cannot_read_and_another_has_that_one_leads_until_the_segmen
     let at = SEGMENT_HEADER_BYTES;
     let after = have_a_segment_written_anew(|_, _| (), |sim, segment| sim.refuse_reads(segment, at..at + 512));
     assert!(after.epoch.0 > 2 * 8, "nobody else led: {after:?}");
+}
+
+/// What a request comes to at a leader whose first batch of many is damaged, and whole on the other copy.
+fn asked_of_a_damaged_leader(request: Request) -> Reply {
+    let (sim, plan, _, (process, runtime, shard)) = with_batches(60);
+    drop((shard, runtime));
+    sim.lose_power(process);
+    let copies = copies_on(&sim, &plan);
+    let copies = copies.values().next().unwrap();
+    let leader = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap();
+    assert!(sim.flip_bit_at(&leader.1[0], SEGMENT_HEADER_BYTES + 200));
+    let (_, runtime, shard) = begin(&sim, &plan);
+    let asking = async move {
+        loop {
+            match shard.call(request.clone()).await {
+                Err(RequestError::NotLeader { .. }) => shard.runtime().sleep(Duration::from_millis(1)).await,
+                outcome => return outcome.unwrap(),
+            }
+        }
+    };
+    sim.block_on(&runtime, asking, 30 * STEPS_MAX).unwrap()
+}
+
+#[test]
+fn whoever_trims_or_looks_for_a_time_where_the_leader_is_damaged_is_not_told_of_damage_that_others_repair() {
+    let trim = Trim { partition: PARTITION, before: Offset(10) };
+    let trimmed = asked_of_a_damaged_leader(Request::Trim(trim));
+    assert!(matches!(&trimmed, Reply::Trimmed(now) if now.start_offset == Offset(0)), "{trimmed:?}");
+    let find = FindOffset { partition: PARTITION, at: OffsetAt::Timestamp(0) };
+    let found = asked_of_a_damaged_leader(Request::FindOffset(find));
+    assert!(matches!(&found, Reply::Found(found) if found.offset == Offset(0)), "{found:?}");
 }
 
 /// A server that was started again with many records on both copies, whose leader is asked how the partition is after
