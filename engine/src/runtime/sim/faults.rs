@@ -43,8 +43,6 @@ pub enum FaultKind {
     PowerLoss,
     /// A message between two cores is delayed.
     RingDelay,
-    /// What a copy of a partition says to another is lost.
-    MessageLost,
     /// A core, or a whole process, does not run for a while; the drive and the time go on.
     Pause,
     /// The wall clock jumps, forward or back.
@@ -63,6 +61,8 @@ pub enum FaultKind {
     DriveStale,
     /// A read fails with EIO, however often it is tried.
     Unreadable,
+    /// What a copy of a partition says to another is lost.
+    MessageLost,
     /// No fault, but somebody's doing: a partition is led on another core.
     PartitionMoved,
     /// The number of copies of a log, or a quorum, is to be another.
@@ -100,7 +100,6 @@ impl FaultKind {
         FaultKind::Kill,
         FaultKind::PowerLoss,
         FaultKind::RingDelay,
-        FaultKind::MessageLost,
         FaultKind::Pause,
         FaultKind::ClockJump,
         FaultKind::OtherCores,
@@ -110,6 +109,7 @@ impl FaultKind {
         FaultKind::DriveReplaced,
         FaultKind::DriveStale,
         FaultKind::Unreadable,
+        FaultKind::MessageLost,
         FaultKind::PartitionMoved,
         FaultKind::CopiesChanged,
         FaultKind::OneToSeveral,
