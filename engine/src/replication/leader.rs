@@ -429,9 +429,10 @@ impl Leader {
         own.ballot.config.is_write_quorum(all.filter(knows).collect())
     }
 
-    /// The steps of a change: the new replicas catch up; then every quorum is one of both; when that is decided, and
-    /// the new members hold on their own all that there was before, and have given up what was given up, they are the
-    /// members; when that is decided, it is over.
+    /// The steps of a change: the new replicas catch up, and enough of those that are to be members have their memory
+    /// to elect a leader; then every quorum is one of both; when that is decided, and the new members hold on their own
+    /// all that there was before, and have given up what was given up, they are the members; when that is decided, it
+    /// is over.
     fn carry_change<B>(&mut self, own: &mut Own<B>, now: Duration) {
         let config = own.ballot.config;
         if !self.established || !self.is_decided(own) {
@@ -456,8 +457,12 @@ impl Leader {
             own.effect(Effect::Changed(config.current));
         } else if let Some(incoming) = self.change {
             let ready = |replica| replica == own.id || self.followers.get(&replica).is_some_and(|p| p.in_sync);
-            let new = incoming.replicas().iter().filter(|replica| !config.replicas().contains(*replica));
-            if new.into_iter().all(ready) {
+            let mut new = incoming.replicas().iter().filter(|replica| !config.replicas().contains(*replica));
+            // Those that stay may be rebuilt at the moment, and give no vote then.
+            let votes = |replica| replica == own.id || self.followers.get(&replica).is_some_and(|p| p.accepted);
+            let voters = incoming.replicas().iter().filter(|replica| votes(*replica)).collect();
+            let can_elect = Configuration { current: incoming, incoming: None, ..config }.is_election_quorum(voters);
+            if new.all(ready) && can_elect {
                 self.change_from = own.held.received;
                 self.reconfigure(own, Configuration { incoming: Some(incoming), ..config });
             }
