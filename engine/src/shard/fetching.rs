@@ -6,6 +6,7 @@ use std::{rc::Rc, time::Duration};
 use super::{
     completion::ReplyTo,
     owned::Owned,
+    repairing::READER_PATIENCE,
     request::{Fetch, Fetched, Found, OffsetAt, Outcome, Reply},
     wait_at_most,
 };
@@ -224,6 +225,8 @@ impl<R: Runtime> Owned<R> {
 
     /// The first record that is not older, as far as there is one; not the one behind damage that others can repair.
     async fn find_time(self: &Rc<Self>, timestamp_ms: i64) -> Result<Offset, RequestError> {
+        let now = || self.core.context.runtime.monotonic();
+        let deadline = now() + READER_PATIENCE;
         loop {
             let (ends, kept) = (*self.state.borrow().ends(), self.kept_start.get());
             let range = (ends.log_start().max(kept).min(ends.high_watermark()), ends.high_watermark());
@@ -231,7 +234,7 @@ impl<R: Runtime> Owned<R> {
             // Records may have been deleted while they were looked through: that is no damage.
             match found {
                 Err(_) if self.kept_start.get() > kept && self.absence().is_none() => {}
-                found if self.is_mended(&found, range.0).await? => {}
+                found if now() < deadline && self.is_mended(&found, range.0).await? => {}
                 found => return found.map_err(|error| self.absence().unwrap_or(error)),
             }
         }
