@@ -194,7 +194,7 @@ impl Sending {
         let mut refused = Vec::<(Built, client::Error)>::new();
         let mut again = VecDeque::<Built>::new();
         let mut failure: Option<client::Error> = None;
-        let mut has_more = true;
+        let mut is_all_built = false;
         loop {
             if in_flight.is_empty() {
                 for (built, _) in refused.drain(..).rev() {
@@ -204,6 +204,7 @@ impl Sending {
                 }
             }
             let has_room = in_flight.len() < IN_FLIGHT && refused.is_empty() && failure.is_none();
+            let is_over = is_all_built && again.is_empty();
             let next = async {
                 match again.pop_front() {
                     Some(built) => Some(built),
@@ -215,7 +216,7 @@ impl Sending {
                     Ok(()) => failure,
                     Err(error) => failure.or(Some(error)),
                 },
-                built = next, if has_room && has_more => match built {
+                built = next, if has_room && !is_over => match built {
                     Some(Built { partition, batch }) => match self.handles.get(&partition) {
                         Some(handle) => {
                             let pending = handle.append(batch.clone(), self.ack);
@@ -223,11 +224,10 @@ impl Sending {
                         }
                         None => failure = self.send_first(partition, batch).await.err(),
                     },
-                    None => has_more = false,
+                    None => is_all_built = true,
                 },
                 else => break,
             }
-            has_more |= !again.is_empty() || !refused.is_empty();
             progress.tick();
         }
         failure.map_or(Ok(()), |error| Err(self.explain(error)))

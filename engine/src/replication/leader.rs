@@ -459,9 +459,8 @@ impl Leader {
             let ready = |replica| replica == own.id || self.followers.get(&replica).is_some_and(|p| p.in_sync);
             let mut new = incoming.replicas().iter().filter(|replica| !config.replicas().contains(*replica));
             // Those that stay may be rebuilt at the moment, and give no vote then.
-            let votes = |replica| replica == own.id || self.followers.get(&replica).is_some_and(|p| p.accepted);
-            let voters = incoming.replicas().iter().filter(|replica| votes(*replica)).collect();
-            let can_elect = Configuration { current: incoming, incoming: None, ..config }.is_election_quorum(voters);
+            let alone = Configuration { current: incoming, incoming: None, ..config };
+            let can_elect = alone.is_election_quorum(self.accepted(own));
             if new.all(ready) && can_elect {
                 self.change_from = own.held.received;
                 self.reconfigure(own, Configuration { incoming: Some(incoming), ..config });

@@ -134,18 +134,24 @@ pub fn store_on_one_copy(
     sim.heal_drive(drive);
 }
 
+/// The segments of the copy that leads first, and the folder of the other.
+fn leader_and_other(sim: &Sim, plan: &Plan) -> (Vec<PathBuf>, PathBuf) {
+    let of_first = copies_on(sim, plan).into_values().next().unwrap();
+    // The folders of later copies end with their number.
+    let other = of_first.keys().find(|dir| dir.extension().is_some()).unwrap().clone();
+    let (_, segments) = of_first.into_iter().find(|(dir, _)| dir.extension().is_none()).unwrap();
+    (segments, other)
+}
+
 /// A copy that leads, in whose log something is done to records that the other copy never got: while it is away, or as
 /// soon as it is open.
 fn lead_with_records_of_its_own(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, &Path)) {
     crate::trace::begin();
     let (sim, plan, clients, (process, runtime, shard)) = with_batches(BEFORE);
-    let copies = copies_on(&sim, &plan);
-    let copies = copies.values().next().unwrap();
-    let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
-    let leader = copies.keys().find(|dir| dir.extension().is_none()).unwrap();
-    let drive = plan.drives.iter().rev().find(|drive| follower.starts_with(drive)).unwrap();
+    let (_, other) = leader_and_other(&sim, &plan);
+    let drive = plan.drives.iter().rev().find(|drive| other.starts_with(drive)).unwrap();
     store_on_one_copy(&sim, &clients, drive, (process, runtime, shard));
-    let segments = &copies_on(&sim, &plan)[leader.strip_prefix(&plan.drives[0]).unwrap()][leader];
+    let (segments, _) = leader_and_other(&sim, &plan);
     assert!(segments.len() > 3, "{segments:?}");
     away(&sim, &segments[segments.len() / 2]);
 
@@ -224,9 +230,7 @@ fn have_a_segment_written_anew(away: impl Fn(&Sim, &Path), open: impl Fn(&Sim, &
     assert!(before.leads && before.replica == ReplicaId(0), "{before:?}");
     drop((shard, runtime));
     sim.lose_power(process);
-    let copies = copies_on(&sim, &plan);
-    let copies = copies.values().next().unwrap();
-    let segments = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap().1;
+    let (segments, _) = leader_and_other(&sim, &plan);
     assert!(segments.len() > 3, "{segments:?}");
     away(&sim, &segments[0]);
 
@@ -269,10 +273,8 @@ fn asked_of_a_damaged_leader(request: Request) -> Reply {
     let (sim, plan, _, (process, runtime, shard)) = with_batches(60);
     drop((shard, runtime));
     sim.lose_power(process);
-    let copies = copies_on(&sim, &plan);
-    let copies = copies.values().next().unwrap();
-    let leader = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap();
-    assert!(sim.flip_bit_at(&leader.1[0], SEGMENT_HEADER_BYTES + 200));
+    let (segments, _) = leader_and_other(&sim, &plan);
+    assert!(sim.flip_bit_at(&segments[0], SEGMENT_HEADER_BYTES + 200));
     let (_, runtime, shard) = begin(&sim, &plan);
     let asking = async move {
         loop {
@@ -301,14 +303,11 @@ fn described_after(something: impl Fn(&Sim, &Path, &Path)) -> (Sim, PartitionSta
     let (sim, plan, clients, (process, runtime, shard)) = with_batches(60);
     drop((shard, runtime));
     sim.lose_power(process);
-    let copies = copies_on(&sim, &plan);
-    let copies = copies.values().next().unwrap();
-    let leader = copies.iter().find(|(dir, _)| dir.extension().is_none()).unwrap();
-    let follower = copies.keys().find(|dir| dir.extension().is_some()).unwrap();
-    let drive = plan.drives.iter().rev().find(|drive| follower.starts_with(drive)).unwrap();
+    let (segments, other) = leader_and_other(&sim, &plan);
+    let drive = plan.drives.iter().rev().find(|drive| other.starts_with(drive)).unwrap();
     let (_, runtime, shard) = begin(&sim, &plan);
     sim.run_for(Duration::from_secs(1), 30 * STEPS_MAX).unwrap();
-    something(&sim, &leader.1[0], drive);
+    something(&sim, &segments[0], drive);
     _ = keep_reading(&runtime, &shard);
     _ = keep_writing(&runtime, &shard, &clients);
     sim.keep_going_until(sim.now() + Duration::from_secs(20));

@@ -168,8 +168,11 @@ impl Walk {
 
     /// Whether somebody leads and everybody has everything, durably and not damaged.
     fn is_whole(&self) -> bool {
-        let leads = |id: &ReplicaId| self.world.node(*id).replica.quorum().is_some();
-        self.world.ids().any(|leader| leads(&leader) && self.have_all_of(leader))
+        self.world.ids().any(|leader| self.leads(leader) && self.have_all_of(leader))
+    }
+
+    fn leads(&self, id: ReplicaId) -> bool {
+        self.world.node(id).replica.quorum().is_some()
     }
 
     fn have_all_of(&self, leader: ReplicaId) -> bool {
@@ -218,8 +221,7 @@ impl Walk {
             self.world.run(now);
             self.world.told.clear();
             self.world.judge.judge(&self.world.nodes);
-            let leads = |id: &ReplicaId| self.world.node(*id).replica.quorum().is_some();
-            let Some(leader) = self.world.ids().find(leads) else { continue };
+            let Some(leader) = self.world.ids().find(|id| self.leads(*id)) else { continue };
             if self.world.appended == appended {
                 self.world.append(leader, now);
                 continue;
